@@ -1,0 +1,61 @@
+# The two commands are `make book` and `make test`. Works with GNU make 3.81 (macOS) and newer.
+# All targets set up .venv first, once, and again only when requirements.lock or pyproject.toml changed.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+# Lies outside .venv, for making .venv again empties it.
+UNFINISHED := .venv.unfinished
+ARGS ?=
+
+.PHONY: help setup book test quickstart lab lint student lock clean distclean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## make .venv from requirements.lock (every other target does this by itself)
+
+# A stamp made in another folder means that this tree was copied or moved: its .venv points there.
+ifneq ("$(shell cat $(STAMP) 2>/dev/null)","$(CURDIR)")
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v "$(PYTHON)" >/dev/null || { echo "There is no program '$(PYTHON)'. RLHF Lite needs Python 3.11 or newer: install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("RLHF Lite needs Python 3.11 or newer, and %s is Python %d.%d. Install a newer one, or name it: make PYTHON=/path/to/python3.11" % (sys.executable, v[0], v[1]))'
+	@if [ -e $(UNFINISHED) ] || [ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ]; then \
+		echo "Setting up $(VENV): two to ten minutes, once"; touch $(UNFINISHED); "$(PYTHON)" -m venv --clear $(VENV); fi
+	@touch $(UNFINISHED)
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(UNFINISHED)
+	@printf '%s\n' "$(CURDIR)" > $(STAMP)
+
+book: $(STAMP) ## execute what is not fresh and build the site: _build/html/index.html
+	$(PY) tools/build_book.py $(ARGS)
+
+test: $(STAMP) ## all tests: units, parity, notebooks, the built site in Chromium
+	$(PY) -m pytest $(ARGS)
+
+quickstart: $(STAMP) ## the whole RLHF pipeline on real human ratings, in about five minutes
+	$(VENV)/bin/rlhf-lite quickstart $(ARGS)
+
+lab: $(STAMP) ## open the chapters in JupyterLab
+	$(PY) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+lint: $(STAMP) ## ruff on the package, the tools, the tests and the notebooks
+	$(PY) -m ruff check .
+
+student: $(STAMP) ## make the students' copies of the chapters, without solutions
+	$(PY) tools/make_student.py $(ARGS)
+
+lock: ## resolve pyproject.toml anew in a fresh environment and write requirements.lock
+	$(PYTHON) tools/lock.py
+
+clean: ## remove what was built; keeps .venv, runs/ and the downloaded model
+	rm -rf stage _build build .pytest_cache .ruff_cache *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## also remove .venv
+	rm -rf $(VENV) $(UNFINISHED)

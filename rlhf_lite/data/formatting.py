@@ -1,0 +1,162 @@
+r"""Conversations as text, with the boundary between prompt and response exact.
+
+Two renderings: a tokenizer's own chat template, and a plain transcript in the form of Anthropic's HH-RLHF
+data (Bai et al. 2022, *Training a Helpful and Harmless Assistant*)::
+
+    \n\nHuman: ... \n\nAssistant: ...
+
+A *template* is any function ``(messages, answer_next) -> str``; with ``answer_next`` the text ends where the
+assistant's answer begins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rlhf_lite.types import Dialogue, Message, Preference
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Callable[[Sequence[Message], bool], str]
+
+_SPEAKERS = {"system": "System", "user": "Human", "assistant": "Assistant"}
+_ROLES = {speaker: role for role, speaker in _SPEAKERS.items()}
+_MARKER = re.compile(r"\n\n(Human|Assistant|System):")
+ANSWER_MARKER = "\n\nAssistant:"
+
+
+def looks_like_transcript(text: str) -> bool:
+    """Whether a text starts as a transcript does, with a human or system turn."""
+    return re.match(r"\s*(Human|System):", text) is not None
+
+
+def parse_transcript(text: str) -> tuple[Message, ...]:
+    r"""The turns of ``\n\nHuman: ... \n\nAssistant: ...``, white space around each turn taken off.
+
+    The blank line before the first turn may be missing.
+
+    Raises:
+        ValueError: the text does not start with a turn, or a turn is empty.
+    """
+    pieces = _MARKER.split(text if text.startswith("\n\n") else "\n\n" + text.lstrip("\n"))
+    if pieces[0].strip() or len(pieces) == 1:
+        raise ValueError("does not start with a turn ('\\n\\nHuman:')")
+    turns = list(zip(pieces[1::2], (content.strip() for content in pieces[2::2]), strict=True))
+    for number, (speaker, content) in enumerate(turns, start=1):
+        if not content:
+            raise ValueError(f"has an empty turn: number {number}, of {speaker}")
+    return tuple(Message(_ROLES[speaker], content) for speaker, content in turns)
+
+
+def split_transcript(text: str) -> tuple[str, str]:
+    r"""A transcript cut behind its last ``\n\nAssistant:``; the two parts put together are the text again.
+
+    Raises:
+        ValueError: no turn of the assistant, or the last turn is not the assistant's.
+    """
+    place = text.rfind(ANSWER_MARKER)
+    if place < 0:
+        raise ValueError("has no turn of the assistant ('\\n\\nAssistant:')")
+    prompt, answer = text[: place + len(ANSWER_MARKER)], text[place + len(ANSWER_MARKER) :]
+    if _MARKER.search(answer):
+        raise ValueError("does not end with a turn of the assistant")
+    return prompt, answer
+
+
+def plain_text(messages: Sequence[Message], answer_next: bool = False) -> str:
+    """Messages as a plain transcript. A template for models that have none of their own."""
+    turns = [f"\n\n{_SPEAKERS.get(m.role, m.role.capitalize())}: {m.content}" for m in messages]
+    return "".join(turns) + (ANSWER_MARKER if answer_next else "")
+
+
+def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
+    """The tokenizer's chat template as a function; the plain transcript if it has none."""
+    if not tokenizer.chat_template:
+        return plain_text
+
+    def render(messages: Sequence[Message], answer_next: bool) -> str:
+        plain = [{"role": m.role, "content": m.content} for m in messages]
+        return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=answer_next))
+
+    return render
+
+
+def common_length(a: str, b: str) -> int:
+    """Number of characters that two texts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def render_dialogue(dialogue: Dialogue, template: Template = plain_text) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected as text: ``prompt + chosen`` is exactly what the template makes of the
+    whole.
+
+    With a chat template the responses include the template's end of turn.
+
+    Raises:
+        ValueError: the template renders the prompt differently when an answer follows, so there is no
+            boundary.
+    """
+    prompt = template(dialogue.prompt, True)
+    answers = []
+    for answer in (dialogue.chosen, dialogue.rejected):
+        whole = template((*dialogue.prompt, answer), False)
+        if not whole.startswith(prompt):
+            place = common_length(whole, prompt)
+            raise ValueError(
+                "the chat template has no boundary between prompt and answer: from character "
+                f"{place} the text goes on {whole[place : place + 40]!r} with the answer and "
+                f"{prompt[place : place + 40]!r} without it. Use formatting.plain_text, or another template"
+            )
+        answers.append(whole[len(prompt) :])
+    return prompt, answers[0], answers[1]
+
+
+def render_preference(preference: Preference, template: Template) -> Preference:
+    """The preference rendered by a template; its messages are left out, since the texts hold them now.
+
+    A preference that was no conversation is returned unchanged.
+    """
+    if preference.dialogue is None:
+        return preference
+    prompt, chosen, rejected = render_dialogue(preference.dialogue, template)
+    return replace(preference, prompt=prompt, chosen=chosen, rejected=rejected, dialogue=None)
+
+
+@dataclass(frozen=True)
+class EncodedPair:
+    """A preference as token ids; the same prompt precedes both responses."""
+
+    prompt_ids: list[int]
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    margin: float | None = None
+
+
+def encode_pair(
+    tokenizer: PreTrainedTokenizerBase, preference: Preference, *, max_tokens: int | None = None
+) -> EncodedPair:
+    """Token ids of a preference, prompt and responses encoded apart, so that no token spans the boundary.
+
+    Args:
+        tokenizer: no special tokens are added: what the text (or its chat template) says is encoded.
+        preference: its texts are used as they are; see ``render_preference`` for conversations.
+        max_tokens: most tokens of prompt and response together. A prompt that is too long loses its
+            beginning, but not below a quarter of ``max_tokens``; what still does not fit is cut off the
+            responses' ends.
+    """
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    prompt, chosen, rejected = ids(preference.prompt), ids(preference.chosen), ids(preference.rejected)
+    if max_tokens is not None:
+        if max_tokens < 2:
+            raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
+        room = max(max_tokens - max(len(chosen), len(rejected)), max_tokens // 4)
+        prompt = prompt[-room:] if room else []
+        chosen, rejected = chosen[: max_tokens - len(prompt)], rejected[: max_tokens - len(prompt)]
+    return EncodedPair(prompt, chosen, rejected, preference.margin)

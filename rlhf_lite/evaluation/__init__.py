@@ -1,0 +1,1 @@
+"""Judges, statistics and reports: how a run is measured."""

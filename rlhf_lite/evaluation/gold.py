@@ -1,0 +1,117 @@
+"""The gold judge: an estimate of the human rating that no policy and no reward model was trained against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rlhf_lite.data.collate import pad_right
+from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
+from rlhf_lite.models.trunk import split_body
+from rlhf_lite.types import Rating
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhf_lite.models.trunk import SplitBody
+
+
+@torch.no_grad()
+def mean_features(
+    body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_tokens: int, batch_size: int = 64
+) -> np.ndarray:
+    """Mean hidden state of each text after the lower half of a body, ``[B, H]`` float32.
+
+    The first token is left out of the mean: it carries an activation hundreds of times larger than all others
+    in models of this family, whatever the text says.
+    """
+    rows = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+    rows = [row if len(row) > 1 else (row or [tokenizer.eos_token_id]) * 2 for row in rows]
+    features = np.empty((len(rows), body.lower.config.hidden_size), dtype=np.float32)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        index = order[start : start + batch_size]
+        ids, mask = pad_right([rows[i] for i in index], tokenizer.pad_token_id or 0)
+        hidden = body.trunk(ids, mask).float()
+        counted = mask.clone()
+        counted[:, 0] = False
+        mean = (hidden * counted.unsqueeze(-1)).sum(1) / counted.sum(1, keepdim=True)
+        features[index] = mean.numpy()
+    return features
+
+
+@dataclass(frozen=True)
+class GoldJudge:
+    """Ridge regression from frozen mid-layer features of the *untouched* model to the mean human rating.
+
+    It differs from the reward model in kind (linear, on averaged frozen features, fitted to ratings; not a
+    fine-tuned network read at the last token and fitted to pairs) and in data (the gold split).
+    """
+
+    body: SplitBody
+    tokenizer: PreTrainedTokenizerBase
+    regression: Pipeline
+    max_tokens: int
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Predicted mean ratings ``[B]`` of whole texts, on the human scale of -4 to +4."""
+        features = mean_features(self.body, self.tokenizer, texts, max_tokens=self.max_tokens)
+        return self.regression.predict(features)
+
+
+def fit_gold_judge(
+    model, tokenizer: PreTrainedTokenizerBase, ratings: Sequence[Rating], *, top_layers: int | None, max_tokens: int
+) -> GoldJudge:
+    """Fit the judge to rated texts, which must come from the gold split alone.
+
+    Args:
+        model: the untouched causal model; if adapters were added to it since, they must sit in the top layers.
+        top_layers: the features are read below these layers; with None, below the upper 40 %.
+        max_tokens: longer texts are cut on the right.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
+    top = round(0.4 * len(body.layers)) if top_layers is None else top_layers
+    split = split_body(body, top)
+    features = mean_features(split, tokenizer, [r.text for r in ratings], max_tokens=max_tokens)
+    regression = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
+    regression.fit(features, np.array([r.mean for r in ratings]))
+    return GoldJudge(split, tokenizer, regression, max_tokens)
+
+
+def agreement_with_humans(judge: GoldJudge, ratings: Sequence[Rating], *, min_gap: float) -> dict[str, object]:
+    """How well the judge predicts ratings that it was not fitted to.
+
+    Returns:
+        Pearson correlation with its 95 % interval, Spearman correlation, the number of texts, and the fraction of
+        all pairs of these texts with a rating gap above ``min_gap`` that the judge orders like the people did.
+        Pairs share texts, so that the interval of that fraction takes the texts, not the pairs, as its sample.
+    """
+    from scipy.stats import spearmanr
+
+    predicted = judge([r.text for r in ratings])
+    actual = np.array([r.mean for r in ratings])
+    pearson = pearson_ci(predicted, actual)
+    first, second = np.triu_indices(len(actual), 1)
+    gaps = actual[first] - actual[second]
+    far = np.abs(gaps) > min_gap
+    right = ((predicted[first] - predicted[second]) * gaps > 0)[far]
+    accuracy = float(right.mean())
+    interval = wilson_interval(round(accuracy * len(actual)), len(actual))
+    return {
+        "pearson": pearson.estimate,
+        "ci95": pearson.ends,
+        "spearman": float(spearmanr(predicted, actual).statistic),
+        "n_texts": len(actual),
+        "pair_accuracy": accuracy,
+        "pair_accuracy_ci95": interval.ends,
+        "pair_min_gap": min_gap,
+    }

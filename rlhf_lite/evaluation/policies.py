@@ -1,0 +1,165 @@
+"""Measure policies on held-out prompts, by judges that none of them was trained against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rlhf_lite.data.collate import pad_left
+from rlhf_lite.evaluation.statistics import bootstrap_mean_ci
+from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores
+from rlhf_lite.functional import kl_estimate, sequence_logps
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.rollout.sampler import join, row_seeds, sample
+
+# The seeds of evaluation samples are far from those of training steps.
+_EVALUATION = 1_000_000
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy under test.
+
+    Attributes:
+        name: for the tables.
+        sampling: a context that yields a model ready to sample from.
+        scoring: a context in which the shared scorer computes this policy.
+    """
+
+    name: str
+    sampling: Callable[[], AbstractContextManager[object]]
+    scoring: Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What continuations are measured with.
+
+    Attributes:
+        scorer: computes log-probabilities in the context of a contender, of the anchor, or of the bare model.
+        anchor: context of the policy that the KL is measured from (the SFT policy).
+        bare: context of the untouched model, whose perplexity tells whether text still reads as English.
+        gold: texts to estimated human ratings.
+        reward: (hidden, ids, mask without end tokens) to raw reward-model scores; None without a reward model.
+    """
+
+    scorer: PolicyScorer
+    anchor: Callable[[], AbstractContextManager[None]]
+    bare: Callable[[], AbstractContextManager[None]]
+    gold: Callable[[Sequence[str]], np.ndarray]
+    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Continuations of one policy and, for each, what every judge says; all arrays ``[n]``."""
+
+    texts: list[str]
+    gold: np.ndarray
+    vader: np.ndarray
+    toxicity: np.ndarray
+    rm: np.ndarray | None
+    kl_nats: np.ndarray
+    tokens: np.ndarray
+    bare_nats: np.ndarray
+    ended: np.ndarray
+
+
+@torch.no_grad()
+def measure(
+    contender: Contender,
+    judges: Judges,
+    prompts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 100,
+    on_rows: Callable[[int], None] | None = None,
+) -> Measured:
+    """Sample one continuation per prompt and judge it.
+
+    Row i draws from the same random numbers for every policy, so that differences between policies can be
+    tested prompt by prompt. Log-probabilities are those of the sampling distribution (same temperature).
+    """
+    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    seeds = row_seeds(seed, _EVALUATION, rows=len(prompts))
+    parts: dict[str, list[np.ndarray]] = {}
+    texts: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = slice(start, start + batch_size)
+        ids, mask = pad_left(encoded[rows], tokenizer.pad_token_id)
+        with contender.sampling() as model:
+            rollout = sample(
+                model,
+                ids,
+                mask,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                seeds=seeds[rows],
+                temperature=temperature,
+            )
+        ids, mask, wanted = join(rollout)
+        hidden = judges.scorer.body.trunk(ids, mask)
+        logps = {}
+        for name, context in (("own", contender.scoring), ("anchor", judges.anchor), ("bare", judges.bare)):
+            with context():
+                logps[name] = judges.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
+        found = {
+            "kl_nats": sequence_logps(kl_estimate(logps["own"], logps["anchor"]), wanted),
+            "tokens": wanted.sum(1),
+            "bare_nats": -sequence_logps(logps["bare"], wanted),
+            "ended": rollout.ended,
+        }
+        if judges.reward is not None:
+            found["rm"] = judges.reward(hidden, ids, mask & ~(wanted & (ids == tokenizer.eos_token_id)))
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values.double().numpy())
+        texts += tokenizer.batch_decode(rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id),
+                                        skip_special_tokens=True)  # fmt: skip
+        if on_rows is not None:
+            on_rows(min(start + batch_size, len(prompts)))
+    whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]
+    arrays = {name: np.concatenate(values) for name, values in parts.items()}
+    return Measured(
+        texts=texts,
+        gold=judges.gold(whole),
+        vader=vader_scores(texts),
+        toxicity=toxicity_scores(texts),
+        rm=arrays.pop("rm", None),
+        **arrays,
+    )
+
+
+def summarise(measured: Measured, *, seed: int) -> dict[str, object]:
+    """One policy's row of the results table: means, 95 % bootstrap intervals, units in the names."""
+    gold = bootstrap_mean_ci(measured.gold, seed=seed)
+    vader = bootstrap_mean_ci(measured.vader, seed=seed)
+    kl = bootstrap_mean_ci(measured.kl_nats, seed=seed)
+    row: dict[str, object] = {
+        "gold_reward": gold.estimate,
+        "gold_ci95": gold.ends,
+        "vader": vader.estimate,
+        "vader_ci95": vader.ends,
+        "toxicity": float(measured.toxicity.mean()),
+        "kl_nats_per_seq": kl.estimate,
+        "kl_ci95": kl.ends,
+        "length_tokens": float(measured.tokens.mean()),
+        "distinct_2": distinct_n(measured.texts, 2),
+        "perplexity_reference": math.exp(measured.bare_nats.sum() / measured.tokens.sum()),
+        "ended_fraction": float(measured.ended.mean()),
+        "n_prompts": len(measured.texts),
+    }
+    if measured.rm is not None:
+        rm = bootstrap_mean_ci(measured.rm, seed=seed)
+        row |= {"rm_reward": rm.estimate, "rm_ci95": rm.ends}
+    return row

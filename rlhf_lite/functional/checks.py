@@ -1,0 +1,41 @@
+"""Shape checks at the door of every pure function."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def require_same_shape(**tensors: Tensor) -> None:
+    """Raise if the named tensors differ in shape.
+
+    Broadcasting is refused on purpose: a ``[B]`` against a ``[B, T]`` tensor runs without an error and
+    gives a wrong number.
+
+    Raises:
+        ValueError: naming every tensor and its shape.
+    """
+    if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
+        raise ValueError(f"these tensors must have one shape, got {shapes}")
+
+
+def require_rank(rank: int, **tensors: Tensor) -> None:
+    """Raise if a named tensor does not have ``rank`` dimensions.
+
+    Raises:
+        ValueError: naming the tensor and its shape.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dim() != rank:
+            raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(tensor.shape)}")
+
+
+def require_mask(mask: Tensor) -> None:
+    """Raise if ``mask`` is not boolean (``True`` counts).
+
+    Raises:
+        TypeError: naming the received dtype.
+    """
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be a bool tensor where True counts, got {mask.dtype}; use mask.bool()")

@@ -1,0 +1,177 @@
+"""Load a language model, and score tokens with it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lite.data.assets import ensure_model
+from rlhf_lite.functional import entropy, token_logps
+from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.trunk import SplitBody, split_body
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class Policy(NamedTuple):
+    """A causal language model, its tokenizer, and where both came from (a folder or a Hub id)."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+@cache
+def bfloat16_is_faster() -> bool:
+    """Whether a bfloat16 matrix product beats float32 on this machine, by a probe of some 20 ms."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
+        times = []
+        for _ in range(6):
+            start = time.perf_counter()
+            torch.nn.functional.linear(a, b)
+            times.append(time.perf_counter() - start)
+        return sorted(times)[1]
+
+    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
+
+
+def pick_dtype(precision: Precision) -> torch.dtype:
+    """The tensor type for frozen weights. ``auto`` takes bfloat16 where a probe shows that it is faster."""
+    if precision == "auto":
+        return torch.bfloat16 if bfloat16_is_faster() else torch.float32
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def resolve_model(name_or_path: str | None) -> str:
+    """The folder of the bundled model for None, else the given folder or Hub id unchanged."""
+    return str(ensure_model()) if name_or_path is None else name_or_path
+
+
+def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto") -> Policy:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name_or_path: None for the bundled SmolLM2-135M-Instruct (fetched once, then offline), a local
+            Hugging Face folder, or a Hub id such as ``HuggingFaceTB/SmolLM2-135M-Instruct``.
+        precision: see :func:`pick_dtype`.
+
+    Returns:
+        model (evaluation mode, no gradients), tokenizer, and the resolved name.
+
+    Raises:
+        AssetError: if the bundled model is wanted and cannot be fetched.
+        OSError: from transformers, if the folder or Hub id holds no model.
+    """
+    name = resolve_model(name_or_path)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.pad_token_id is None:
+        # Padding is masked out everywhere, so any id will do; the end token always exists.
+        tokenizer.pad_token = tokenizer.eos_token
+    model.eval().requires_grad_(False)
+    return Policy(model, tokenizer, name)
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """What a policy says about a batch of tokens.
+
+    Attributes:
+        logps: ``[B, S]`` log-probability of each token in nats; 0 where it was not asked for.
+        values: ``[B, S]`` value of the state before each token, or None.
+        entropies: ``[B, S]`` entropy of the prediction in nats, or None.
+    """
+
+    logps: Tensor
+    values: Tensor | None = None
+    entropies: Tensor | None = None
+
+
+class PolicyScorer(nn.Module):
+    """Log-probabilities, values and entropies of given tokens under a policy.
+
+    The vocabulary head is a fifth of this model: it runs only where a token's probability is wanted.
+
+    Args:
+        model: a causal model, with or without PEFT adapters.
+        top_layers: how many layers may change (those with LoRA); None means all of them.
+        value_head: a critic on the last hidden states, or None.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, *, top_layers: int | None, value_head: ValueHead | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.value_head = value_head
+        causal = model.get_base_model() if isinstance(model, PeftModel) else model
+        # Halves and head share their weights with self.model; registering them again would list them twice.
+        self._shared: tuple[SplitBody, nn.Module] = (
+            split_body(causal.base_model, top_layers),
+            causal.get_output_embeddings(),
+        )
+
+    @property
+    def body(self) -> SplitBody:
+        """The two halves of the transformer."""
+        return self._shared[0]
+
+    def forward(
+        self,
+        hidden: Tensor,
+        input_ids: Tensor,
+        mask: Tensor,
+        wanted: Tensor,
+        *,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
+    ) -> TokenScores:
+        """Score the wanted tokens.
+
+        Args:
+            hidden: ``[B, S, H]`` from ``self.body.trunk(input_ids, mask)``.
+            input_ids: ``[B, S]``.
+            mask: bool ``[B, S]``; True counts (False is padding, on either side).
+            wanted: bool ``[B, S]``; True where the token's log-probability is wanted. Column 0 cannot be:
+                nothing predicts the first token.
+            temperature: divides the logits, as it did when the tokens were sampled.
+            with_entropy: also return the entropy of each prediction.
+
+        Raises:
+            ValueError: if column 0 is wanted.
+        """
+        if bool(wanted[:, 0].any()):
+            raise ValueError("the first token of a row has no prediction: wanted[:, 0] must be False")
+        states = self.body.top(hidden, mask)  # (B, S, H)
+        # The one-token shift: position t - 1 predicts token t. Boolean indexing copies into a contiguous
+        # 2-D tensor; a sliced 3-D one makes the bfloat16 head many times slower.
+        rows = states[:, :-1][wanted[:, 1:]]  # (N, H)
+        logits = self._shared[1](rows).float()  # (N, V)
+        if temperature != 1.0:
+            logits = logits / temperature
+
+        def spread(flat: Tensor) -> Tensor:
+            """(N,) -> (B, S) with zeros elsewhere."""
+            full = torch.zeros(input_ids.shape, dtype=flat.dtype, device=flat.device)
+            return full.masked_scatter(wanted, flat)
+
+        return TokenScores(
+            logps=spread(token_logps(logits, input_ids[wanted])),
+            values=None if self.value_head is None else spread(self.value_head(rows)),
+            entropies=spread(entropy(logits.detach())) if with_entropy else None,
+        )
+
+    def score(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, **options: float | bool) -> TokenScores:
+        """Trunk and :meth:`forward` in one call, for code that scores a batch only once."""
+        return self(self.body.trunk(input_ids, mask), input_ids, mask, wanted, **options)

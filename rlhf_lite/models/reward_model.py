@@ -1,0 +1,172 @@
+"""A reward model: a language model body, LoRA, and one linear score on the last token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from rlhf_lite.data.collate import pad_right
+from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
+from rlhf_lite.models.policy import Precision, pick_dtype, resolve_model
+from rlhf_lite.models.trunk import SplitBody, split_body
+
+ADAPTER = "default"
+SCALE_FILE = "reward_scale.json"
+
+
+class RewardModel(nn.Module):
+    """Scores texts with one number; higher means preferred.
+
+    It is Hugging Face's sequence-classification model with one label and a PEFT adapter, so that plain
+    ``transformers`` and ``peft`` code loads what :meth:`save` writes.
+
+    Args:
+        model: the PEFT model.
+        tokenizer: pads with a token that :meth:`score_texts` never appends.
+        name: folder or Hub id of the base model.
+        top_layers: how many layers carry adapters.
+        max_tokens: longer texts are cut on the right.
+    """
+
+    def __init__(
+        self,
+        model: PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        top_layers: int | None,
+        max_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.top_layers, self.max_tokens = top_layers, max_tokens
+        self.mean, self.std = 0.0, 1.0
+        base = model.get_base_model()
+        self._shared: tuple[SplitBody, nn.Module] = (split_body(base.base_model, top_layers), base.score)
+
+    @property
+    def body(self) -> SplitBody:
+        """The two halves of the transformer."""
+        return self._shared[0]
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Raw scores ``[B]`` from trunk states ``[B, S, H]``, read at the last token that counts.
+
+        Args:
+            hidden: ``[B, S, H]`` from ``self.body.trunk`` (or from a policy with the same frozen trunk).
+            mask: bool ``[B, S]``; True counts; at least one per row.
+        """
+        states = self.body.top(hidden, mask)
+        last = mask.shape[1] - 1 - mask.long().flip(-1).argmax(-1)  # (B,)
+        return self._shared[1](states[torch.arange(len(last)), last].float()).squeeze(-1)
+
+    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids and bool mask, both ``[B, S]``, padded on the right."""
+        rows = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=self.max_tokens)
+        # An empty text still needs one position to be scored at.
+        ids = [row or [self.tokenizer.eos_token_id] for row in rows["input_ids"]]
+        return pad_right(ids, self.tokenizer.pad_token_id)
+
+    @torch.no_grad()
+    def score_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
+        """Raw scores ``[B]`` of whole texts (prompt and completion together), in order."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        scores = torch.empty(len(texts))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            ids, mask = self.encode([texts[i] for i in rows])
+            scores[rows] = self(self.body.trunk(ids, mask), mask).float()
+        return scores
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Raw scores on the scale where human text has mean 0 and standard deviation 1 (Ziegler et al. 2019)."""
+        return (scores - self.mean) / self.std
+
+    def save(self, folder: Path) -> None:
+        """Write adapter, score head, tokenizer and scale into ``folder``."""
+        save_adapter(self.model, folder, ADAPTER, base=self.name)
+        self.tokenizer.save_pretrained(str(folder))
+        scale = {
+            "mean": self.mean,
+            "std": self.std,
+            "top_layers": self.top_layers,
+            "max_tokens": self.max_tokens,
+        }
+        (folder / SCALE_FILE).write_text(json.dumps(scale, indent=2) + "\n", encoding="utf-8")
+
+
+def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    # The head is new by design; transformers would warn about it at every start.
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, num_labels=1, dtype=pick_dtype(precision)
+        )
+    finally:
+        transformers_logging.set_verbosity(level)
+    model.requires_grad_(False)
+    model.score.float()
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def new_reward_model(
+    name_or_path: str | None,
+    *,
+    precision: Precision,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    top_layers: int | None,
+    target_modules: Sequence[str] | str,
+    max_tokens: int,
+    seed: int,
+) -> RewardModel:
+    """An untrained reward model; its score is zero everywhere until it is trained."""
+    name = resolve_model(name_or_path)
+    model, tokenizer = _classifier(name, precision)
+    nn.init.zeros_(model.score.weight)
+    config = lora_config(
+        model,
+        rank=rank,
+        alpha=alpha,
+        dropout=dropout,
+        top_layers=top_layers,
+        target_modules=target_modules,
+        task="SEQ_CLS",
+    )
+    peft_model = add_adapter(model, config, ADAPTER, seed=seed)
+    return RewardModel(peft_model, tokenizer, name=name, top_layers=top_layers, max_tokens=max_tokens)
+
+
+def load_reward_model(folder: Path, *, precision: Precision = "auto") -> RewardModel:
+    """Load what :meth:`RewardModel.save` wrote.
+
+    Raises:
+        FileNotFoundError: if the folder holds no reward model.
+    """
+    settings, scale_file = folder / "adapter_config.json", folder / SCALE_FILE
+    for file in (settings, scale_file):
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} is not a reward model: {file.name} is missing")
+    name = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    scale = json.loads(scale_file.read_text(encoding="utf-8"))
+    model, tokenizer = _classifier(name, precision)
+    peft_model = load_adapter(model, folder, ADAPTER)
+    peft_model.eval()
+    reward = RewardModel(
+        peft_model, tokenizer, name=name, top_layers=scale["top_layers"], max_tokens=scale["max_tokens"]
+    )
+    reward.mean, reward.std = scale["mean"], scale["std"]
+    return reward

@@ -1,0 +1,27 @@
+"""Whole runs: SFT, reward model, PPO and evaluation, each resumable, and the tools around them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf_lite.pipeline.files import generate_text, score_file, train_reward_file
+    from rlhf_lite.pipeline.run import PHASES, PhaseError, run_pipeline
+
+_LAZY = {
+    "PHASES": "run",
+    "PhaseError": "run",
+    "run_pipeline": "run",
+    "generate_text": "files",
+    "score_file": "files",
+    "train_reward_file": "files",
+}
+__all__ = ["PHASES", "PhaseError", "generate_text", "run_pipeline", "score_file", "train_reward_file"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)

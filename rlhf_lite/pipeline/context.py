@@ -1,0 +1,146 @@
+"""What the phases of one run share: settings, folder, log, model and texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from rlhf_lite.checkpoint import (
+    atomic_folder,
+    fingerprint,
+    load_step,
+    read_phase,
+    save_step,
+    saved_steps,
+    verify_phase,
+    write_phase,
+)
+from rlhf_lite.config import PipelineConfig
+from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.pipeline.progress import bar
+from rlhf_lite.pipeline.sources import Texts, run_texts
+from rlhf_lite.tracking import MetricsLog
+from rlhf_lite.training.step import Hooks, Resume
+
+
+class Run:
+    """One run: its settings, folder and log, and the model and texts that every phase uses.
+
+    Args:
+        config: the settings.
+        output: folder of the run.
+        visible: show progress.
+    """
+
+    def __init__(self, config: PipelineConfig, output: Path, *, visible: bool = True) -> None:
+        self.config, self.output, self.visible = config, output, visible
+        self.log = MetricsLog(output / "metrics.jsonl")
+        self.accelerator = make_accelerator(config.model.threads)
+        self.seconds: dict[str, float] = {}
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The untouched model and its tokenizer."""
+        return load_policy(self.config.model.name, precision=self.config.model.precision)
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The texts of the run, by split."""
+        return run_texts(self.config)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What two phases must have in common: model, tokenizer and adapter settings."""
+        model, tokenizer, _ = self.policy
+        shape = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
+        shape.pop("transformers_version", None)
+        shape.pop("dtype", None)
+        first = model.get_input_embeddings().weight[:16].float().sum(1).tolist()
+        return {
+            "model": fingerprint([shape, [round(value, 3) for value in first]]),
+            "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
+            "lora": self.config.lora.model_dump(),
+        }
+
+    def checkpoints(self, phase: str) -> Path:
+        """Where a phase keeps the states it can resume from."""
+        return self.output / "checkpoints" / phase
+
+    def finished(self, phase: str) -> bool:
+        """Whether the phase's result is there; it is verified when it is used."""
+        return read_phase(self.output / phase) is not None
+
+    def verify(self, phase: str) -> dict[str, Any]:
+        """Check that a finished phase fits this run's model, tokenizer and settings."""
+        wanted = self.identity | {"settings": self.settings(phase)}
+        return verify_phase(self.output / phase, wanted)
+
+    def settings(self, phase: str) -> dict[str, Any]:
+        """The settings that a phase's result depends on, besides the model's."""
+        section = getattr(self.config, phase).model_dump(mode="json")
+        return section | {"seed": self.config.seed, "data": self.config.data.model_dump(mode="json")}
+
+    @contextmanager
+    def steps(
+        self, phase: str, total: int, live: Callable[[Mapping[str, float]], str]
+    ) -> Iterator[tuple[Hooks, Resume | None]]:
+        """Run a phase's loop: progress bar, log and checkpoints, continuing after its last saved step."""
+        folder, resume, before = self.checkpoints(phase), None, 0.0
+        done = saved_steps(folder)
+        if done:
+            tensors, numbers = load_step(folder, done[-1])
+            before = numbers.pop("seconds")
+            resume = Resume(done[-1], tensors, numbers)
+        self.log.truncate_after(phase, done[-1] if done else -1)
+        started = time.monotonic()
+
+        def elapsed() -> float:
+            return before + time.monotonic() - started
+
+        main = self.accelerator.is_main_process
+        with bar(phase, total, visible=self.visible and main) as show:
+
+            def on_step(step: int, metrics: Mapping[str, float]) -> None:
+                if main:
+                    self.log.log(phase, step, metrics, seconds=elapsed())
+                show(step, live(metrics))
+
+            def save(step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
+                if main:
+                    numbers = {**numbers, "seconds": elapsed()}
+                    save_step(folder, step, tensors, numbers, keep=self.config.checkpoint.keep)
+                self.accelerator.wait_for_everyone()
+
+            yield Hooks(on_step, save, self.config.checkpoint.every_steps), resume
+        self.seconds[phase] = elapsed()
+
+    @contextmanager
+    def result(self, phase: str, **extra: Any) -> Iterator[Path]:
+        """A folder to put a phase's result into; it appears complete, with its record, or not at all."""
+        with atomic_folder(self.output / phase) as folder:
+            yield folder
+            record = {
+                "phase": phase,
+                "seconds": self.seconds.get(phase),
+                "settings": self.settings(phase),
+                **self.identity,
+                **extra,
+            }
+            write_phase(folder, record)
+
+
+def make_accelerator(threads: int | None) -> Accelerator:
+    """The accelerator of this process; keeps the number of CPU threads, which accelerate would lower."""
+    import torch
+
+    wanted = threads or torch.get_num_threads()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    torch.set_num_threads(wanted)
+    return accelerator

@@ -1,0 +1,146 @@
+"""The evaluation phase: judge every policy of the run, and judge the judges."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlhf_lite.evaluation.gold import agreement_with_humans, fit_gold_judge
+from rlhf_lite.evaluation.policies import Contender, Judges, Measured, measure, summarise
+from rlhf_lite.evaluation.statistics import brier_score, paired_difference_ci, wilson_interval
+from rlhf_lite.models.policy import PolicyScorer, load_policy
+from rlhf_lite.models.reward_model import RewardModel
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import POLICY, build_actors, load_run_reward, shared_reward
+from rlhf_lite.pipeline.progress import bar
+from rlhf_lite.training.reward import score_pairs
+from rlhf_lite.types import Preference
+
+_GAPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: float) -> dict[str, Any]:
+    """Held-out accuracy with Wilson's interval, Brier score, and accuracy by rating gap; ties count half."""
+    chosen, rejected = score_pairs(model, pairs)
+    right = (chosen > rejected).double() + 0.5 * (chosen == rejected).double()
+    interval = wilson_interval(float(right.sum()), len(pairs))
+    by_gap = []
+    gaps = np.array([np.nan if pair.margin is None else pair.margin for pair in pairs])
+    for low, high in zip(_GAPS, _GAPS[1:], strict=False):
+        inside = (gaps > low) & (gaps <= high)
+        if inside.any():
+            accuracy = float(right.numpy()[inside].mean())
+            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": accuracy, "n_pairs": int(inside.sum())})
+    probability = torch.sigmoid((chosen - rejected).double()).numpy()
+    return {
+        "accuracy": interval.estimate,
+        "ci95": interval.ends,
+        "n_pairs": len(pairs),
+        "min_gap": min_gap,
+        # The order within a pair carries no information, so each pair enters both ways round.
+        "brier": brier_score(np.concatenate([probability, 1 - probability]), np.repeat([1.0, 0.0], len(pairs))),
+        "accuracy_by_gap": by_gap,
+    }
+
+
+def compare(a: Measured, b: Measured, *, seed: int) -> dict[str, Any]:
+    """Difference a - b, prompt by prompt, with paired bootstrap intervals."""
+    gold = paired_difference_ci(a.gold, b.gold, seed=seed)
+    vader = paired_difference_ci(a.vader, b.vader, seed=seed)
+    return {
+        "gold_reward": gold.estimate,
+        "gold_ci95": gold.ends,
+        "vader": vader.estimate,
+        "vader_ci95": vader.ends,
+        "n_prompts": len(a.texts),
+    }
+
+
+def run_evaluation(run: Run) -> dict[str, Any]:
+    """Measure reference, SFT and PPO policies on the test prompts; writes ``samples.jsonl``.
+
+    Returns:
+        The parts of ``metrics.json`` that come from judging.
+    """
+    started, config, texts = time.monotonic(), run.config, run.texts
+    policy = load_policy(config.model.name, precision=config.model.precision)
+    top = config.lora.top_layers
+    found: dict[str, Any] = {}
+    has_ppo, has_reward = run.finished("ppo"), run.finished("reward")
+    names = ["reference", *(["sft"] if run.finished("sft") else []), *(["ppo"] if has_ppo else [])]
+    with bar("evaluation", 2 + len(names), visible=run.visible) as show:
+        judge = fit_gold_judge(
+            policy.model, policy.tokenizer, texts.gold, top_layers=top, max_tokens=config.data.max_tokens
+        )
+        found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=config.reward.eval_min_gap)
+        found["gold_judge"]["n_fitted"] = len(texts.gold)
+        show(1, f"gold judge agrees with people at r = {found['gold_judge']['pearson']:.2f}")
+        raw = None
+        if has_reward:
+            reward = load_run_reward(run)
+            reward.eval()
+            found["reward_model"] = judge_reward_model(
+                reward, texts.test_pairs, min_gap=config.reward.eval_min_gap
+            )
+            raw = shared_reward(run, reward, policy)
+            show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
+        actors = build_actors(run, policy, trained=has_ppo)
+        adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY}
+        judges = Judges(
+            scorer=PolicyScorer(actors.model, top_layers=top),
+            anchor=actors.scoring(actors.reference),
+            bare=actors.scoring(None),
+            gold=judge,
+            reward=raw,
+        )
+        measured: dict[str, Measured] = {}
+        for number, name in enumerate(names):
+            adapter = adapters[name]
+            measured[name] = measure(
+                Contender(name, actors.sampling(adapter), actors.scoring(adapter)),
+                judges,
+                texts.test_prompts,
+                policy.tokenizer,
+                max_new_tokens=config.evaluation.max_new_tokens,
+                temperature=config.evaluation.temperature,
+                seed=config.seed,
+            )
+            show(3 + number, f"{name}: gold reward {measured[name].gold.mean():+.2f}")
+    seed = config.seed
+    found["policies"] = {name: summarise(rows, seed=seed) for name, rows in measured.items()}
+    found["comparisons"] = {
+        f"{a}_minus_{b}": compare(measured[a], measured[b], seed=seed)
+        for a, b in (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"))
+        if a in measured and b in measured
+    }
+    write_samples(run, texts.test_prompts, measured)
+    run.seconds["evaluation"] = time.monotonic() - started
+    return found
+
+
+def write_samples(run: Run, prompts: list[str], measured: dict[str, Measured]) -> None:
+    """Every prompt with each policy's continuation and scores, one JSON object per line, atomically."""
+    lines = []
+    for i, prompt in enumerate(prompts):
+        row = {
+            name: {
+                "text": m.texts[i],
+                "gold": float(m.gold[i]),
+                "vader": float(m.vader[i]),
+                "rm": None if m.rm is None else float(m.rm[i]),
+                "toxicity": float(m.toxicity[i]),
+                "kl_nats": float(m.kl_nats[i]),
+                "tokens": int(m.tokens[i]),
+            }
+            for name, m in measured.items()
+        }
+        lines.append(json.dumps({"prompt": prompt, "policies": row}, ensure_ascii=False, allow_nan=False))
+    path = run.output / "samples.jsonl"
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

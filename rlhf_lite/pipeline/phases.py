@@ -1,0 +1,241 @@
+"""The three training phases of a run. Each builds on the verified result of the one before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, merged, save_adapter, using_adapter
+from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.training.ppo import PPOPieces, train_ppo
+from rlhf_lite.training.reward import reward_steps, train_reward
+from rlhf_lite.training.sft import encode_examples, train_sft
+
+# Names of the adapters on the one policy network.
+POLICY, REFERENCE = "policy", "reference"
+
+
+def encode_prompts(policy: Policy, prompts: list[str]) -> list[list[int]]:
+    """Token ids of prompts; an empty prompt becomes the start token, since sampling must start somewhere."""
+    start = policy.tokenizer.bos_token_id
+    fallback = [policy.tokenizer.eos_token_id if start is None else start]
+    return [row or fallback for row in policy.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
+
+
+def run_sft(run: Run) -> None:
+    """Fine-tune the model on openings and their human continuations; writes ``sft/adapter``."""
+    config = run.config
+    policy = load_policy(config.model.name, precision=config.model.precision)
+    adapter = lora_config(policy.model, **config.lora.model_dump())
+    model = add_adapter(policy.model, adapter, POLICY, seed=config.seed)
+    scorer = PolicyScorer(model, top_layers=config.lora.top_layers)
+    encode = partial(encode_examples, policy.tokenizer, max_tokens=config.data.max_tokens)
+    settings = config.sft.model_dump()
+
+    def live(metrics: dict[str, float]) -> str:
+        return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
+
+    with run.steps("sft", config.sft.steps, live) as (hooks, resume):
+        train_sft(
+            scorer,
+            encode(run.texts.sft_train),
+            validation=encode(run.texts.sft_validation),
+            pad_token_id=policy.tokenizer.pad_token_id,
+            validate_every=max(1, config.sft.steps // 3),
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **settings,
+        )
+    with run.result("sft", steps=config.sft.steps) as folder:
+        save_adapter(model, folder / "adapter", POLICY, base=policy.name)
+        policy.tokenizer.save_pretrained(str(folder / "adapter"))
+    shutil.rmtree(run.checkpoints("sft"), ignore_errors=True)
+
+
+def run_reward(run: Run) -> None:
+    """Train the reward model on human pairs; writes ``reward/adapter``."""
+    config = run.config
+    model = new_reward_model(
+        config.model.name,
+        precision=config.model.precision,
+        max_tokens=config.data.max_tokens,
+        seed=config.seed,
+        **config.lora.model_dump(),
+    )
+    settings = config.reward.model_dump()
+    for name in ("pairs", "min_gap", "prompt_words", "eval_pairs", "eval_min_gap"):
+        settings.pop(name)
+    pairs = run.texts.train_pairs
+    total = reward_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
+
+    def live(metrics: dict[str, float]) -> str:
+        return f"loss {metrics['loss/nats_per_pair']:.3f} nats/pair, accuracy {metrics['accuracy/fraction']:.2f}"
+
+    with run.steps("reward", total, live) as (hooks, resume):
+        train_reward(
+            model, pairs, seed=config.seed, accelerator=run.accelerator, hooks=hooks, resume=resume, **settings
+        )
+    model.eval()
+    scores = model.score_texts(run.texts.scale_texts)
+    model.mean, model.std = float(scores.mean()), float(scores.std())
+    with run.result("reward", steps=total) as folder:
+        model.save(folder / "adapter")
+    shutil.rmtree(run.checkpoints("reward"), ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The policy network with its adapters, and contexts in which it is one policy or another.
+
+    Attributes:
+        model: the network; adapters "reference" (if there was SFT) and "policy".
+        reference: name of the reference's adapter; None is the bare model.
+    """
+
+    model: PeftModel
+    reference: str | None
+
+    def scoring(self, adapter: str | None) -> Callable[[], AbstractContextManager[None]]:
+        """A context in which the network computes with ``adapter``; None is the bare model."""
+        return lambda: using_adapter(self.model, adapter)
+
+    def sampling(self, adapter: str | None) -> Callable[[], AbstractContextManager[object]]:
+        """A context that yields the causal model with ``adapter`` folded into its weights."""
+
+        class Sampling(AbstractContextManager):
+            def __enter__(inner) -> object:  # noqa: N805
+                inner.context = nullcontext() if adapter is None else merged(self.model, adapter)
+                inner.off = using_adapter(self.model, None)
+                inner.off.__enter__()
+                inner.context.__enter__()
+                return self.model.get_base_model()
+
+            def __exit__(inner, *error: object) -> None:  # noqa: N805
+                inner.context.__exit__(*error)
+                inner.off.__exit__(*error)
+
+        return Sampling
+
+
+def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
+    """Attach the reference and the policy adapter to a freshly loaded model.
+
+    Args:
+        run: the run.
+        policy: the model they are attached to.
+        trained: take the policy's adapter from ``ppo/``; otherwise it starts as a copy of the reference.
+    """
+    config, has_sft = run.config, run.finished("sft")
+    model, reference = policy.model, None
+    if has_sft:
+        run.verify("sft")
+        reference = REFERENCE
+        model = load_adapter(model, run.output / "sft" / "adapter", REFERENCE)
+    if trained:
+        run.verify("ppo")
+        model = load_adapter(model, run.output / "ppo" / "adapter", POLICY)
+    elif has_sft:
+        model = load_adapter(model, run.output / "sft" / "adapter", POLICY, trainable=True)
+    else:
+        shape = lora_config(model, **config.lora.model_dump())
+        model = add_adapter(model, shape, POLICY, seed=config.seed)
+    model.set_adapter(POLICY)
+    model.eval()
+    return Actors(model, reference)
+
+
+def shared_reward(run: Run, reward: RewardModel, policy: Policy) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Raw scores of a batch of tokens, from the policy's own trunk states where both models share the trunk."""
+    same = reward.name == policy.name and reward.top_layers == run.config.lora.top_layers
+
+    @torch.no_grad()
+    def score(hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        if same:
+            return reward(hidden, mask).float()
+        texts = [policy.tokenizer.decode(row[keep]) for row, keep in zip(ids, mask, strict=True)]
+        return reward.score_texts(texts)
+
+    return score
+
+
+def load_run_reward(run: Run) -> RewardModel:
+    """The run's reward model, verified."""
+    run.verify("reward")
+    return load_reward_model(run.output / "reward" / "adapter", precision=run.config.model.precision)
+
+
+def run_ppo(run: Run) -> None:
+    """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
+    config = run.config
+    reward = load_run_reward(run)
+    policy = load_policy(config.model.name, precision=config.model.precision)
+    actors = build_actors(run, policy, trained=False)
+    critic = ValueHead(policy.model.config.hidden_size)
+    scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers, value_head=critic)
+    raw_scores = shared_reward(run, reward, policy)
+
+    def score(hidden: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        raw = raw_scores(hidden, ids, mask)
+        return reward.normalise(raw), raw
+
+    def live(metrics: dict[str, float]) -> str:
+        return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
+
+    pieces = PPOPieces(
+        scorer=scorer,
+        reference=actors.scoring(actors.reference),
+        sampling=actors.sampling(POLICY),
+        reward=score,
+        eos_token_id=policy.tokenizer.eos_token_id,
+        pad_token_id=policy.tokenizer.pad_token_id,
+    )
+    with run.steps("ppo", config.ppo.steps, live) as (hooks, resume):
+        train_ppo(
+            pieces,
+            encode_prompts(policy, run.texts.ppo_prompts),
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **config.ppo.model_dump(),
+        )
+    with run.result("ppo", steps=config.ppo.steps, reference="sft" if actors.reference else "base") as folder:
+        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
+        policy.tokenizer.save_pretrained(str(folder / "adapter"))
+        save_file({k: v.detach() for k, v in critic.state_dict().items()}, str(folder / "value_head.safetensors"))
+        if config.checkpoint.save_merged:
+            with actors.sampling(POLICY)() as model:
+                save_merged(model, policy, folder / "merged")
+    shutil.rmtree(run.checkpoints("ppo"), ignore_errors=True)
+
+
+def save_merged(model, policy: Policy, folder) -> None:
+    """Write the sampling model as a plain Hugging Face folder, without any trace of adapters.
+
+    PEFT renames a layer's weight to ``base_layer.weight``; the plain names are restored.
+    """
+    weights = {
+        name.replace(".base_layer.", "."): tensor.detach().clone()
+        for name, tensor in model.state_dict().items()
+        if ".lora_" not in name
+    }
+    if getattr(model.config, "tie_word_embeddings", False):
+        weights.pop("lm_head.weight", None)
+    folder.mkdir(parents=True)
+    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    model.config.save_pretrained(str(folder))
+    model.generation_config.save_pretrained(str(folder))
+    policy.tokenizer.save_pretrained(str(folder))

@@ -1,0 +1,200 @@
+"""Run the phases in order, resume them, and write what a person reads afterwards."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlhf_lite.checkpoint import read_phase, remove_leftovers, write_json
+from rlhf_lite.config import PipelineConfig
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.judging import run_evaluation
+from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
+from rlhf_lite.tracking import run_info
+
+PHASES = ("sft", "reward", "ppo", "evaluation")
+_TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+
+
+class PhaseError(RuntimeError):
+    """A phase could not run; what was finished before it is kept."""
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> None:
+    """Start or continue the run folder; never mix two runs.
+
+    Raises:
+        PhaseError: if the folder holds a run and ``resume`` is not set, or one with other settings.
+    """
+    saved = output / "config.yaml"
+    if saved.is_file():
+        if not resume:
+            raise PhaseError(
+                f"{output} already holds a run. Continue it with --resume, or name another folder with --output"
+            )
+        before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
+        now = _flat(config.model_dump(mode="json"))
+        free = ("output", "checkpoint.")
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and not key.startswith(free)
+        ]
+        if differing:
+            raise PhaseError(
+                f"{output} was started with other settings: {'; '.join(differing)}. "
+                "Resume with the same settings, or start anew with another --output"
+            )
+    output.mkdir(parents=True, exist_ok=True)
+    for folder in (output, *(output / "checkpoints").glob("*")):
+        remove_leftovers(folder)
+    config.save(saved)
+
+
+def run_pipeline(
+    config: PipelineConfig,
+    *,
+    output: Path,
+    resume: bool = False,
+    skip: Sequence[str] = (),
+    only: Sequence[str] = (),
+    command: str = "",
+    visible: bool = True,
+) -> dict[str, Any]:
+    """Run SFT, reward model, PPO and evaluation, and write the report.
+
+    Args:
+        config: the settings; saved beside the results as ``config.yaml``.
+        output: folder of the run.
+        resume: continue in a folder that already holds this run: finished phases are kept, an interrupted one
+            goes on after its last saved step.
+        skip: phases to leave out. Without ``sft`` the reference is the untouched model.
+        only: run just these phases; what they need must be in the folder already.
+        command: how the run was started, for the record.
+        visible: show progress.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        PhaseError: naming the phase, what went wrong and how to go on.
+    """
+    unknown = [name for name in (*skip, *only) if name not in PHASES]
+    if unknown:
+        raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
+    wanted = [name for name in PHASES if name not in skip and (not only or name in only)]
+    output = Path(output)
+    _prepare_folder(config, output, resume=resume)
+    started = time.monotonic()
+    run = Run(config, output, visible=visible)
+    judged: dict[str, Any] = {}
+    for phase in wanted:
+        try:
+            if phase == "evaluation":
+                judged = run_evaluation(run)
+            elif run.finished(phase):
+                run.verify(phase)
+            else:
+                _TRAINING[phase](run)
+        except Exception as error:
+            (output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise PhaseError(
+                f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in {output}; "
+                "mend the cause and start the same command with --resume. The traceback is in error.log there"
+            ) from error
+    (output / "error.log").unlink(missing_ok=True)
+    metrics = collect_metrics(run, judged, command=command, wall=time.monotonic() - started)
+    if run.accelerator.is_main_process:
+        write_json(output / "metrics.json", metrics)
+        if "evaluation" in wanted:
+            from rlhf_lite.evaluation.report import write_report
+
+            write_report(output)
+    run.log.close()
+    return metrics
+
+
+def collect_metrics(run: Run, judged: dict[str, Any], *, command: str, wall: float) -> dict[str, Any]:
+    """What ``metrics.json`` holds: where the numbers come from, the judgements, the checks and the times.
+
+    The seconds of a phase count all its parts when it was interrupted and resumed; ``total`` is their sum plus
+    loading and writing in this process.
+    """
+    seconds, steps = {}, {}
+    for phase in PHASES[:-1]:
+        record = read_phase(run.output / phase)
+        if record is not None:
+            steps[phase] = record.get("steps")
+            seconds[phase] = record.get("seconds")
+    here = sum(run.seconds.values())
+    if "evaluation" in run.seconds:
+        seconds["evaluation"] = run.seconds["evaluation"]
+    seconds["load"] = max(0.0, wall - here)
+    seconds["total"] = sum(value for value in seconds.values() if value is not None)
+    metrics = {
+        "schema": 1,
+        "command": command,
+        **run_info(seed=run.config.seed),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **judged,
+        "checks": checks(judged),
+        "seconds": {name: value and round(value, 2) for name, value in seconds.items()},
+        "steps": steps,
+    }
+    return _without_nan(metrics)
+
+
+def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
+    """The bar that a run is held against: what was asked, what was found, and whether it holds."""
+    found: list[dict[str, Any]] = []
+
+    def check(name: str, target: str, value: float, passed: bool) -> None:
+        found.append({"name": name, "target": target, "value": value, "passed": bool(passed)})
+
+    if "reward_model" in judged:
+        model = judged["reward_model"]
+        check(
+            f"Reward-model accuracy on {model['n_pairs']} held-out pairs",
+            ">= 0.85",
+            model["accuracy"],
+            model["accuracy"] >= 0.85,
+        )
+    if "ppo_minus_sft" in judged.get("comparisons", {}):
+        gain, ppo = judged["comparisons"]["ppo_minus_sft"], judged["policies"]["ppo"]
+        reference = judged["policies"]["reference"]
+        low = gain["gold_ci95"][0]
+        check("Gold reward, PPO minus SFT, lower end of the 95 % interval", "> 0", low, low > 0)
+        kl = ppo["kl_nats_per_seq"]
+        check("KL of PPO from the SFT policy, nats per sequence", "<= 10", kl, kl <= 10)
+        ratio = ppo["distinct_2"] / reference["distinct_2"]
+        check("Variety of PPO's text: distinct-2 relative to the reference", ">= 0.7", ratio, ratio >= 0.7)
+        ratio = ppo["length_tokens"] / reference["length_tokens"]
+        check("Length of PPO's text relative to the reference", "0.5 to 2", ratio, 0.5 <= ratio <= 2)
+        ratio = ppo["perplexity_reference"] / reference["perplexity_reference"]
+        check("Perplexity of PPO's text under the reference, relative", "0.2 to 3", ratio, 0.2 <= ratio <= 3)
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: it becomes null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,302 @@
+"""What a run leaves behind: one line of JSON per step, and where the numbers came from.
+
+``MetricsLog`` writes ``metrics.jsonl``; ``run_info`` records seed, commit, versions and hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RESERVED = ("phase", "step", "seconds")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets")
+
+
+class MetricsLog:
+    """An append-only file of metrics that survives a kill at any moment.
+
+    Each line is ``{"phase": ..., "step": ..., "seconds": ..., "<name/unit>": value, ...}`` and is
+    flushed when it is written. A line that a kill cut short is dropped when the log is next opened.
+    One process writes; any number may read.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, phase: str, step: int, values: Mapping[str, Any], *, seconds: float) -> None:
+        """Append one line.
+
+        Args:
+            phase: ``"sft"``, ``"reward"`` or ``"ppo"``.
+            step: number of the completed step.
+            values: metric name with its unit (``"kl/nats_per_seq"``) -> number, bool, None or
+                a 0-d tensor. NaN and infinity are written as null, for JSON has neither.
+            seconds: time since the phase began, in seconds.
+
+        Raises:
+            ValueError: a name is reserved, or a value is not a single number.
+        """
+        taken = [name for name in values if name in RESERVED]
+        if taken:
+            raise ValueError(f"metric name {taken[0]!r} is reserved, as are {RESERVED}; rename it")
+        line: dict[str, Any] = {"phase": phase, "step": int(step), "seconds": round(float(seconds), 3)}
+        line.update({name: _scalar(name, value) for name, value in values.items()})
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def read(self) -> list[dict[str, Any]]:
+        """All complete lines written so far, in order."""
+        return read_metrics(self.path)
+
+    def truncate_after(self, phase: str, step: int) -> int:
+        """Drop this phase's lines whose step is above ``step``; returns how many were dropped.
+
+        Used on resume: the checkpoint of ``step`` is the truth, and lines that a killed run wrote
+        after it will be written again. ``step=-1`` drops the whole phase. Other phases are kept.
+        """
+        lines = self.read()
+        kept = [line for line in lines if line["phase"] != phase or line["step"] <= step]
+        if len(kept) < len(lines):
+            self._file.close()
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
+            _replace(self.path, text)
+            self._file = self.path.open("a", encoding="utf-8")
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        """Close the file; closing twice does no harm."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _drop_torn_line(self) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            os.truncate(self.path, content.rfind(b"\n") + 1)
+
+
+def read_metrics(path: Path | str) -> list[dict[str, Any]]:
+    """Read a metrics file, also while a run is writing it; a torn last line is left out.
+
+    Raises:
+        ValueError: a complete line is not a JSON object with phase and step.
+    """
+    path = Path(path)
+    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict) or not {"phase", "step"} <= record.keys():
+            shown = line if len(line) <= 60 else f"{line[:57]}..."
+            raise ValueError(
+                f"{path}, line {number}: got {shown!r}; expected a JSON object with phase and step. "
+                "Delete that line to go on"
+            )
+        records.append(record)
+    return records
+
+
+def _scalar(name: str, value: Any) -> float | int | bool | None:
+    if hasattr(value, "item"):  # 0-d torch tensors and numpy scalars, without importing either
+        try:
+            value = value.item()
+        except (RuntimeError, ValueError) as error:
+            kind = type(value).__name__
+            raise ValueError(f"metric {name!r}: got a {kind} of many values; expected one number") from error
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    raise ValueError(f"metric {name!r}: got {value!r} ({type(value).__name__}); expected one number")
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+# --- Where numbers came from -------------------------------------------------
+
+
+def run_info(*, seed: int | None = None) -> dict[str, Any]:
+    """What someone needs to judge or repeat a run. Names no host, user or path.
+
+    Returns:
+        ``{"seed", "commit", "dirty", "versions", "hardware"}``. ``commit`` is None when the package
+        does not run from a git checkout; ``dirty`` is True when its code or ``configs/`` differ from
+        that commit, and None without one.
+    """
+    commit, dirty = git_state()
+    return {"seed": seed, "commit": commit, "dirty": dirty, "versions": versions(), "hardware": hardware()}
+
+
+def git_state() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this package runs from, and whether its code differs from it."""
+    package = Path(__file__).resolve().parent
+    # Installed inside somebody else's repository, git would answer with that repository's commit.
+    if _git(package, "ls-files", "--error-unmatch", "--", "__init__.py") is None:
+        return None, None
+    commit = _git(package, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return None, None
+    changes = _git(package.parent, "status", "--porcelain", "--", package.name, "configs")
+    return commit, None if changes is None else bool(changes)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # A git hook sets GIT_DIR and friends, which would point git at another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return _output(["git", *arguments], cwd=folder, env=environment)
+
+
+def _output(command: list[str], **options: Any) -> str | None:
+    """What a command prints, or None if it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, **options)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, this package and the libraries that shape the numbers; None if missing."""
+    from rlhf_lite import __version__
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "rlhf_lite": __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """CPU model, cores this process may use, torch threads, memory in GB, GPU and platform."""
+    return {
+        "cpu": _cpu_model(),
+        "physical_cores": _physical_cores(),
+        "logical_cores": _logical_cores(),
+        "torch_threads": _torch_threads(),
+        "memory_gb": _memory_gb(),
+        "gpu": _gpu(),
+        "platform": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_info() -> list[dict[str, str]]:
+    """One dict per logical processor, from Linux; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.strip()]
+    return [{k.strip(): v.strip() for k, _, v in (line.partition(":") for line in block)} for block in blocks]
+
+
+def _cpu_model() -> str | None:
+    for processor in _cpu_info():
+        if processor.get("model name"):
+            return processor["model name"]
+    if sys.platform == "darwin":
+        return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or None
+    return platform.processor() or None
+
+
+def _visible() -> set[int] | None:
+    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
+def _logical_cores() -> int | None:
+    visible = _visible()
+    return len(visible) if visible else os.cpu_count()
+
+
+def _physical_cores() -> int | None:
+    visible = _visible()
+    cores = {
+        (processor["physical id"], processor["core id"])
+        for processor in _cpu_info()
+        if {"physical id", "core id", "processor"} <= processor.keys()
+        and (visible is None or int(processor["processor"]) in visible)
+    }
+    if cores:
+        return len(cores)
+    try:
+        import psutil
+
+        return psutil.cpu_count(logical=False)
+    except ImportError:
+        return None
+
+
+def _memory_gb() -> float | None:
+    """Memory this process may use: the machine's, or less where a container sets a limit."""
+    sizes = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # not on Windows
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            sizes.append(int(Path(limit).read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    if not sizes:
+        try:
+            import psutil
+
+            sizes.append(psutil.virtual_memory().total)
+        except ImportError:
+            return None
+    return round(min(sizes) / 1e9, 1)
+
+
+def _torch() -> Any | None:
+    try:
+        import torch
+    except Exception:  # a half-installed torch raises OSError or worse; the report still has to come
+        return None
+    return torch
+
+
+def _torch_threads() -> int | None:
+    torch = _torch()
+    return None if torch is None else torch.get_num_threads()
+
+
+def _gpu() -> str | None:
+    torch = _torch()
+    if torch is None:
+        return None
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return "Apple GPU (MPS)"
+    return None

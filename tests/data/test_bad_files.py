@@ -1,0 +1,489 @@
+"""Bad preference files: each names file, row, field, the value received and the fix, and can be skipped."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_lite.data import text_readers
+from rlhf_lite.data.errors import DataError, shortened
+from rlhf_lite.data.schema import load_preferences, preferences_from_rows
+
+OK = {"prompt": "A", "chosen": " b", "rejected": " c"}
+USER = {"role": "user", "content": "Hi"}
+HELLO = {"role": "assistant", "content": "Hello"}
+WHAT = {"role": "assistant", "content": "What"}
+H, A = "\n\nHuman: ", "\n\nAssistant:"
+
+
+def line(row: Any) -> bytes:
+    return json.dumps(row).encode() + b"\n"
+
+
+def fails(path: Path, **kwargs: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        load_preferences(path, **kwargs)
+    assert caught.value.fix and str(caught.value).startswith(caught.value.file)
+    return caught.value
+
+
+BAD_ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
+    # name, row, field, part of the problem, part of the value
+    ("empty answer", {**OK, "chosen": ""}, "chosen", "is empty", "''"),
+    ("blank answer", {**OK, "rejected": " \n"}, "rejected", "is empty", "' \\n'"),
+    ("blank prompt", {**OK, "prompt": "  "}, "prompt", "only white space", "'  '"),
+    ("no answer", {**OK, "chosen": None}, "chosen", "has no value", ""),
+    ("no prompt", {**OK, "prompt": None}, "prompt", "has no value", ""),
+    ("number for text", {**OK, "chosen": 5}, "chosen", "of type int, expected text", "5"),
+    ("number for prompt", {**OK, "prompt": 1.5}, "prompt", "of type float, expected text", "1.5"),
+    ("object for text", {**OK, "rejected": {"text": "x"}}, "rejected", "of type dict", "{'text': 'x'}"),
+    ("bool for text", {**OK, "rejected": True}, "rejected", "of type bool", "True"),
+    ("half a surrogate pair", {**OK, "chosen": "a\ud83d"}, "chosen", "surrogate", "a\\ud83d"),
+    ("identical answers", {**OK, "rejected": " b"}, "rejected", "identical", "' b'"),
+    ("identical but for space", {**OK, "rejected": "b \n"}, "rejected", "identical", "'b \\n'"),
+    ("NaN margin", {**OK, "margin": math.nan}, "margin", "not finite", "nan"),
+    ("infinite margin", {**OK, "margin": math.inf}, "margin", "not finite", "inf"),
+    ("null margin", {**OK, "margin": None}, "margin", "has no value", ""),
+    ("text margin", {**OK, "margin": "1.5"}, "margin", "of type str", "'1.5'"),
+    ("bool margin", {**OK, "margin": True}, "margin", "of type bool", "True"),
+    ("negative margin", {**OK, "margin": -1}, "margin", "negative", "-1"),
+    ("one rating", {**OK, "chosen_rating": 3}, "rejected_rating", "is missing", ""),
+    ("null rating", {**OK, "chosen_rating": 3, "rejected_rating": None}, "rejected_rating", "no value", ""),
+    (
+        "NaN rating",
+        {**OK, "score_chosen": math.nan, "score_rejected": 1},
+        "score_chosen",
+        "not finite",
+        "nan",
+    ),
+    (
+        "ratings the wrong way",
+        {**OK, "chosen_rating": 1, "rejected_rating": 3},
+        "chosen_rating",
+        "below",
+        "1",
+    ),
+    (
+        "margin against ratings",
+        {**OK, "margin": 1, "chosen_rating": 3, "rejected_rating": 1},
+        "chosen_rating",
+        "differs from margin=1",
+        "2.0",
+    ),
+    ("empty list", {"chosen": [], "rejected": [USER, WHAT]}, "chosen", "empty list", "[]"),
+    (
+        "empty turn",
+        {"chosen": [{**USER, "content": " "}, HELLO], "rejected": [USER, WHAT]},
+        "chosen[0].content",
+        "empty turn",
+        "' '",
+    ),
+    (
+        "turn without content",
+        {"chosen": [USER, HELLO], "rejected": [USER, {"role": "assistant"}]},
+        "rejected[1].content",
+        "has no value",
+        "",
+    ),
+    (
+        "turn that is text",
+        {"chosen": ["Hi", HELLO], "rejected": [USER, WHAT]},
+        "chosen[0]",
+        "of type str, expected a turn",
+        "'Hi'",
+    ),
+    (
+        "turn without speaker",
+        {"chosen": [{**USER, "role": ""}, HELLO], "rejected": [USER, WHAT]},
+        "chosen[0].role",
+        "is empty",
+        "''",
+    ),
+    (
+        "content of another type",
+        {"chosen": [USER, {**HELLO, "content": 3}], "rejected": [USER, WHAT]},
+        "chosen[1].content",
+        "of type int",
+        "3",
+    ),
+    (
+        "user has the last word",
+        {"chosen": [HELLO, USER], "rejected": [USER, WHAT]},
+        "chosen",
+        "not end with",
+        "user",
+    ),
+    ("list and text", {"chosen": [USER, HELLO], "rejected": "What"}, "rejected", "expected a list", "'What'"),
+    ("nothing asked", {"chosen": [HELLO], "rejected": [WHAT]}, "chosen", "no turn before", "Hello"),
+    (
+        "messages with other prompts",
+        {"chosen": [USER, HELLO], "rejected": [{**USER, "content": "Ho"}, WHAT]},
+        "rejected",
+        "another prompt than chosen: turn 1 differs",
+        "'Ho'",
+    ),
+    (
+        "messages that part early",
+        {"chosen": [USER, HELLO], "rejected": [USER, WHAT, USER, WHAT]},
+        "rejected",
+        "turn 2 differs",
+        "'What'",
+    ),
+    (
+        "prompt that is not the conversation's",
+        {"prompt": "Bye", "chosen": [USER, HELLO], "rejected": [USER, WHAT]},
+        "prompt",
+        "another prompt than the conversation",
+        "'Hi'",
+    ),
+    (
+        "messages with identical answers",
+        {"chosen": [USER, HELLO], "rejected": [USER, HELLO]},
+        "rejected",
+        "identical",
+        "'Hello'",
+    ),
+    (
+        "transcripts with other prompts",
+        {"chosen": f"{H}Hi{A} a", "rejected": f"{H}Ho{A} b"},
+        "rejected",
+        "turn 1 differs",
+        "'Ho'",
+    ),
+    (
+        "transcript of another length",
+        {"chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A} a{H}Ho{A} b"},
+        "rejected",
+        "turn 2 differs",
+        "'a'",
+    ),
+    (
+        "transcript with an empty human turn",
+        {"chosen": f"{H}{A} a", "rejected": f"{H}{A} b"},
+        "chosen",
+        "empty turn: number 1, of Human",
+        "Human",
+    ),
+    (
+        "transcript with an empty answer",
+        {"chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A}"},
+        "rejected",
+        "empty turn: number 2, of Assistant",
+        "Human",
+    ),
+    (
+        "transcript that ends with a question",
+        {"chosen": f"{H}Hi{A} a{H}Ho", "rejected": f"{H}Hi{A} b"},
+        "chosen",
+        "does not end with",
+        "Human",
+    ),
+    (
+        "transcript without an answer",
+        {"chosen": f"{H}Hi", "rejected": f"{H}Ho"},
+        "chosen",
+        "no turn of the assistant",
+        "Human",
+    ),
+    (
+        "transcript with identical answers",
+        {"chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A} a"},
+        "rejected",
+        "identical",
+        "' a'",
+    ),
+    (
+        "prompt with an empty turn",
+        {**OK, "prompt": f"{H}Hi{A}{H}Ho{A}"},
+        "prompt",
+        "empty turn: number 2",
+        "Human",
+    ),
+    (
+        "prompt that is not the transcript's",
+        {"prompt": f"{H}Ho{A}", "chosen": f"{H}Hi{A} a", "rejected": f"{H}Hi{A} b"},
+        "prompt",
+        "not what chosen and rejected begin with",
+        "Ho",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("row", "field", "problem", "value"), [c[1:] for c in BAD_ROWS], ids=[c[0] for c in BAD_ROWS]
+)
+def test_bad_row(tmp_path: Path, row: dict[str, Any], field: str, problem: str, value: str) -> None:
+    path = tmp_path / "prefs.jsonl"
+    path.write_bytes(line(OK) + line(row) + line({**OK, "prompt": "Z"}))
+    error = fails(path)
+    assert (error.file, error.row, error.field) == ("prefs.jsonl", 2, field)
+    assert problem in error.problem
+    assert (error.value is None) == (value == "") and value in (error.value or "")
+    for part in (
+        "prefs.jsonl, row 2",
+        f"field {field!r}",
+        error.problem,
+        error.value or "",
+        f"Fix: {error.fix}.",
+    ):
+        assert part in str(error)
+
+    data = load_preferences(path, on_error="skip")
+    assert [r.prompt for r in data] == ["A", "Z"]
+    assert [str(e) for e in data.report.skipped] == [str(error)]
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+BAD_LINES: list[tuple[str, bytes, str | None, str, str]] = [
+    ("cut off", line(OK)[:-8] + b"\n", None, "not valid JSON", "put"),
+    ("trailing comma", line(OK)[:-1] + b",\n", None, "ends with a comma", "no commas between"),
+    ("a list", b'["a", "b"]\n', None, "of type list, expected an object", "one object"),
+    ("two objects", line(OK)[:-1] + line(OK), None, "not valid JSON: Extra data", "one complete JSON object"),
+    (
+        "duplicate key",
+        b'{"chosen": "a", "chosen": "b", "rejected": "c"}\n',
+        "chosen",
+        "occurs twice",
+        "keep one",
+    ),
+    (
+        "duplicate key in a turn",
+        b'{"chosen": [{"role": "user", "role": "x"}], "rejected": []}\n',
+        "role",
+        "occurs twice",
+        "keep one",
+    ),
+    (
+        "latin-1",
+        '{"chosen": "\u00e9t\u00e9", "rejected": "b"}\n'.encode("latin-1"),
+        None,
+        "byte 0xe9 at position 13",
+        "iconv -f WINDOWS-1252",
+    ),
+    (
+        "deep nesting",
+        b'{"chosen": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n",
+        None,
+        "usable JSON",
+        "text fields",
+    ),
+    (
+        "missing field",
+        b'{"chosen": "a", "reject": "b"}\n',
+        None,
+        "missing 'rejected'; the fields are 'chosen', 'reject'",
+        "rename",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "problem", "fix"), [c[1:] for c in BAD_LINES], ids=[c[0] for c in BAD_LINES]
+)
+def test_bad_line(tmp_path: Path, raw: bytes, field: str | None, problem: str, fix: str) -> None:
+    path = tmp_path / "prefs.jsonl"
+    path.write_bytes(line(OK) + b"\n  \n" + raw + line(OK))
+    error = fails(path)
+    assert (error.row, error.field) == (4, field)  # blank lines count, as in an editor
+    assert problem in error.problem
+    if "cut off" not in problem and fix != "put":
+        assert fix in error.fix
+    data = load_preferences(path, on_error="skip")
+    assert len(data) == 2 and [e.row for e in data.report.skipped] == [4]
+
+
+def test_huge_line_is_not_read_into_memory_and_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_readers, "MAX_LINE_BYTES", 1000)
+    path = tmp_path / "prefs.jsonl"
+    path.write_bytes(line(OK) + line({**OK, "chosen": "x" * 5000}) + line(OK))
+    error = fails(path)
+    assert error.row == 2 and "longer than" in error.problem and len(str(error)) < 400
+    assert len(load_preferences(path, on_error="skip")) == 2
+
+
+def test_long_values_are_shortened() -> None:
+    with pytest.raises(DataError) as caught:
+        preferences_from_rows([{"prompt": 1, "chosen": "a", "rejected": "b" * 9000, "margin": 0.5}, OK])
+    assert caught.value.field == "prompt"
+    assert len(shortened("b" * 9000)) <= 80 and len(shortened([{"role": "b" * 9000}] * 90)) < 500
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_truncated_gzip(tmp_path: Path) -> None:
+    import random
+
+    draw = random.Random(0)
+    rows = [{**OK, "prompt": "".join(draw.choices("abcdefgh", k=200))} for _ in range(400)]
+    path = tmp_path / "p.jsonl.gz"
+    packed = gzip.compress(b"".join(map(line, rows)))
+    path.write_bytes(packed[: len(packed) // 2])
+    error = fails(path)
+    assert "ends too early" in error.problem and error.row is not None and 100 < error.row < 400
+    data = load_preferences(path, on_error="skip")
+    assert [r.prompt for r in data] == [r["prompt"] for r in rows[: len(data)]]
+    assert len(data) == error.row - 1
+    assert [e.row for e in data.report.skipped] == [error.row]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "p.json.gz", "p.csv.gz"])
+def test_damaged_and_false_gzip(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(line(OK))
+    assert "gzip stream is damaged" in fails(path).problem
+    good = (
+        b"[%s]" % line(OK) if ".json." in name else b"chosen,rejected\na,b\n" if ".csv" in name else line(OK)
+    )
+    packed = bytearray(gzip.compress(good))
+    packed[-6] ^= 0xFF  # the checksum of the content
+    path.write_bytes(packed)
+    assert "gzip stream is damaged" in fails(path).problem
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv"])
+def test_utf16(tmp_path: Path, name: str, encoding: str) -> None:
+    path = tmp_path / name
+    text = (
+        json.dumps([OK])
+        if name == "p.json"
+        else "chosen,rejected\na,b\n"
+        if name == "p.csv"
+        else json.dumps(OK)
+    )
+    path.write_bytes(text.encode(encoding))
+    for on_error in ("raise", "skip"):
+        error = fails(path, on_error=on_error)
+        assert "looks like UTF-16" in str(error) and "iconv" in str(error)
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.parquet", "p.jsonl.gz"])
+def test_empty_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"")
+    assert "is empty (0 bytes)" in fails(path).problem
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.jsonl", b"\n \n"),
+        ("p.json", b"[]"),
+        ("p.csv", b"chosen,rejected\n"),
+        ("q.jsonl.gz", gzip.compress(b"")),
+    ],
+)
+def test_file_without_rows(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert "holds no rows" in fails(path).problem
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.xlsx", "prefs", "p.parquet.gz", "p.gz"])
+def test_unknown_extension(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"x")
+    error = fails(path)
+    assert "unknown extension" in error.problem and ".jsonl" in error.fix and ".parquet" in error.fix
+
+
+def test_missing_file_and_wrong_folder(tmp_path: Path) -> None:
+    assert "does not exist" in fails(tmp_path / "none.jsonl").problem
+    # Looks like a Hub id, but the extension says that a file was meant.
+    with pytest.raises(DataError, match="does not exist"):
+        load_preferences("data/prefs.jsonl")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "p.jsonl").write_bytes(line(OK))
+    error = fails(tmp_path / "d")
+    assert "not a datasets folder" in error.problem and error.fix == "give the file itself"
+    (tmp_path / "d" / "state.json").write_text("{}")
+    assert "cannot be read as a datasets folder" in fails(tmp_path / "d").problem
+
+
+def test_split_of_a_single_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(line(OK))
+    assert fails(path, split="train").field == "split"
+
+
+def test_json_list(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_bytes(b"[\n" + line(OK)[:-1] + b",\n]\n")
+    error = fails(path)
+    assert error.row is not None and "comma before the closing bracket" in error.fix
+    path.write_bytes(b"[\n" + line(OK) + b'{"chosen"')
+    error = fails(path, on_error="skip")
+    assert error.row == 3 and "correct the file" in error.fix
+    path.write_bytes(b"[" + line(OK) + b', 7, {"chosen": "a", "chosen": "b", "rejected": "c"}]')
+    data = load_preferences(path, on_error="skip")
+    assert len(data) == 1
+    assert [(e.row, e.problem) for e in data.report.skipped] == [
+        (2, "is of type int, expected an object"),
+        (3, "occurs twice"),
+    ]
+    path.write_bytes("[\n{\u201cchosen\u201d: 1}]".encode("cp1252"))
+    error = fails(path)
+    assert error.row == 2 and "byte 0x93 at position 2 of the line" in error.problem
+
+
+CSV_FILES: list[tuple[str, bytes, int, str, str]] = [
+    ("too many columns", b"chosen,rejected\na,b\na,b,c\n", 3, "has 3 columns, the header has 2", "quote"),
+    ("too few columns", b"chosen,rejected\n\na\n", 3, "has 1 columns", "quote"),
+    ("empty answer", b"chosen,rejected\na,b\n,b\n", 3, "is empty", "write the answer"),
+    (
+        "missing column",
+        b"chosen,reject\na,b\n",
+        1,
+        "missing 'rejected'; the fields are 'chosen', 'reject'",
+        "rename",
+    ),
+    ("column twice", b"chosen,rejected,chosen\na,b,c\n", 1, "occurs twice in the header", "rename"),
+    ("open quote", b'chosen,rejected\na,b\n"a,b\n', 3, "not valid CSV", "quote"),
+    ("text after quote", b'chosen,rejected\n"a"x,b\n', 2, "not valid CSV", "quote"),
+    ("latin-1", b"chosen,rejected\na,b\n\xe9,b\n", 3, "byte 0xe9 at position 1", "iconv"),
+    ("bad number", b"chosen,rejected,margin\na,b,1\na,b,much\n", 3, "not a number", "finite"),
+    ("NaN", b"chosen,rejected,margin\na,b,nan\n", 2, "not finite", "finite"),
+    ("missing number", b"chosen,rejected,margin\na,b,\n", 2, "no value", "finite"),
+    (
+        "after a field of three lines",
+        b'chosen,rejected\n"a\n\nb",c\nd,d\n',
+        5,
+        "identical",
+        "take the row out",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("raw", "row", "problem", "fix"), [c[1:] for c in CSV_FILES], ids=[c[0] for c in CSV_FILES]
+)
+def test_csv(tmp_path: Path, raw: bytes, row: int, problem: str, fix: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_bytes(raw)
+    error = fails(path)
+    assert (error.row, problem in error.problem, fix in error.fix) == (row, True, True), str(error)
+
+
+def test_parquet(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "p.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([OK, {**OK, "chosen": None}]), path)
+    error = fails(path)
+    assert (error.row, error.field) == (2, "chosen")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "cannot be read as Parquet" in fails(path).problem
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "a", "chosen": "b"}]), path)
+    error = fails(path, on_error="skip")
+    assert error.row is None and "missing 'rejected'; the fields are 'question', 'chosen'" in error.problem

@@ -1,0 +1,226 @@
+"""The house rules of the package: who may import whom, cheap imports, short files.
+
+Imports are read from the source, so an import inside a function counts as well.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "rlhf_lite"
+MAX_LINES = 400
+
+# Top floor last. A module may import from its own room and from lower floors; rooms on one floor do
+# not import each other.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("types", "config_io", "plotting_pipeline"),
+    ("config", "tracking", "plotting", "functional", "lab"),
+    ("checkpoint",),
+    ("models", "data"),
+    ("rollout",),
+    ("serving", "training", "constitutional", "evaluation"),
+    ("exercises", "notebook", "doctor", "pipeline"),
+    ("cli",),
+)
+# The one way across a floor: the default policy is an asset, and padding is the same for every batch.
+# `data` never imports `models`, so there is no circle.
+ACROSS = {("models", "rlhf_lite.data.assets"), ("models", "rlhf_lite.data.collate")}
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# Below everything: only the version number is imported from here.
+ROOT_ROOM = ""
+HEAVY = {"torch", "transformers", "peft", "accelerate", "datasets", "numpy", "pandas", "sklearn"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module: who imports it, where, and whether only a type checker sees it."""
+
+    importer: str
+    line: int
+    target: str
+    typing_only: bool
+
+
+def module_name(path: Path, root: Path) -> str:
+    parts = list(path.relative_to(root).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_of(path: Path, importer: str) -> list[Import]:
+    """Every import of a file, relative ones resolved; ``from a import b`` counts as a.b and as a."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_lines = {
+        inner.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+        if isinstance(inner, (ast.Import, ast.ImportFrom))
+    }
+    package = importer if path.name == "__init__.py" else importer.rpartition(".")[0]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            targets = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            targets = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found += [Import(importer, node.lineno, target, node.lineno in typing_lines) for target in targets]
+    return found
+
+
+def room_of(module: str) -> str | None:
+    """The room of ``rlhf_lite.data.pairs`` is ``data``; None for modules that are not ours."""
+    if module != "rlhf_lite" and not module.startswith("rlhf_lite."):
+        return None
+    first = module.split(".")[1] if "." in module else ROOT_ROOM
+    return first if first in FLOOR else ROOT_ROOM
+
+
+def all_imports(root: Path = ROOT) -> list[Import]:
+    files = sorted((root / "rlhf_lite").rglob("*.py"))
+    return [found for path in files for found in imports_of(path, module_name(path, root))]
+
+
+def wrong_directions(found: list[Import]) -> list[str]:
+    """Imports that go up, or across a floor."""
+    wrong = []
+    for item in found:
+        importer, target = room_of(item.importer), room_of(item.target)
+        if importer is None or target is None or item.typing_only or ROOT_ROOM in (importer, target):
+            continue
+        if any((importer, name) in ACROSS for name in (item.target, item.target.rpartition(".")[0])):
+            continue
+        if importer != target and FLOOR[importer] <= FLOOR[target]:
+            wrong.append(f"{item.importer}:{item.line} imports {item.target}")
+    return wrong
+
+
+def test_imports_go_one_way() -> None:
+    assert wrong_directions(all_imports()) == []
+
+
+def test_every_module_has_a_floor() -> None:
+    rooms = {path.relative_to(PACKAGE).with_suffix("").parts[0] for path in PACKAGE.rglob("*.py")}
+    assert rooms - {"__init__"} <= set(FLOOR), "give the new room a floor in FLOORS"
+
+
+def test_functional_sees_torch_and_types_only() -> None:
+    allowed = {"torch", "rlhf_lite.types", "rlhf_lite.functional"}
+    wrong = []
+    for item in all_imports():
+        if not item.importer.startswith("rlhf_lite.functional"):
+            continue
+        top = item.target.split(".")[0]
+        ours = any(item.target == name or item.target.startswith(f"{name}.") for name in allowed)
+        if not ours and top not in sys.stdlib_module_names:
+            wrong.append(f"{item.importer}:{item.line} imports {item.target}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("library", "rooms"),
+    [("trl", ()), ("nbgrader", ()), *((name, ("serving",)) for name in ("fastapi", "gradio", "uvicorn"))],
+)
+def test_some_libraries_stay_in_their_rooms(library: str, rooms: tuple[str, ...]) -> None:
+    wrong = [
+        f"{item.importer}:{item.line}"
+        for item in all_imports()
+        if item.target.split(".")[0] == library and room_of(item.importer) not in rooms
+    ]
+    assert wrong == []
+
+
+def test_nothing_in_the_package_imports_the_tools_or_the_tests() -> None:
+    outside = {"tools", "tests", "benchmarks"}
+    assert [item for item in all_imports() if item.target.split(".")[0] in outside] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
+        for path in PACKAGE.rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+
+
+# --- Cheap imports -----------------------------------------------------------
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nimport json; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    loaded = loaded_after("import rlhf_lite")
+    assert "rlhf_lite" in loaded
+    assert not (HEAVY | {"matplotlib", "pydantic", "typer", "rich", "yaml"}) & loaded
+
+
+LIGHT = ["cli", "config", "data", "doctor", "exercises", "notebook", "tracking", "types"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_light_modules_load_nothing_heavy(module: str) -> None:
+    assert not HEAVY & loaded_after(f"import rlhf_lite.{module}")
+
+
+def test_the_lazy_names_are_the_real_ones() -> None:
+    import rlhf_lite
+
+    assert set(rlhf_lite.__all__) <= set(dir(rlhf_lite))
+    for name in rlhf_lite._LAZY:
+        assert callable(getattr(rlhf_lite, name)), name
+    with pytest.raises(AttributeError, match=r"has no attribute 'nonsense'; it has .*load_policy"):
+        _ = rlhf_lite.nonsense
+
+
+# --- The test of these tests -------------------------------------------------
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    for room in ("functional", "models", "data", "rollout", "training", "evaluation"):
+        (tmp_path / "rlhf_lite" / room).mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "wrong"),
+    [
+        ("functional/kl.py", "from rlhf_lite.models import load_policy", True),
+        ("functional/kl.py", "def f():\n    import rlhf_lite.models", True),
+        ("functional/kl.py", "from rlhf_lite import models", True),
+        ("plotting.py", "import rlhf_lite.functional.kl", True),
+        ("functional/kl.py", "from ..models import policy", True),
+        ("functional/kl.py", "from .masking import masked_mean", False),
+        ("models/policy.py", "from rlhf_lite.data.pairs import make_pairs", True),
+        ("models/policy.py", "from rlhf_lite.data.assets import ensure_model", False),
+        ("models/policy.py", "from rlhf_lite.data import make_pairs", True),
+        ("data/assets.py", "from rlhf_lite.models import load_policy", True),
+        ("data/pairs.py", "from rlhf_lite.data.assets import ensure_ratings", False),
+        ("training/ppo.py", "from rlhf_lite.evaluation import report", True),
+        ("training/ppo.py", "from rlhf_lite.rollout import sample", False),
+        ("rollout/sampler.py", "from rlhf_lite.training import ppo", True),
+        ("models/x.py", "if TYPE_CHECKING:\n    from rlhf_lite.training import ppo", False),
+        ("types.py", "from rlhf_lite.config import PipelineConfig", True),
+        ("tracking.py", "from rlhf_lite import __version__", False),
+    ],
+)
+def test_the_rule_finds_wrong_imports_only(house: Path, file: str, source: str, wrong: bool) -> None:
+    (house / "rlhf_lite" / file).write_text(source, encoding="utf-8")
+    assert bool(wrong_directions(all_imports(house))) is wrong

@@ -1,0 +1,167 @@
+"""Each notebook is executed once per state of its sources, and a failure is never taken for a result."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.tools.conftest import make_notebook, record_by_hand, write_notebook
+from tools import execute, state
+
+
+def outputs(path: Path) -> str:
+    return json.dumps([cell.get("outputs", []) for cell in nbformat.read(path, as_version=4).cells])
+
+
+def ran(root: Path) -> dict[str, bool]:
+    return {result.name: result.executed for result in execute.execute_all(root, show=False)}
+
+
+@pytest.fixture(autouse=True)
+def fast_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RLHF_LITE_BUDGET", raising=False)
+
+
+def test_runs_once_per_state(tiny_repo: Path) -> None:
+    notebook = tiny_repo / "notebooks" / "one.ipynb"
+    source = notebook.read_bytes()
+    assert ran(tiny_repo) == {"one.ipynb": True}
+    assert '"41"' in outputs(state.executed_copy(tiny_repo, notebook))
+    assert notebook.read_bytes() == source  # the stripped source is never written to
+
+    record = state.read_record(tiny_repo, notebook)
+    assert record is not None and record["budget"] == "fast" and record["seconds"] >= 0
+    assert ran(tiny_repo) == {"one.ipynb": False}
+
+    # An edit of the package gives a new result, although the notebook's own text is the same.
+    (tiny_repo / "rlhf_lite" / "__init__.py").write_text("ANSWER = 42\n")
+    assert ran(tiny_repo) == {"one.ipynb": True}
+    assert '"42"' in outputs(state.executed_copy(tiny_repo, notebook))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "notebook",
+        "package",
+        "package data",
+        "new module",
+        "lock",
+        "config",
+        "recorded run",
+        "budget",
+        "copy",
+        "record",
+    ],
+)
+def test_what_makes_a_result_stale(tiny_repo: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No notebook is run here: a result is written by hand, and then something changes."""
+    notebook = tiny_repo / "notebooks" / "one.ipynb"
+    record_by_hand(tiny_repo, notebook)
+    assert state.is_fresh(tiny_repo, notebook)
+    if change == "notebook":
+        write_notebook(notebook, make_notebook("print('new')"))
+    elif change == "package":
+        (tiny_repo / "rlhf_lite" / "__init__.py").write_text("ANSWER = 0\n")
+    elif change == "package data":
+        (tiny_repo / "rlhf_lite" / "principles.yaml").write_text("- be kind\n")
+    elif change == "new module":
+        (tiny_repo / "rlhf_lite" / "new.py").touch()
+    elif change == "lock":
+        (tiny_repo / "requirements.lock").write_text("torch==2.14.0\n")
+    elif change in ("config", "recorded run"):
+        folder = tiny_repo / ("configs" if change == "config" else "results")
+        folder.mkdir()
+        (folder / "one.json").write_text("{}")
+    elif change == "budget":
+        monkeypatch.setenv("RLHF_LITE_BUDGET", "full")
+    elif change == "copy":
+        state.executed_copy(tiny_repo, notebook).write_text("{")
+    elif change == "record":
+        state.executed_copy(tiny_repo, notebook).with_suffix(".json").write_text("{")
+    assert not state.is_fresh(tiny_repo, notebook)
+
+
+def test_what_leaves_a_result_fresh(tiny_repo: Path) -> None:
+    notebook = tiny_repo / "notebooks" / "one.ipynb"
+    record_by_hand(tiny_repo, notebook)
+    (tiny_repo / "rlhf_lite" / "__pycache__").mkdir()
+    (tiny_repo / "rlhf_lite" / "__pycache__" / "x.pyc").write_bytes(b"1")
+    (tiny_repo / "book" / "index.md").write_text("# Another text\n")
+    write_notebook(tiny_repo / "notebooks" / "two.ipynb", make_notebook("1"))
+    assert state.is_fresh(tiny_repo, notebook)
+
+
+def test_a_failure_is_kept_apart_and_never_fresh(tiny_repo: Path) -> None:
+    broken = make_notebook("print('before')\nraise RuntimeError('broken on purpose')")
+    notebook = write_notebook(tiny_repo / "notebooks" / "one.ipynb", broken)
+    source = notebook.read_bytes()
+    [result] = execute.execute_all(tiny_repo, show=False)
+    assert "broken on purpose" in result.error
+    assert notebook.read_bytes() == source
+    assert not state.executed_copy(tiny_repo, notebook).exists()
+    failed = state.failed_copy(tiny_repo, notebook)
+    assert "before" in outputs(failed)
+    assert "broken on purpose" in failed.with_suffix(".log").read_text()
+    assert not state.is_fresh(tiny_repo, notebook)
+
+    record_by_hand(tiny_repo, notebook)  # as after a run that went well
+    assert not failed.exists()
+
+
+def test_only_far_above_its_budget_is_a_failure(tmp_path: Path) -> None:
+    run = subprocess.CompletedProcess([], 0, "", "")
+    assert execute._error(tmp_path, run, 200.0) == ""
+    assert "271 s; the limit is 270 s" in execute._error(tmp_path, run, 271.0)
+
+
+def test_above_the_budget_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    execute.print_table(
+        [execute.Execution("slow.ipynb", True, 100.0), execute.Execution("ok.ipynb", False, 9.0)]
+    )
+    out = capsys.readouterr().out
+    assert "slow.ipynb" in out and out.count("ABOVE BUDGET") == 1
+    assert "not run again" in out
+
+
+def test_the_surroundings_of_a_notebook(tiny_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees recorded runs but cannot change them; what tests set for themselves does not reach it."""
+    (tiny_repo / "results").mkdir()
+    run = tiny_repo / "results" / "run.json"
+    run.write_text("7")
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # would hide the figures
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    monkeypatch.setenv("RLHF_LITE_EXERCISES", "strict")
+    code = """\
+import os
+from pathlib import Path
+import matplotlib.pyplot as plt
+assert not {"NBGRADER_EXECUTION", "RLHF_LITE_EXERCISES"} & set(os.environ)
+recorded = Path("../results/run.json")
+print("recorded:", recorded.read_text())
+recorded.write_text("8")
+plt.plot([1, 2])"""
+    notebook = write_notebook(tiny_repo / "notebooks" / "one.ipynb", make_notebook(code))
+    [result] = execute.execute_all(tiny_repo, show=False)
+    assert not result.error
+    assert "recorded: 7" in outputs(state.executed_copy(tiny_repo, notebook))
+    assert "image/png" in outputs(state.executed_copy(tiny_repo, notebook))
+    assert run.read_text() == "7"
+
+
+def test_bad_budget_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_LITE_BUDGET", "medium")
+    with pytest.raises(SystemExit, match="medium"):
+        state.budget()
+
+
+def test_widgets_are_dropped(tmp_path: Path) -> None:
+    book = make_notebook("1")
+    data = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "bar"}
+    book.cells[2].outputs = [nbformat.v4.new_output("display_data", data=data)]
+    cleaned = execute._cleaned(write_notebook(tmp_path / "x.ipynb", book))
+    assert b"widget" not in cleaned
