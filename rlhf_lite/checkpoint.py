@@ -102,7 +102,8 @@ def load_step(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, flo
         numbers = json.loads((place / "state.json").read_text(encoding="utf-8"))["numbers"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"the checkpoint {place} cannot be read ({error}); delete that folder and resume from the one before"
+            f"the checkpoint {place} cannot be read ({error}); "
+            "delete that folder and resume from the one before"
         ) from error
     return tensors, numbers
 
@@ -130,7 +131,9 @@ def read_phase(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); delete {folder} and run the phase again") from error
+        raise CheckpointError(
+            f"{path} is not valid JSON ({error}); delete {folder} and run the phase again"
+        ) from error
 
 
 def verify_phase(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +148,9 @@ def verify_phase(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """
     record = read_phase(folder)
     if record is None:
-        raise CheckpointError(f"{folder} holds no finished phase ({PHASE_FILE} is missing): run that phase first")
+        raise CheckpointError(
+            f"{folder} holds no finished phase ({PHASE_FILE} is missing): run that phase first"
+        )
     differing = [
         f"{key} is {record.get(key)!r} there and {value!r} here"
         for key, value in wanted.items()

@@ -11,6 +11,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +79,10 @@ def quickstart(
 ) -> None:
     """The whole path on real human ratings, in about five minutes."""
     config = _settings(None, settings, output=output, seed=seed)
-    _run(config, Path(config.output), resume=resume)
+    folder = Path(config.output)
+    if not resume and "output" not in config.model_fields_set:
+        folder = _free(folder)
+    _run(config, folder, resume=resume)
 
 
 @app.command()
@@ -204,8 +208,18 @@ def _run(config: PipelineConfig, folder: Path, *, resume: bool, **phases: Sequen
         _red(f"Stopped. What was completed is in {folder}; the same command with --resume continues it.")
         raise typer.Exit(130) from None
     _show_checks(metrics.get("checks") or [])
+    if metrics.get("policies"):
+        from rlhf_lite.evaluation.report import summary_lines
+
+        typer.echo("\n".join(summary_lines(metrics)))
     if (folder / "report.html").exists():
         typer.echo(f"Report: {folder / 'report.html'}")
+
+
+def _free(folder: Path) -> Path:
+    """The folder itself, or ``folder-2``, ``folder-3``, ...: the first that holds no run yet."""
+    candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in count(1))
+    return next(place for place in candidates if not (place / "config.yaml").exists())
 
 
 def _command() -> str:

@@ -79,9 +79,10 @@ class LoraConfig(_Section):
     rank: Count = Field(16, description="rank of the update matrices")
     alpha: Positive = Field(32.0, description="the update is scaled by alpha / rank")
     dropout: BelowOne = Field(0.0, description="dropout on the adapter's input, fraction")
-    top_layers: Count | None = Field(12, description="adapt only the last N layers; null = all")
+    top_layers: Count | None = Field(8, description="adapt only the last N layers; null = all")
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
-        "all-linear", description='module names to adapt, or "all-linear"'
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+        description='module names to adapt, or "all-linear"',
     )
 
 
@@ -107,10 +108,10 @@ class DataConfig(_Section):
 class SFTConfig(_Section):
     """Supervised fine-tuning on openings and their continuations."""
 
-    steps: Count = Field(60, description="optimiser steps")
+    steps: Count = Field(40, description="optimiser steps")
     batch_size: Count = Field(16, description="texts per forward pass")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
-    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
+    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
     warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
     max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
     weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
@@ -119,13 +120,13 @@ class SFTConfig(_Section):
 class RewardConfig(_Section):
     """The reward model, trained on human preference pairs."""
 
-    pairs: Count = Field(960, description="training pairs made from the ratings")
+    pairs: Count = Field(720, description="training pairs made from the ratings")
     min_gap: NonNegative = Field(1.0, description="smallest gap of mean ratings in a pair, rating points")
     prompt_words: CountOrZero = Field(1, description="both reviews start with the same N words; 0 = any two")
     batch_size: Count = Field(16, description="pairs per forward pass")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
     epochs: Count = Field(1, description="passes over the training pairs")
-    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
+    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
     warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
     max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
     weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
@@ -142,8 +143,8 @@ class PPOConfig(_Section):
     max_new_tokens: Count = Field(20, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
     epochs: Count = Field(2, description="passes over each step's samples")
-    minibatches: Count = Field(2, description="optimiser steps per pass")
-    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
+    minibatches: Count = Field(4, description="optimiser steps per pass")
+    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
     warmup_steps: CountOrZero = Field(2, description="steps of linear warm-up")
     max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
     clip: Positive = Field(0.2, description="the probability ratio is clipped to 1 +- clip")
@@ -153,7 +154,7 @@ class PPOConfig(_Section):
     lam: Fraction = Field(0.95, description="lambda of generalised advantage estimation")
     kl_coef: NonNegative = Field(0.05, description="price of one nat of KL to the reference (first step)")
     kl_target: Positive | None = Field(6.0, description="KL to aim at, nats per sequence; null = fixed price")
-    kl_horizon: Positive = Field(200.0, description="completions over which the controller reacts")
+    kl_horizon: Positive = Field(500.0, description="completions over which the controller reacts")
     whiten_advantages: bool = Field(True, description="give advantages mean 0 and standard deviation 1")
 
     @model_validator(mode="after")
@@ -170,7 +171,7 @@ class EvaluationConfig(_Section):
     """How policies are compared, on prompts that were never trained on."""
 
     prompts: Annotated[int, Field(ge=2)] = Field(200, description="held-out prompts")
-    gold_texts: Annotated[int, Field(ge=2)] = Field(1200, description="rated texts to fit the gold judge on")
+    gold_texts: Annotated[int, Field(ge=2)] = Field(800, description="rated texts to fit the gold judge on")
     max_new_tokens: Count = Field(20, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
     samples_shown: CountOrZero = Field(8, description="prompts shown side by side in the report")

@@ -23,14 +23,20 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def mean_features(
-    body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_tokens: int, batch_size: int = 64
+    body: SplitBody,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_tokens: int,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """Mean hidden state of each text after the lower half of a body, ``[B, H]`` float32.
 
     The first token is left out of the mean: it carries an activation hundreds of times larger than all others
     in models of this family, whatever the text says.
     """
-    rows = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)["input_ids"]
+    encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)
+    rows = encoded["input_ids"]
     rows = [row if len(row) > 1 else (row or [tokenizer.eos_token_id]) * 2 for row in rows]
     features = np.empty((len(rows), body.lower.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -65,12 +71,17 @@ class GoldJudge:
 
 
 def fit_gold_judge(
-    model, tokenizer: PreTrainedTokenizerBase, ratings: Sequence[Rating], *, top_layers: int | None, max_tokens: int
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    ratings: Sequence[Rating],
+    *,
+    top_layers: int | None,
+    max_tokens: int,
 ) -> GoldJudge:
     """Fit the judge to rated texts, which must come from the gold split alone.
 
     Args:
-        model: the untouched causal model; if adapters were added to it since, they must sit in the top layers.
+        model: the untouched causal model; adapters added to it since must sit in the top layers.
         top_layers: the features are read below these layers; with None, below the upper 40 %.
         max_tokens: longer texts are cut on the right.
     """
@@ -87,13 +98,15 @@ def fit_gold_judge(
     return GoldJudge(split, tokenizer, regression, max_tokens)
 
 
-def agreement_with_humans(judge: GoldJudge, ratings: Sequence[Rating], *, min_gap: float) -> dict[str, object]:
+def agreement_with_humans(
+    judge: GoldJudge, ratings: Sequence[Rating], *, min_gap: float
+) -> dict[str, object]:
     """How well the judge predicts ratings that it was not fitted to.
 
     Returns:
-        Pearson correlation with its 95 % interval, Spearman correlation, the number of texts, and the fraction of
-        all pairs of these texts with a rating gap above ``min_gap`` that the judge orders like the people did.
-        Pairs share texts, so that the interval of that fraction takes the texts, not the pairs, as its sample.
+        Pearson correlation with its 95 % interval, Spearman correlation, the number of texts, and the
+        fraction of all pairs of these texts with a rating gap above ``min_gap`` that the judge orders like
+        the people did. Pairs share texts: the interval of that fraction takes the texts as its sample.
     """
     from scipy.stats import spearmanr
 

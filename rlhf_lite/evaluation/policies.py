@@ -47,7 +47,8 @@ class Judges:
         anchor: context of the policy that the KL is measured from (the SFT policy).
         bare: context of the untouched model, whose perplexity tells whether text still reads as English.
         gold: texts to estimated human ratings.
-        reward: (hidden, ids, mask without end tokens) to raw reward-model scores; None without a reward model.
+        reward: (hidden, ids, mask without end tokens) to raw reward-model scores; None without a reward
+        model.
     """
 
     scorer: PolicyScorer
@@ -124,8 +125,8 @@ def measure(
             found["rm"] = judges.reward(hidden, ids, mask & ~(wanted & (ids == tokenizer.eos_token_id)))
         for name, values in found.items():
             parts.setdefault(name, []).append(values.double().numpy())
-        texts += tokenizer.batch_decode(rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id),
-                                        skip_special_tokens=True)  # fmt: skip
+        written = rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
+        texts += tokenizer.batch_decode(written, skip_special_tokens=True)
         if on_rows is not None:
             on_rows(min(start + batch_size, len(prompts)))
     whole = [prompt + text for prompt, text in zip(prompts, texts, strict=True)]

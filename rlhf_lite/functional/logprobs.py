@@ -12,8 +12,8 @@ from rlhf_lite.functional.masking import masked_mean, masked_sum
 def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     """Log-probability of each label under its own row of logits.
 
-    The one-token shift is the caller's: ``logits[..., t, :]`` must be the prediction *for* ``labels[..., t]``,
-    which a causal model makes at position ``t - 1``.
+    The one-token shift is the caller's: ``logits[..., t, :]`` must be the prediction *for*
+    ``labels[..., t]``, which a causal model makes at position ``t - 1``.
 
     Args:
         logits: ``[..., V]``, any floating type; the sum over the vocabulary is taken in float32 or better.
@@ -31,8 +31,9 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
         )
     # bfloat16 keeps eight bits: a log-sum over 49,152 tokens is off by whole percents in it.
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-    chosen = wide.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return chosen - torch.logsumexp(wide, dim=-1)
+    # Cross-entropy of one label is minus its log-probability, and its backward pass is a single kernel.
+    flat = torch.nn.functional.cross_entropy(wide.flatten(0, -2), labels.flatten(), reduction="none")
+    return -flat.view(labels.shape)
 
 
 def sequence_logps(logps: Tensor, mask: Tensor, *, average: bool = False) -> Tensor:

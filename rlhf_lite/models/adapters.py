@@ -12,6 +12,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from rlhf_lite.models.runtime import quiet_loading
+
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Leaf names of the linear layers inside the transformer blocks, for example ``q_proj``, sorted."""
@@ -21,7 +23,9 @@ def linear_names(model: PreTrainedModel) -> list[str]:
         if isinstance(module, nn.Linear) and ".layers." in f".{name}"
     }
     if not names:
-        raise ValueError(f"{type(model).__name__} has no linear layers under 'layers': name lora.target_modules")
+        raise ValueError(
+            f"{type(model).__name__} has no linear layers under 'layers': name lora.target_modules"
+        )
     return sorted(names)
 
 
@@ -55,7 +59,7 @@ def lora_config(
 
 def add_adapter(model: PreTrainedModel | PeftModel, config: LoraConfig, name: str, *, seed: int) -> PeftModel:
     """Attach a new adapter called ``name``. A and any new head are drawn from ``seed``; B is zero."""
-    with torch.random.fork_rng(devices=[]):
+    with quiet_loading(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if isinstance(model, PeftModel):
             model.add_adapter(name, config)
@@ -67,10 +71,11 @@ def load_adapter(
     model: PreTrainedModel | PeftModel, folder: Path, name: str, *, trainable: bool = False
 ) -> PeftModel:
     """Load an adapter saved by :func:`save_adapter` (or by PEFT) under the given name."""
-    if isinstance(model, PeftModel):
-        model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-        return model
-    return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+    with quiet_loading():
+        if isinstance(model, PeftModel):
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+            return model
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
 
 
 def save_adapter(model: PeftModel, folder: Path, name: str, *, base: str) -> None:

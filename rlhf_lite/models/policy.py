@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlhf_lite.data.assets import ensure_model
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -74,7 +75,8 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
         OSError: from transformers, if the folder or Hub id holds no model.
     """
     name = resolve_model(name_or_path)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
     tokenizer = AutoTokenizer.from_pretrained(name)
     if tokenizer.pad_token_id is None:
         # Padding is masked out everywhere, so any id will do; the end token always exists.
@@ -110,7 +112,11 @@ class PolicyScorer(nn.Module):
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, *, top_layers: int | None, value_head: ValueHead | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        top_layers: int | None,
+        value_head: ValueHead | None = None,
     ) -> None:
         super().__init__()
         self.model = model

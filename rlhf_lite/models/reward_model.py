@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import Precision, pick_dtype, resolve_model
+from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
 ADAPTER = "default"
@@ -69,7 +69,9 @@ class RewardModel(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and bool mask, both ``[B, S]``, padded on the right."""
-        rows = self.tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=self.max_tokens)
+        rows = self.tokenizer(
+            list(texts), add_special_tokens=False, truncation=True, max_length=self.max_tokens
+        )
         # An empty text still needs one position to be scored at.
         ids = [row or [self.tokenizer.eos_token_id] for row in rows["input_ids"]]
         return pad_right(ids, self.tokenizer.pad_token_id)
@@ -86,7 +88,10 @@ class RewardModel(nn.Module):
         return scores
 
     def normalise(self, scores: Tensor) -> Tensor:
-        """Raw scores on the scale where human text has mean 0 and standard deviation 1 (Ziegler et al. 2019)."""
+        """Raw scores on the scale where human text has mean 0 and standard deviation 1.
+
+        Source: Ziegler et al. 2019.
+        """
         return (scores - self.mean) / self.std
 
     def save(self, folder: Path) -> None:
@@ -103,15 +108,10 @@ class RewardModel(nn.Module):
 
 
 def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    # The head is new by design; transformers would warn about it at every start.
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
+    with quiet_loading():
         model = AutoModelForSequenceClassification.from_pretrained(
             name, num_labels=1, dtype=pick_dtype(precision)
         )
-    finally:
-        transformers_logging.set_verbosity(level)
     model.requires_grad_(False)
     model.score.float()
     tokenizer = AutoTokenizer.from_pretrained(name)

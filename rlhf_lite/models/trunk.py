@@ -68,7 +68,7 @@ class SplitBody:
 
 
 def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
-    """Split a decoder body (Llama, Qwen, Mistral and others built alike) below its last ``top_layers`` layers.
+    """Split a decoder body (Llama, Qwen, Mistral and others built alike) below its last layers.
 
     Args:
         body: the part of a causal model that holds ``embed_tokens``, ``layers`` and ``norm``.
@@ -79,11 +79,15 @@ def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
     """
     missing = [name for name in ("embed_tokens", "layers", "norm") if not hasattr(body, name)]
     if missing:
-        raise ValueError(f"{type(body).__name__} has no {', '.join(missing)}: only Llama-style bodies can be split")
+        raise ValueError(
+            f"{type(body).__name__} has no {', '.join(missing)}: only Llama-style bodies can be split"
+        )
     layers = list(body.layers)
     top = len(layers) if top_layers is None else top_layers
     if not 0 < top <= len(layers):
-        raise ValueError(f"lora.top_layers must be between 1 and {len(layers)} for this model, got {top_layers}")
+        raise ValueError(
+            f"lora.top_layers must be between 1 and {len(layers)} for this model, got {top_layers}"
+        )
     depth = len(layers) - top
     lower = _part(body, layers[:depth], nn.Identity())
     return SplitBody(lower=lower, upper=_part(body, layers[depth:], body.norm), depth=depth)

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from rlhf_lite.checkpoint import (
 )
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.progress import bar
 from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
@@ -138,9 +140,7 @@ class Run:
 
 def make_accelerator(threads: int | None) -> Accelerator:
     """The accelerator of this process; keeps the number of CPU threads, which accelerate would lower."""
-    import torch
-
-    wanted = threads or torch.get_num_threads()
+    wanted = use_cpu(threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    torch.set_num_threads(wanted)
+    use_cpu(wanted)
     return accelerator

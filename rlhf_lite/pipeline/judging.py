@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,20 @@ def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: 
     interval = wilson_interval(float(right.sum()), len(pairs))
     by_gap = []
     gaps = np.array([np.nan if pair.margin is None else pair.margin for pair in pairs])
-    for low, high in zip(_GAPS, _GAPS[1:], strict=False):
+    for low, high in pairwise(_GAPS):
         inside = (gaps > low) & (gaps <= high)
         if inside.any():
             accuracy = float(right.numpy()[inside].mean())
-            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": accuracy, "n_pairs": int(inside.sum())})
-    probability = torch.sigmoid((chosen - rejected).double()).numpy()
+            n = int(inside.sum())
+            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": accuracy, "n_pairs": n})
+    p_chosen = torch.sigmoid((chosen - rejected).double()).numpy()
     return {
         "accuracy": interval.estimate,
         "ci95": interval.ends,
         "n_pairs": len(pairs),
         "min_gap": min_gap,
         # The order within a pair carries no information, so each pair enters both ways round.
-        "brier": brier_score(np.concatenate([probability, 1 - probability]), np.repeat([1.0, 0.0], len(pairs))),
+        "brier": brier_score(np.concatenate([p_chosen, 1 - p_chosen]), np.repeat([1.0, 0.0], len(pairs))),
         "accuracy_by_gap": by_gap,
     }
 
@@ -77,16 +79,15 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         judge = fit_gold_judge(
             policy.model, policy.tokenizer, texts.gold, top_layers=top, max_tokens=config.data.max_tokens
         )
-        found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=config.reward.eval_min_gap)
+        gap = config.reward.eval_min_gap
+        found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=gap)
         found["gold_judge"]["n_fitted"] = len(texts.gold)
         show(1, f"gold judge agrees with people at r = {found['gold_judge']['pearson']:.2f}")
         raw = None
         if has_reward:
             reward = load_run_reward(run)
             reward.eval()
-            found["reward_model"] = judge_reward_model(
-                reward, texts.test_pairs, min_gap=config.reward.eval_min_gap
-            )
+            found["reward_model"] = judge_reward_model(reward, texts.test_pairs, min_gap=gap)
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
         actors = build_actors(run, policy, trained=has_ppo)

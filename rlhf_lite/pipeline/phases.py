@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,14 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, merged, save_adapter, using_adapter
+from rlhf_lite.models.adapters import (
+    add_adapter,
+    load_adapter,
+    lora_config,
+    merged,
+    save_adapter,
+    using_adapter,
+)
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
@@ -82,11 +89,18 @@ def run_reward(run: Run) -> None:
     total = reward_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
     def live(metrics: dict[str, float]) -> str:
-        return f"loss {metrics['loss/nats_per_pair']:.3f} nats/pair, accuracy {metrics['accuracy/fraction']:.2f}"
+        loss, accuracy = metrics["loss/nats_per_pair"], metrics["accuracy/fraction"]
+        return f"loss {loss:.3f} nats/pair, accuracy {accuracy:.2f}"
 
     with run.steps("reward", total, live) as (hooks, resume):
         train_reward(
-            model, pairs, seed=config.seed, accelerator=run.accelerator, hooks=hooks, resume=resume, **settings
+            model,
+            pairs,
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **settings,
         )
     model.eval()
     scores = model.score_texts(run.texts.scale_texts)
@@ -115,19 +129,12 @@ class Actors:
     def sampling(self, adapter: str | None) -> Callable[[], AbstractContextManager[object]]:
         """A context that yields the causal model with ``adapter`` folded into its weights."""
 
-        class Sampling(AbstractContextManager):
-            def __enter__(inner) -> object:  # noqa: N805
-                inner.context = nullcontext() if adapter is None else merged(self.model, adapter)
-                inner.off = using_adapter(self.model, None)
-                inner.off.__enter__()
-                inner.context.__enter__()
-                return self.model.get_base_model()
+        @contextmanager
+        def sampling() -> Iterator[object]:
+            with using_adapter(self.model, None) if adapter is None else merged(self.model, adapter):
+                yield self.model.get_base_model()
 
-            def __exit__(inner, *error: object) -> None:  # noqa: N805
-                inner.context.__exit__(*error)
-                inner.off.__exit__(*error)
-
-        return Sampling
+        return sampling
 
 
 def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
@@ -157,8 +164,10 @@ def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
     return Actors(model, reference)
 
 
-def shared_reward(run: Run, reward: RewardModel, policy: Policy) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Raw scores of a batch of tokens, from the policy's own trunk states where both models share the trunk."""
+def shared_reward(
+    run: Run, reward: RewardModel, policy: Policy
+) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Raw scores of a batch of tokens, from the policy's trunk states where both models share the trunk."""
     same = reward.name == policy.name and reward.top_layers == run.config.lora.top_layers
 
     @torch.no_grad()
@@ -215,7 +224,8 @@ def run_ppo(run: Run) -> None:
     with run.result("ppo", steps=config.ppo.steps, reference="sft" if actors.reference else "base") as folder:
         save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
         policy.tokenizer.save_pretrained(str(folder / "adapter"))
-        save_file({k: v.detach() for k, v in critic.state_dict().items()}, str(folder / "value_head.safetensors"))
+        head = {name: tensor.detach() for name, tensor in critic.state_dict().items()}
+        save_file(head, str(folder / "value_head.safetensors"))
         if config.checkpoint.save_merged:
             with actors.sampling(POLICY)() as model:
                 save_merged(model, policy, folder / "merged")

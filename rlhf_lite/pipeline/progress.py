@@ -28,6 +28,7 @@ class Bar:
         self._task = None if progress is None else progress.add_task(name, total=total, live="")
 
     def __call__(self, done: int, live: str = "") -> None:
+        """Show that ``done`` steps are finished."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=done, live=live)
             return

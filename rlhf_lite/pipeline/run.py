@@ -34,7 +34,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> None:
+def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> None:
     """Start or continue the run folder; never mix two runs.
 
     Raises:
@@ -44,7 +44,8 @@ def _prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> No
     if saved.is_file():
         if not resume:
             raise PhaseError(
-                f"{output} already holds a run. Continue it with --resume, or name another folder with --output"
+                f"{output} already holds a run. Continue it with --resume, "
+                "or name another folder with --output"
             )
         before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
         now = _flat(config.model_dump(mode="json"))
@@ -98,7 +99,7 @@ def run_pipeline(
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
     wanted = [name for name in PHASES if name not in skip and (not only or name in only)]
     output = Path(output)
-    _prepare_folder(config, output, resume=resume)
+    prepare_folder(config, output, resume=resume)
     started = time.monotonic()
     run = Run(config, output, visible=visible)
     judged: dict[str, Any] = {}
@@ -131,8 +132,8 @@ def run_pipeline(
 def collect_metrics(run: Run, judged: dict[str, Any], *, command: str, wall: float) -> dict[str, Any]:
     """What ``metrics.json`` holds: where the numbers come from, the judgements, the checks and the times.
 
-    The seconds of a phase count all its parts when it was interrupted and resumed; ``total`` is their sum plus
-    loading and writing in this process.
+    The seconds of a phase count all its parts when it was interrupted and resumed; ``total`` is their sum
+    plus loading and writing in this process.
     """
     seconds, steps = {}, {}
     for phase in PHASES[:-1]:

@@ -44,7 +44,7 @@ _CHECK_TEXTS = 400
 
 
 def _thin(rows: list, n: int) -> list:
-    """At most ``n`` rows, spread evenly: the source is ordered by sentiment, its first rows are all positive."""
+    """At most ``n`` rows, spread evenly: the reviews are ordered, the first ones are all positive."""
     if len(rows) <= n:
         return rows
     return [rows[i * len(rows) // n] for i in range(n)]
@@ -109,6 +109,7 @@ def run_texts(config: PipelineConfig) -> Texts:
         return review_texts(config)
     if not Path(config.data.source).exists() and "/" not in config.data.source:
         raise ValueError(
-            f'data.source is {config.data.source!r}: neither "reviews" nor an existing file or folder nor a Hub id'
+            f"data.source is {config.data.source!r}: "
+            'neither "reviews" nor an existing file or folder nor a Hub id'
         )
     return preference_texts(config)

@@ -13,7 +13,10 @@ from rlhf_lite.types import Rollout
 
 
 def row_seeds(seed: int, *path: int, rows: int) -> list[int]:
-    """One seed per row from a run's seed and a path such as (phase, step); the same path gives the same seeds."""
+    """One seed per row from a run's seed and a path such as (phase, step).
+
+    The same path gives the same seeds.
+    """
     state = seed & 0xFFFFFFFF
     for part in path:
         # A 64-bit mix (splitmix64): neighbouring paths give unrelated seeds.
@@ -24,7 +27,10 @@ def row_seeds(seed: int, *path: int, rows: int) -> list[int]:
 
 
 def _uniforms(seeds: Sequence[int], steps: int) -> Tensor:
-    """Uniform numbers ``[B, T]`` in [0, 1), row b from its own seed: a row's sample ignores its neighbours."""
+    """Uniform numbers ``[B, T]`` in [0, 1), row b from its own seed.
+
+    A row's sample therefore ignores its neighbours.
+    """
     rows = [torch.rand(steps, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows) if rows else torch.empty(0, steps)
 
@@ -46,7 +52,8 @@ def _draw(logits: Tensor, uniforms: Tensor, temperature: float) -> tuple[Tensor,
     logp = torch.log_softmax(logits / temperature, dim=-1)
     cumulative = logp.exp().cumsum(-1)
     # Rounding leaves the last entry a little off 1; scaling by it keeps every draw inside the vocabulary.
-    tokens = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1]).unsqueeze(-1), right=True).squeeze(-1)
+    targets = (uniforms * cumulative[:, -1]).unsqueeze(-1)
+    tokens = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
     tokens = tokens.clamp_max(logits.shape[-1] - 1)
     return tokens, logp.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
@@ -107,20 +114,17 @@ def sample(
     uniforms = _uniforms(seeds, max_new_tokens)
     alive = torch.arange(batch)  # rows of the full batch that are still in the cache
     running = torch.ones(batch, dtype=torch.bool)  # of those, the ones that have not ended
-    cache = DynamicCache(config=model.config)
+    cache, head = DynamicCache(config=model.config), model.get_output_embeddings()
     ids, attention = prompt_ids, prompt_mask.long()
     place = positions(prompt_mask)
 
     for t in range(max_new_tokens):
-        out = model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=place,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        drawn, logp = _draw(out.logits[:, -1].float(), uniforms[alive, t], temperature)
+        states = model.base_model(
+            input_ids=ids, attention_mask=attention, position_ids=place, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        # Contiguous and 2-D: on a slice of the prompt's states the bfloat16 head is many times slower.
+        logits = head(states[:, -1].contiguous()).float()
+        drawn, logp = _draw(logits, uniforms[alive, t], temperature)
         rows = alive[running]
         tokens[rows, t], logps[rows, t] = drawn[running], logp[running]
         mask[rows, t] = True
@@ -134,7 +138,8 @@ def sample(
         # Dropping rows copies the cache, so wait until a quarter of the batch is idle.
         if float(running.float().mean()) <= 0.75:
             cache.batch_select_indices(running.nonzero().squeeze(-1))
-            alive, attention, place, drawn = alive[running], attention[running], place[running], drawn[running]
+            alive, attention = alive[running], attention[running]
+            place, drawn = place[running], drawn[running]
             running = torch.ones(len(alive), dtype=torch.bool)
         ids = drawn.unsqueeze(-1)
     return Rollout(

@@ -46,7 +46,7 @@ class PPOPieces:
         scorer: the policy with its value head; only adapter and head are trainable.
         reference: a context in which ``scorer`` computes the reference policy.
         sampling: a context that yields a model ready to sample the current policy.
-        reward: maps (trunk hidden states ``[B, S, H]``, ids ``[B, S]``, mask ``[B, S]`` without end tokens) to
+        reward: maps (trunk states ``[B, S, H]``, ids ``[B, S]``, mask ``[B, S]`` without end tokens) to
             (scores that PPO maximises ``[B]``, raw scores ``[B]``).
         eos_token_id: ends a continuation.
         pad_token_id: fills rows.
@@ -192,8 +192,8 @@ def update(
 ) -> dict[str, float]:
     """Several epochs of clipped updates on one rollout; returns the mean of each metric over the updates.
 
-    ``ratio/first_error`` is the largest |ρ - 1| in the very first minibatch: nothing has moved yet, so that it
-    must be zero up to rounding. It is the cheapest check that sampling, masks and shift agree.
+    ``ratio/first_error`` is the largest |ρ - 1| in the very first minibatch: nothing has moved yet, so that
+    it must be zero up to rounding. It is the cheapest check that sampling, masks and shift agree.
     """
     totals: dict[str, list[float]] = {}
     first_error = 0.0
@@ -213,8 +213,8 @@ def update(
             if epoch == 0 and number == 0:
                 first_error = float((ratio - 1).abs().max())
             for name, number_ in {
-                "loss/policy": policy_loss,
-                "loss/value": value_loss,
+                "loss/policy": policy_loss.detach(),
+                "loss/value": value_loss.detach(),
                 "clip/fraction": masked_mean(((ratio - 1).abs() > clip).float(), part.wanted),
                 "ratio/mean": masked_mean(ratio, part.wanted),
                 "kl/update_nats_per_token": masked_mean(
@@ -254,7 +254,7 @@ def train_ppo(
     hooks: Hooks,
     resume: Resume | None = None,
 ) -> None:
-    """Train the policy. Every random number comes from ``seed`` and the step, so that a resumed run is the same.
+    """Train the policy. Every random number comes from ``seed`` and the step: a resumed run is the same.
 
     In a distributed run each process samples and updates on its own prompts; gradients are averaged.
 

@@ -49,8 +49,8 @@ def train_reward(
         pairs: preferences; the loss of each counts the same.
         centre: weight of the penalty that keeps scores around zero.
 
-    Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``accuracy/fraction`` on the
-    batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``.
+    Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``accuracy/fraction`` on
+    the batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``.
     """
     steps = reward_steps(len(pairs), batch_size=batch_size, epochs=epochs)
     optimisation = Optimisation(

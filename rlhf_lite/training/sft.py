@@ -26,9 +26,10 @@ class Example:
 def encode_examples(
     tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: int, end: bool = True
 ) -> list[Example]:
-    """Tokenise (prompt, completion) texts and append the end token; completions are cut at ``max_tokens`` in all.
+    """Tokenise (prompt, completion) texts and append the end token.
 
-    A completion that is cut gets no end token: the text does not end there.
+    Prompt and completion together have at most ``max_tokens`` tokens. A completion that is cut gets no end
+    token: the text does not end there.
     """
     prompts = tokenizer([p for p, _ in texts], add_special_tokens=False)["input_ids"]
     completions = tokenizer([c for _, c in texts], add_special_tokens=False)["input_ids"]
@@ -83,8 +84,8 @@ def train_sft(
     """Train the scorer's trainable parameters on the completions.
 
     Every rank of a distributed run draws the same batch and takes its own rows; the loss is divided by the
-    number of completion tokens in the *whole* batch, so that neither padding, nor accumulation, nor the number
-    of processes changes the gradient.
+    number of completion tokens in the *whole* batch, so that neither padding, nor accumulation, nor the
+    number of processes changes the gradient.
 
     Metrics: ``loss/nats_per_token``, ``grad_norm``, ``learning_rate`` and, every ``validate_every`` steps and
     at the end, ``val_loss/nats_per_token``.

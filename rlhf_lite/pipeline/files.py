@@ -1,0 +1,201 @@
+"""The tools around a run: a reward model from a preference file, scores for a file, continuations."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rlhf_lite.checkpoint import write_json
+from rlhf_lite.config import PipelineConfig
+from rlhf_lite.data import load_preferences, split_of
+from rlhf_lite.models.adapters import load_adapter, merged
+from rlhf_lite.models.policy import load_policy
+from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.judging import judge_reward_model
+from rlhf_lite.pipeline.phases import run_reward
+from rlhf_lite.pipeline.run import PhaseError, prepare_folder
+from rlhf_lite.pipeline.sources import Texts
+from rlhf_lite.rollout.sampler import row_seeds, sample
+from rlhf_lite.tracking import run_info
+from rlhf_lite.training.reward import score_pairs
+from rlhf_lite.types import Preference
+
+_SCALE_TEXTS = 200
+
+
+def read_pairs(data: str, on_error: str) -> list[Preference]:
+    """The preferences of a file; what was skipped is listed on stderr."""
+    loaded = load_preferences(data, on_error=on_error)
+    if loaded.report.skipped:
+        print(loaded.report.summary(), file=sys.stderr)
+    return list(loaded.records)
+
+
+def train_reward_file(data: str, model: str | None, output: Path, config: PipelineConfig) -> dict[str, Any]:
+    """Train a reward model on a preference file and measure it on the file's own test split.
+
+    The split is by the content of the prompt (15 % test), so that no prompt is on both sides.
+
+    Args:
+        data: preference file, ``datasets`` folder or Hub id.
+        model: base model; None for the settings' own.
+        output: folder of the run; the model is in ``output/reward/adapter``.
+        config: settings; the sections model, lora, data and reward count.
+
+    Returns:
+        ``{"accuracy", "ci95", "n_pairs", ...}`` as in ``metrics.json``, with ``n_train_pairs`` and
+        ``seconds``.
+
+    Raises:
+        PhaseError: if there are too few pairs, or the folder holds another run.
+        DataError: if a row is broken and ``data.on_error`` is "raise".
+    """
+    sections: dict[str, Any] = {"data": config.data.model_copy(update={"source": str(data)})}
+    if model is not None:
+        sections["model"] = config.model.model_copy(update={"name": model})
+    config = config.model_copy(update=sections)
+    pairs = read_pairs(data, config.data.on_error)
+    test = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) == "test"]
+    train = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) != "test"]
+    if len(train) < config.reward.batch_size or not test:
+        raise PhaseError(
+            f"{data} gives {len(train)} training and {len(test)} test pairs "
+            f"(15 % of the prompts are held out); training needs at least one batch of "
+            f"{config.reward.batch_size} and one test pair: "
+            "add pairs, or lower the first number with reward.batch_size=N"
+        )
+    prepare_folder(config, output, resume=False)
+    run = Run(config, output)
+    train = train[: config.reward.pairs]
+    scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
+    run.texts = Texts([], [], train, test, [], [], scale, [], [])
+    run_reward(run)
+    found = judge_reward_model(load_reward_model(find_reward_model(output)), test, min_gap=0.0)
+    found |= {"n_train_pairs": len(train), "seconds": round(run.seconds["reward"], 1)}
+    write_json(output / "metrics.json", {"schema": 1, **run_info(seed=config.seed), "reward_model": found})
+    run.log.close()
+    return found
+
+
+def find_reward_model(folder: Path) -> Path:
+    """The reward model in a run folder, in its ``reward`` folder, or in the folder itself.
+
+    Raises:
+        PhaseError: if there is none.
+    """
+    for place in (folder, folder / "adapter", folder / "reward" / "adapter"):
+        if (place / SCALE_FILE).is_file():
+            return place
+    raise PhaseError(
+        f"{folder} holds no reward model ({SCALE_FILE} is missing there and in reward/adapter); "
+        "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR"
+    )
+
+
+def score_file(
+    model_dir: Path, data: str, *, on_error: str = "raise", output: Path | None = None
+) -> dict[str, Any]:
+    """Accuracy and scores of a reward model on a preference file.
+
+    Args:
+        model_dir: a run, or a reward model.
+        data: preference file.
+        on_error: "raise" or "skip" broken rows.
+        output: where to write one JSON line per pair (row, chosen and rejected score, probability); or None.
+    """
+    pairs = read_pairs(data, on_error)
+    model = load_reward_model(find_reward_model(Path(model_dir)))
+    found = judge_reward_model(model, pairs, min_gap=0.0)
+    if output is not None:
+        write_scores(output, model, pairs)
+    return found
+
+
+def write_scores(output: Path, model: RewardModel, pairs: list[Preference]) -> None:
+    """One JSON line per pair, written atomically."""
+    chosen, rejected = score_pairs(model, pairs)
+    lines = [
+        json.dumps(
+            {
+                "prompt": pair.prompt,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "score_chosen": float(a),
+                "score_rejected": float(b),
+                "p_chosen": float((a - b).sigmoid()),
+            },
+            ensure_ascii=False,
+        )
+        for pair, a, b in zip(pairs, chosen, rejected, strict=True)
+    ]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(temporary, output)
+
+
+def generate_text(
+    model_dir: str,
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    samples: int,
+    seed: int,
+) -> list[str]:
+    """Continue a prompt.
+
+    Args:
+        model_dir: a run folder (its PPO policy, else its SFT policy), a PEFT adapter, a model folder, or a
+        Hub id. prompt: opening words; may be empty.
+        max_new_tokens: length limit.
+        temperature: 0 takes the likeliest token each time.
+        samples: how many continuations.
+        seed: same seed, same text.
+
+    Returns:
+        Whole texts, prompt and continuation.
+    """
+    import torch
+
+    folder = Path(model_dir)
+    places = [folder / "ppo" / "adapter", folder / "sft" / "adapter", folder / "adapter", folder]
+    adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    name = model_dir
+    if adapter is not None:
+        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+        if settings.get("task_type") != "CAUSAL_LM":
+            raise PhaseError(f"{adapter} is a reward model, it cannot write; give the folder of a policy")
+        name = settings["base_model_name_or_path"]
+    elif folder.is_dir() and not (folder / "config.json").is_file():
+        raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
+    policy = load_policy(name)
+    tokenizer = policy.tokenizer
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [start]
+    prompt_ids = torch.tensor([ids] * samples)
+
+    def draw(model: Any) -> torch.Tensor:
+        rollout = sample(
+            model,
+            prompt_ids,
+            torch.ones_like(prompt_ids, dtype=torch.bool),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            seeds=row_seeds(seed, rows=samples),
+            temperature=temperature,
+        )
+        return rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
+
+    if adapter is None:
+        tokens = draw(policy.model)
+    else:
+        peft_model = load_adapter(policy.model, adapter, "policy")
+        with merged(peft_model, "policy"):
+            tokens = draw(peft_model.get_base_model())
+    return [prompt + text for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]

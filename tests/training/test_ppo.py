@@ -1,0 +1,270 @@
+"""PPO: rewards per token by hand, a first ratio of one, a toy that is learned, runs that survive a stop."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import HIDDEN, llama, naive_logps, shake, token_rows
+
+from rlhf_lite.checkpoint import load_step, save_step, saved_steps
+from rlhf_lite.models.adapters import add_adapter, lora_config
+from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.training.ppo import PPOPieces, collect, token_rewards, train_ppo
+from rlhf_lite.training.step import Hooks, Resume
+
+ACCELERATOR = Accelerator(cpu=True)
+EOS, PAD, WANTED_TOKEN = 2, 0, 7
+TOKENS = 16  # few, so that a batch holds the wanted one
+PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 5, 1, 2, 4, 6], vocab=TOKENS, seed=1)
+
+
+def test_token_rewards_by_hand():
+    logp = torch.tensor([[0.0, -1.0, -2.0, 0.0], [0.0, -1.0, -3.0, -5.0]])
+    ref = torch.tensor([[0.0, -1.5, -1.0, 0.0], [9.0, -1.0, -1.0, -6.0]])
+    wanted = torch.tensor([[False, True, True, False], [False, True, True, True]])
+    rewards = token_rewards(logp, ref, torch.tensor([10.0, -10.0]), wanted, kl_coef=0.5)
+    expected = torch.tensor([[0.0, -0.25, 0.5 + 10.0, 0.0], [0.0, 0.0, 1.0, -0.5 - 10.0]])
+    torch.testing.assert_close(rewards, expected)
+    # A row's sum is its score minus β times its KL estimate: score 10, log-ratio 0.5 - 1.
+    assert rewards[0].sum().item() == pytest.approx(10 - 0.5 * (-0.5))
+
+
+def count_wanted(hidden, ids, mask):
+    """The fraction of a row's tokens that are the wanted one; scaled for PPO, raw for the log."""
+    raw = ((ids == WANTED_TOKEN) & mask).sum(1) / mask.sum(1)
+    return 10 * raw, raw
+
+
+def pieces(*, trained: bool = False, reward=count_wanted, top_layers: int | None = 2) -> PPOPieces:
+    model = llama(vocab=TOKENS, initializer_range=0.1)
+    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
+    peft_model = add_adapter(model, shape, "policy", seed=0).eval()
+    if trained:
+        shake(peft_model, "policy", scale=0.05)
+    actors = Actors(peft_model, None)
+    head = ValueHead(HIDDEN)
+    return PPOPieces(
+        scorer=PolicyScorer(peft_model, top_layers=top_layers, value_head=head),
+        reference=actors.scoring(None),
+        sampling=actors.sampling("policy"),
+        reward=reward,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+
+
+OPTIONS = {
+    "steps": 4,
+    "prompts_per_step": 6,
+    "max_new_tokens": 6,
+    "temperature": 1.0,
+    "epochs": 2,
+    "minibatches": 2,
+    "learning_rate": 0.01,
+    "warmup_steps": 1,
+    "max_grad_norm": 1.0,
+    "clip": 0.2,
+    "value_clip": 0.2,
+    "value_coef": 0.1,
+    "gamma": 1.0,
+    "lam": 0.95,
+    "kl_coef": 0.1,
+    "kl_target": 2.0,
+    "kl_horizon": 20.0,
+    "whiten_advantages": True,
+    "seed": 0,
+}
+
+
+def train(parts: PPOPieces, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
+    lines: list[dict[str, float]] = []
+    hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
+    train_ppo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
+    return lines
+
+
+def weights(parts: PPOPieces) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in parts.scorer.named_parameters() if p.requires_grad}
+
+
+COLLECT = {
+    "max_new_tokens": 6,
+    "temperature": 0.7,
+    "kl_coef": 0.1,
+    "gamma": 1.0,
+    "lam": 0.95,
+    "whiten": False,
+}
+
+
+def test_collected_numbers_equal_the_naive_computation():
+    parts = pieces(trained=True)
+    seen: list[torch.Tensor] = []
+
+    def reward(hidden, ids, mask):
+        seen.append(mask)
+        return count_wanted(hidden, ids, mask)
+
+    # An end token that occurs, so that rows have different lengths.
+    parts = replace(parts, reward=reward, eos_token_id=frequent_token(parts))
+    batch, metrics = collect(parts, PROMPTS, seeds=range(len(PROMPTS)), **COLLECT)
+    lengths = batch.wanted.sum(1)
+    assert len(set(lengths.tolist())) > 1
+    rows = [row[keep].tolist() for row, keep in zip(batch.ids, batch.mask, strict=True)]
+    model = parts.scorer.model
+    with torch.no_grad():
+        own = naive_logps(model, rows, temperature=0.7)
+        with parts.reference():
+            ref = naive_logps(model, rows, temperature=0.7)
+    kls = []
+    for i, prompt in enumerate(PROMPTS):
+        assert rows[i][: len(prompt)] == prompt
+        n = len(rows[i]) - len(prompt)
+        assert int(lengths[i]) == n
+        torch.testing.assert_close(batch.old_logps[i][batch.wanted[i]], own[i][-n:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(batch.ref_logps[i][batch.wanted[i]], ref[i][-n:], atol=1e-4, rtol=1e-4)
+        kls.append((own[i][-n:] - ref[i][-n:]).sum().item())
+        # The reward sees everything but the end token.
+        ended = rows[i][-1] == parts.eos_token_id
+        assert int(seen[0][i].sum()) == len(rows[i]) - ended
+        # The critic starts at zero, so that with λ = 0.95 and γ = 1 advantages are discounted sums.
+        raw = sum(t == WANTED_TOKEN for t in rows[i][: len(rows[i]) - ended]) / (len(rows[i]) - ended)
+        rewards = -0.1 * (own[i][-n:] - ref[i][-n:])
+        rewards[-1] += 10 * raw
+        sums = [sum(0.95 ** (k - t) * rewards[k].item() for k in range(t, n)) for t in range(n)]
+        torch.testing.assert_close(
+            batch.advantages[i][batch.wanted[i]], torch.tensor(sums), atol=1e-3, rtol=1e-3
+        )
+    assert metrics["kl/nats_per_seq"] == pytest.approx(sum(kls) / len(kls), abs=1e-3)
+    assert metrics["length/tokens"] == pytest.approx(lengths.float().mean().item())
+    assert metrics["reward/score"] == pytest.approx(10 * metrics["reward/rm_raw"])
+    for tensor in (batch.old_logps, batch.ref_logps, batch.advantages, batch.returns, batch.old_values):
+        assert (tensor[~batch.wanted] == 0).all()
+
+
+def frequent_token(parts: PPOPieces) -> int:
+    batch, _ = collect(
+        replace(parts, eos_token_id=-1), PROMPTS, seeds=range(len(PROMPTS)), **COLLECT | {"max_new_tokens": 4}
+    )
+    return int(batch.ids[batch.wanted].bincount(minlength=TOKENS).argmax())
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("top_layers", [2, None])
+def test_the_first_ratio_is_one(temperature, top_layers):
+    parts = pieces(trained=True, top_layers=top_layers)
+    parts = replace(parts, eos_token_id=frequent_token(parts))
+    lines = train(parts, steps=2, temperature=temperature)
+    for line in lines:  # the policy has moved before the second
+        assert line["ratio/first_error"] < 1e-5
+    assert lines[0]["kl/nats_per_seq"] != 0.0
+
+
+def test_a_policy_that_is_the_reference_has_no_kl():
+    lines = train(pieces(), steps=2)
+    assert lines[0]["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-6)
+    assert lines[1]["kl/nats_per_seq"] != 0.0
+    assert lines[0]["kl_coef"] == pytest.approx(0.1)
+
+
+def test_the_controller_follows_the_kl_and_may_be_switched_off():
+    lines = train(pieces(), steps=3)
+    # KL 0 against a target of 2: the error is clipped at -0.2, and 6 of 20 completions react.
+    assert lines[1]["kl_coef"] == pytest.approx(0.1 * (1 - 0.2 * 6 / 20))
+    kl = lines[1]["kl/nats_per_seq"]
+    error = min(max(kl / 2.0 - 1, -0.2), 0.2)
+    assert lines[2]["kl_coef"] == pytest.approx(lines[1]["kl_coef"] * (1 + error * 6 / 20))
+    for line in train(pieces(), steps=3, kl_target=None):
+        assert line["kl_coef"] == pytest.approx(0.1)
+
+
+def test_a_toy_task_is_learned():
+    lines = train(
+        pieces(), steps=12, prompts_per_step=12, learning_rate=0.02, kl_coef=0.02, kl_target=None, epochs=3
+    )
+    raw = [line["reward/rm_raw"] for line in lines]
+    assert max(raw[-3:]) > raw[0] + 0.2
+    assert lines[-1]["kl/nats_per_seq"] > 1.0
+    assert all(line["reward/score"] == pytest.approx(10 * line["reward/rm_raw"]) for line in lines)
+
+
+def test_a_high_price_keeps_the_policy_near_the_reference():
+    options = {"steps": 6, "prompts_per_step": 12, "learning_rate": 0.02, "kl_target": None, "epochs": 2}
+    free = train(pieces(), kl_coef=0.0, **options)[-1]["kl/nats_per_seq"]
+    dear = train(pieces(), kl_coef=5.0, **options)[-1]["kl/nats_per_seq"]
+    assert dear < 0.5 * free
+
+
+def test_only_the_adapter_and_the_critic_change():
+    parts = pieces()
+    before = {n: p.detach().clone() for n, p in parts.scorer.named_parameters()}
+    train(parts, steps=1)
+    moved = {n for n, p in parts.scorer.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(".policy." in n or n.startswith("value_head.") for n in moved)
+    assert any(n.startswith("value_head.") for n in moved)
+
+
+def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
+    whole = pieces()
+    expected = train(whole, steps=5)
+
+    def on_step(step: int, metrics) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    def save(step, tensors, numbers) -> None:
+        save_step(tmp_path, step, tensors, numbers, keep=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pieces(), steps=5, hooks=Hooks(on_step, save, 1))
+    assert saved_steps(tmp_path) == [3]
+    tensors, numbers = load_step(tmp_path, 3)
+    parts = pieces()
+    torch.manual_seed(99)  # another process
+    got = train(parts, steps=5, resume=Resume(3, tensors, numbers))
+
+    def comparable(lines):
+        return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
+
+    assert comparable(got) == comparable(expected[3:])
+    wanted = weights(whole)
+    for name, weight in weights(parts).items():
+        assert torch.equal(weight, wanted[name]), name
+
+
+def test_two_runs_are_the_same_and_another_seed_is_not():
+    first, again = pieces(), pieces()
+    train(first, steps=1)
+    train(again, steps=1)
+    other = pieces()
+    train(other, steps=1, seed=1)
+    wanted = weights(first)
+    assert all(torch.equal(w, wanted[n]) for n, w in weights(again).items())
+    assert not all(torch.equal(w, wanted[n]) for n, w in weights(other).items())
+
+
+@pytest.mark.parametrize(("rows", "minibatches"), [(5, 4), (9, 4), (6, 5)])
+def test_the_number_of_updates_is_the_one_the_schedule_expects(rows, minibatches):
+    """With steps=1 and no warm-up, the learning rate falls to a tenth over all updates."""
+    states = []
+    hooks = Hooks(lambda *_: None, lambda step, tensors, numbers: states.append(int(tensors["steps"])))
+    once = {"steps": 1, "epochs": 1, "warmup_steps": 0}
+    train(pieces(), hooks=hooks, prompts_per_step=rows, minibatches=minibatches, **once)
+    assert states == [minibatches]
+
+
+def test_a_reward_that_is_not_finite_stops_the_run():
+    def broken(hidden, ids, mask):
+        return torch.full((len(ids),), float("nan")), torch.zeros(len(ids))
+
+    with pytest.raises(RuntimeError, match="nan"):
+        train(pieces(reward=broken), steps=1)
