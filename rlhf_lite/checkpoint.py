@@ -53,7 +53,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary folders that a killed process left in ``folder``."""
     for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
-        shutil.rmtree(leftover, ignore_errors=True)
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

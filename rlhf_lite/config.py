@@ -120,8 +120,8 @@ class SFTConfig(_Section):
 class RewardConfig(_Section):
     """The reward model, trained on human preference pairs."""
 
-    pairs: Count = Field(720, description="training pairs made from the ratings")
-    min_gap: NonNegative = Field(1.0, description="smallest gap of mean ratings in a pair, rating points")
+    pairs: Count = Field(960, description="training pairs made from the ratings")
+    min_gap: NonNegative = Field(1.5, description="smallest gap of mean ratings in a pair, in points")
     prompt_words: CountOrZero = Field(1, description="both reviews start with the same N words; 0 = any two")
     batch_size: Count = Field(16, description="pairs per forward pass")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
@@ -138,7 +138,7 @@ class RewardConfig(_Section):
 class PPOConfig(_Section):
     """Proximal policy optimisation (Schulman et al. 2017; Ziegler et al. 2019)."""
 
-    steps: Count = Field(20, description="rounds of sampling and updating")
+    steps: Count = Field(18, description="rounds of sampling and updating")
     prompts_per_step: Annotated[int, Field(ge=2)] = Field(48, description="completions sampled per step")
     max_new_tokens: Count = Field(20, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
@@ -152,8 +152,8 @@ class PPOConfig(_Section):
     value_coef: NonNegative = Field(0.1, description="weight of the value loss")
     gamma: Fraction = Field(1.0, description="discount per token")
     lam: Fraction = Field(0.95, description="lambda of generalised advantage estimation")
-    kl_coef: NonNegative = Field(0.05, description="price of one nat of KL to the reference (first step)")
-    kl_target: Positive | None = Field(6.0, description="KL to aim at, nats per sequence; null = fixed price")
+    kl_coef: NonNegative = Field(0.1, description="price of one nat of KL to the reference (at first)")
+    kl_target: Positive | None = Field(None, description="KL to aim at, nats per sequence; null = fixed price")
     kl_horizon: Positive = Field(500.0, description="completions over which the controller reacts")
     whiten_advantages: bool = Field(True, description="give advantages mean 0 and standard deviation 1")
 

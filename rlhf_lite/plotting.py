@@ -253,7 +253,7 @@ def reward_versus_kl(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     *,
     ylabel: str = "reward-model score",
-    xlabel: str = "KL from the reference (nats per sequence)",
+    xlabel: str = "KL from PPO's start (nats per sequence)",
 ) -> Figure:
     """Reward bought per nat of drift: each series is ``(kl, reward)`` in the order of training.
 

@@ -43,7 +43,7 @@ _PANELS: dict[str, list[tuple[str, list[tuple[str, str]], str, str]]] = {
     ],
     "ppo": [
         ("ppo_reward", [("reward/rm_raw", "mean")], "PPO: reward", "reward-model score"),
-        ("ppo_kl", [("kl/nats_per_seq", "measured")], "PPO: KL from the reference", "KL (nats per sequence)"),
+        ("ppo_kl", [("kl/nats_per_seq", "measured")], "PPO: KL from its start", "KL (nats per sequence)"),
         (
             "ppo_entropy",
             [("entropy/nats_per_token", "mean")],

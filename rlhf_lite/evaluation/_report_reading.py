@@ -116,11 +116,9 @@ def _meaning_items(run: Run) -> list[Text]:
     kl = run.value("policies", "ppo", "kl_nats_per_seq")
     if kl is not None:
         words = (
-            "**What did it cost?** PPO moved {kl} nats per sequence from the reference: a typical text of "
-            "PPO is about "
-            "{ratio} times as likely under PPO as under the reference. A higher reward at a lower KL is the "
-            "better "
-            "bargain."
+            "**What did it cost?** PPO moved {kl} nats per sequence from the policy it started from: a "
+            "typical text of PPO is about {ratio} times as likely under PPO as under that policy. A higher "
+            "reward at a lower KL is the better bargain."
         )
         items.append(text(words, kl=number(kl, 1), ratio=_rounded(math.exp(min(kl, 700.0)))))
     own, ppo = (run.value("policies", name, "perplexity_reference") for name in ("reference", "ppo"))

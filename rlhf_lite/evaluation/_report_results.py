@@ -65,12 +65,11 @@ MEASURES = (
     (
         "kl_nats_per_seq",
         "kl_ci95",
-        "KL from the reference",
+        "KL from PPO's start",
         "nats per sequence",
         2,
-        "How far the policy has moved: the mean log-ratio of its own texts under itself and under the "
-        "reference. "
-        "0 is no change.",
+        "How far the policy is from the one PPO started from (the SFT policy, or the reference if SFT was "
+        "skipped): the mean log-ratio of its own texts under the two. 0 is no change.",
     ),
     (
         "perplexity_reference",

@@ -72,7 +72,7 @@ def pick_samples(run: Run, *, first: int) -> Samples | None:
         wanted = (
             ("gold", max, f"best {title} text by gold reward"),
             ("gold", min, f"worst {title} text by gold reward"),
-            ("kl_nats", max, f"{title} text furthest from the reference"),
+            ("kl_nats", max, f"{title} text furthest from its start"),
         )
         for key, pick, words in wanted:
             index = _extreme(rows, policy, key, pick)

@@ -12,7 +12,7 @@ import torch
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
 from rlhf_lite.models.trunk import split_body
-from rlhf_lite.types import Rating
+from rlhf_lite.types import Preference, Rating
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -70,10 +70,26 @@ class GoldJudge:
         return self.regression.predict(features)
 
 
+def as_ratings(rows: Sequence[Rating] | Sequence[Preference]) -> list[Rating]:
+    """Rated texts as they are; a preference as two texts, the better one rated +1 and the other one -1.
+
+    Least squares on these labels is a linear classifier of better against worse: a judge of the same kind for
+    data that has preferences and no ratings.
+    """
+    rated: list[Rating] = []
+    for number, row in enumerate(rows):
+        if isinstance(row, Rating):
+            rated.append(row)
+            continue
+        for name, text, label in (("chosen", row.chosen, 1), ("rejected", row.rejected, -1)):
+            rated.append(Rating(f"{number}-{name}", row.prompt + text, (label,), "preferences"))
+    return rated
+
+
 def fit_gold_judge(
     model,
     tokenizer: PreTrainedTokenizerBase,
-    ratings: Sequence[Rating],
+    ratings: Sequence[Rating] | Sequence[Preference],
     *,
     top_layers: int | None,
     max_tokens: int,
@@ -89,6 +105,7 @@ def fit_gold_judge(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    ratings = as_ratings(ratings)
     body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
     top = round(0.4 * len(body.layers)) if top_layers is None else top_layers
     split = split_body(body, top)
@@ -99,7 +116,7 @@ def fit_gold_judge(
 
 
 def agreement_with_humans(
-    judge: GoldJudge, ratings: Sequence[Rating], *, min_gap: float
+    judge: GoldJudge, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float
 ) -> dict[str, object]:
     """How well the judge predicts ratings that it was not fitted to.
 
@@ -110,6 +127,7 @@ def agreement_with_humans(
     """
     from scipy.stats import spearmanr
 
+    ratings = as_ratings(ratings)
     predicted = judge([r.text for r in ratings])
     actual = np.array([r.mean for r in ratings])
     pearson = pearson_ci(predicted, actual)

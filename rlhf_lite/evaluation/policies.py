@@ -29,13 +29,13 @@ class Contender:
 
     Attributes:
         name: for the tables.
+        adapter: name of its adapter on the shared network; None is the bare model.
         sampling: a context that yields a model ready to sample from.
-        scoring: a context in which the shared scorer computes this policy.
     """
 
     name: str
+    adapter: str | None
     sampling: Callable[[], AbstractContextManager[object]]
-    scoring: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -43,17 +43,18 @@ class Judges:
     """What continuations are measured with.
 
     Attributes:
-        scorer: computes log-probabilities in the context of a contender, of the anchor, or of the bare model.
-        anchor: context of the policy that the KL is measured from (the SFT policy).
-        bare: context of the untouched model, whose perplexity tells whether text still reads as English.
+        scorer: computes log-probabilities with whichever adapter is on. Those of the bare model tell whether
+            text still reads as English.
+        using: a context in which the scorer computes with the named adapter; None is the bare model.
+        anchor: adapter of the policy that the KL is measured from (the SFT policy).
         gold: texts to estimated human ratings.
         reward: (hidden, ids, mask without end tokens) to raw reward-model scores; None without a reward
         model.
     """
 
     scorer: PolicyScorer
-    anchor: Callable[[], AbstractContextManager[None]]
-    bare: Callable[[], AbstractContextManager[None]]
+    using: Callable[[str | None], AbstractContextManager[None]]
+    anchor: str | None
     gold: Callable[[Sequence[str]], np.ndarray]
     reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None
 
@@ -91,7 +92,8 @@ def measure(
     Row i draws from the same random numbers for every policy, so that differences between policies can be
     tested prompt by prompt. Log-probabilities are those of the sampling distribution (same temperature).
     """
-    encoded = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    encoded = [row or [start_id] for row in tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
     seeds = row_seeds(seed, _EVALUATION, rows=len(prompts))
     parts: dict[str, list[np.ndarray]] = {}
     texts: list[str] = []
@@ -111,14 +113,15 @@ def measure(
             )
         ids, mask, wanted = join(rollout)
         hidden = judges.scorer.body.trunk(ids, mask)
-        logps = {}
-        for name, context in (("own", contender.scoring), ("anchor", judges.anchor), ("bare", judges.bare)):
-            with context():
-                logps[name] = judges.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
+        logps: dict[str | None, Tensor] = {}
+        # A contender that is the anchor or the bare model is scored once.
+        for adapter in dict.fromkeys((contender.adapter, judges.anchor, None)):
+            with judges.using(adapter):
+                logps[adapter] = judges.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
         found = {
-            "kl_nats": sequence_logps(kl_estimate(logps["own"], logps["anchor"]), wanted),
+            "kl_nats": sequence_logps(kl_estimate(logps[contender.adapter], logps[judges.anchor]), wanted),
             "tokens": wanted.sum(1),
-            "bare_nats": -sequence_logps(logps["bare"], wanted),
+            "bare_nats": -sequence_logps(logps[None], wanted),
             "ended": rollout.ended,
         }
         if judges.reward is not None:

@@ -32,7 +32,8 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
     # bfloat16 keeps eight bits: a log-sum over 49,152 tokens is off by whole percents in it.
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     # Cross-entropy of one label is minus its log-probability, and its backward pass is a single kernel.
-    flat = torch.nn.functional.cross_entropy(wide.flatten(0, -2), labels.flatten(), reduction="none")
+    rows = wide.reshape(-1, wide.shape[-1])
+    flat = torch.nn.functional.cross_entropy(rows, labels.flatten(), reduction="none")
     return -flat.view(labels.shape)
 
 

@@ -57,7 +57,7 @@ def masked_var(x: Tensor, mask: Tensor, *, unbiased: bool = True) -> Tensor:
     if unbiased and count < 2:
         raise ValueError(f"an unbiased variance needs two entries that count, got {count}")
     mean = masked_mean(x, mask)
-    squared = masked_mean((x - mean) ** 2, mask)
+    squared = masked_mean((torch.where(mask, x, mean) - mean) ** 2, mask)
     return squared * count / (count - 1) if unbiased else squared
 
 
@@ -77,7 +77,7 @@ def masked_whiten(
         eps: added to the variance, so that a constant input gives zeros.
     """
     mean, var = masked_mean(x, mask), masked_var(x, mask, unbiased=unbiased)
-    whitened = (x - mean) * torch.rsqrt(var + eps)
+    whitened = (torch.where(mask, x, mean) - mean) * torch.rsqrt(var + eps)
     if not shift_mean:
         whitened = whitened + mean
     return torch.where(mask, whitened, torch.zeros((), dtype=x.dtype, device=x.device))

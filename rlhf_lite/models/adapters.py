@@ -105,18 +105,21 @@ def using_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
 
     This is how the reference policy costs no memory: it is the same network with another small update.
     """
-    before = model.active_adapter
+    before, layers = model.active_adapter, lora_layers(model)
+    was_off = layers[0].disable_adapters
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if name is None:
         model.base_model.disable_adapter_layers()
     else:
+        model.base_model.enable_adapter_layers()
         model.set_adapter(name)
     try:
         yield
     finally:
-        if name is None:
-            model.base_model.enable_adapter_layers()
+        model.base_model.enable_adapter_layers()
         model.set_adapter(before)
+        if was_off:
+            model.base_model.disable_adapter_layers()
         # PEFT turns gradients on and off with the adapter; put them back exactly as they were.
         wanted = {id(parameter) for parameter in trainable}
         for parameter in model.parameters():

@@ -20,12 +20,21 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def _part(body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module) -> PreTrainedModel:
-    """A view of ``body`` with other ``layers`` and ``norm``; every weight is shared, nothing is copied."""
+def _part(
+    body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module, kinds: list[str] | None
+) -> PreTrainedModel:
+    """A view of ``body`` with other ``layers`` and ``norm``; every weight is shared, nothing is copied.
+
+    ``kinds`` are the attention kinds of these layers, for models that mix them: the forward pass looks a
+    layer's kind up by its place in the list.
+    """
     part = copy.copy(body)
     part._modules = dict(body._modules)
     part._modules["layers"] = nn.ModuleList(layers)
     part._modules["norm"] = norm
+    if kinds is not None:
+        part.config = copy.copy(body.config)
+        part.config.layer_types = kinds
     return part
 
 
@@ -89,5 +98,7 @@ def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
             f"lora.top_layers must be between 1 and {len(layers)} for this model, got {top_layers}"
         )
     depth = len(layers) - top
-    lower = _part(body, layers[:depth], nn.Identity())
-    return SplitBody(lower=lower, upper=_part(body, layers[depth:], body.norm), depth=depth)
+    kinds = getattr(body.config, "layer_types", None)
+    below, above = (None, None) if kinds is None else (kinds[:depth], kinds[depth:])
+    lower = _part(body, layers[:depth], nn.Identity(), below)
+    return SplitBody(lower=lower, upper=_part(body, layers[depth:], body.norm, above), depth=depth)

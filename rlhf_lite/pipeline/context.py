@@ -64,7 +64,7 @@ class Run:
         shape = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
         shape.pop("transformers_version", None)
         shape.pop("dtype", None)
-        first = model.get_input_embeddings().weight[:16].float().sum(1).tolist()
+        first = model.get_input_embeddings().weight[:16].bfloat16().float().sum(1).tolist()
         return {
             "model": fingerprint([shape, [round(value, 3) for value in first]]),
             "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
@@ -82,6 +82,8 @@ class Run:
     def verify(self, phase: str) -> dict[str, Any]:
         """Check that a finished phase fits this run's model, tokenizer and settings."""
         wanted = self.identity | {"settings": self.settings(phase)}
+        if phase == "ppo":
+            wanted["reference"] = "sft" if self.finished("sft") else "base"
         return verify_phase(self.output / phase, wanted)
 
     def settings(self, phase: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from rlhf_lite.evaluation.gold import agreement_with_humans, fit_gold_judge
 from rlhf_lite.evaluation.policies import Contender, Judges, Measured, measure, summarise
 from rlhf_lite.evaluation.statistics import brier_score, paired_difference_ci, wilson_interval
+from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline.context import Run
@@ -94,8 +96,8 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY}
         judges = Judges(
             scorer=PolicyScorer(actors.model, top_layers=top),
-            anchor=actors.scoring(actors.reference),
-            bare=actors.scoring(None),
+            using=partial(using_adapter, actors.model),
+            anchor=actors.reference,
             gold=judge,
             reward=raw,
         )
@@ -103,7 +105,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         for number, name in enumerate(names):
             adapter = adapters[name]
             measured[name] = measure(
-                Contender(name, actors.sampling(adapter), actors.scoring(adapter)),
+                Contender(name, adapter, actors.sampling(adapter)),
                 judges,
                 texts.test_prompts,
                 policy.tokenizer,

@@ -60,6 +60,8 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
                 f"{output} was started with other settings: {'; '.join(differing)}. "
                 "Resume with the same settings, or start anew with another --output"
             )
+    elif output.is_dir() and any(output.iterdir()):
+        raise PhaseError(f"{output} holds other files and no run: name an empty or new folder with --output")
     output.mkdir(parents=True, exist_ok=True)
     for folder in (output, *(output / "checkpoints").glob("*")):
         remove_leftovers(folder)

@@ -40,7 +40,7 @@ class Texts:
 
 _VALIDATION_TEXTS = 128
 _SCALE_TEXTS = 200
-_CHECK_TEXTS = 400
+_CHECK_TEXTS = 300
 
 
 def _thin(rows: list, n: int) -> list:

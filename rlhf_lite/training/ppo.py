@@ -200,7 +200,7 @@ def update(
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(epochs):
         order = torch.randperm(len(batch.ids), generator=generator)
-        for number, index in enumerate(order.chunk(minibatches)):
+        for number, index in enumerate(order.tensor_split(minibatches)):
             part = batch.rows(index)
             now = optimisation.module(part.hidden, part.ids, part.mask, part.wanted, temperature=temperature)
             policy = ppo_policy_loss(now.logps, part.old_logps, part.advantages, clip=clip)
@@ -305,7 +305,8 @@ def train_ppo(
         )
         metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
         names = sorted(metrics)
-        means = accelerator.reduce(torch.tensor([metrics[name] for name in names]), "mean").tolist()
+        numbers = torch.tensor([metrics[name] for name in names], dtype=torch.float64)
+        means = accelerator.reduce(numbers, "mean").tolist()
         metrics = dict(zip(names, means, strict=True))
         controller.update(metrics["kl/nats_per_seq"], len(rows))
         hooks.on_step(step + 1, metrics)

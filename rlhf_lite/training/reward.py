@@ -69,6 +69,8 @@ def train_reward(
         optimisation.load(resume.tensors)
         done = resume.step
     for step in range(done, steps):
+        # Dropout draws from torch's global generator; a resumed run must draw the same.
+        torch.manual_seed(seed * 1_000_003 + step)
         rows = batch_rows(len(pairs), batch_size, step, seed=seed, lengths=lengths)
         rate, sums = optimisation.learning_rate, torch.zeros(3)
         for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):

@@ -55,10 +55,14 @@ def completion_loss(
 ) -> float:
     """Mean cross-entropy of the completions, in nats per token."""
     total, count = 0.0, 0
+    modes = [(module, module.training) for module in scorer.modules()]
+    scorer.eval()
     for start in range(0, len(examples), batch_size):
         ids, mask, wanted = collate_examples(examples[start : start + batch_size], pad_token_id)
         total -= float(scorer.score(ids, mask, wanted).logps.sum())
         count += int(wanted.sum())
+    for module, mode in modes:
+        module.training = mode
     return total / count
 
 
@@ -105,6 +109,8 @@ def train_sft(
         optimisation.load(resume.tensors)
         done = resume.step
     for step in range(done, steps):
+        # Dropout draws from torch's global generator; a resumed run must draw the same.
+        torch.manual_seed(seed * 1_000_003 + step)
         rows = batch_rows(len(examples), batch_size, step, seed=seed, lengths=lengths)
         tokens = sum(len(examples[row].completion) for row in rows)
         rate, total = optimisation.learning_rate, 0.0

@@ -97,7 +97,7 @@ def test_table_has_every_measure_with_its_explanation(page):
     table = page.text[page.text.index("Measure Reference SFT PPO") :]
     for cell in (
         "Gold reward rating points −0.02 −0.10 to 0.07 0.06 −0.02 to 0.15 0.83 0.75 to 0.92",
-        "KL from the reference nats per sequence 0.00",
+        "KL from PPO's start nats per sequence 0.00",
         "Toxicity probability 0.041",
         "Distinct-2 fraction 0.87 0.91 0.84",
         "Length tokens 19.3",
@@ -172,7 +172,7 @@ def test_samples_are_the_first_ones_and_the_extremes(page):
         assert label in page.text
     assert f"Sample {best}: best PPO text by gold reward of all 24" in page.text
     assert f"Sample {worst}: worst PPO text by gold reward of all 24" in page.text
-    assert f"Sample {furthest}: PPO text furthest from the reference of all 24" in page.text
+    assert f"Sample {furthest}: PPO text furthest from its start of all 24" in page.text
     assert len(page.all("article")) == len({1, 2, 3, best, worst, furthest})
     assert f"gold {number(ppo[0]['gold'])}" in page.text
 

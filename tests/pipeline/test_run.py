@@ -273,7 +273,7 @@ def test_a_ppo_policy_is_not_judged_against_another_reference(settings, tmp_path
     """PPO without SFT, then SFT: the reference adapter that PPO started from is no longer the same."""
     output, config = tmp_path / "run", settings({"ppo.steps": 1, "sft.steps": 1, "reward.pairs": 4})
     run_pipeline(config, output=output, only=["reward", "ppo"], skip=["sft"], visible=False)
-    with pytest.raises(PhaseError, match="reference"):
+    with pytest.raises(PhaseError, match="reference is 'base' there and 'sft' here"):
         run_pipeline(config, output=output, resume=True, visible=False)
 
 

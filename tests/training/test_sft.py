@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer, llama, token_rows
+from tiny_models import byte_tokenizer, llama, shake, token_rows
 
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.policy import PolicyScorer
@@ -152,6 +152,16 @@ def test_an_interrupted_run_ends_where_the_other_ends(dropout):
     wanted = weights(expected_policy)
     for name, weight in weights(policy).items():
         assert torch.equal(weight, wanted[name]), name
+
+
+def test_validation_is_measured_without_dropout():
+    policy = scorer(dropout=0.5)
+    shake(policy.model, "policy")
+    first, again = (completion_loss(policy, EXAMPLES, pad_token_id=0) for _ in range(2))
+    assert first == again
+    with torch.no_grad():
+        policy.model.eval()
+        assert first == pytest.approx(cross_entropy(policy, EXAMPLES).item(), rel=1e-5)
 
 
 def test_encode_examples():
