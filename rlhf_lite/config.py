@@ -153,7 +153,7 @@ class PPOConfig(_Section):
     gamma: Fraction = Field(1.0, description="discount per token")
     lam: Fraction = Field(0.95, description="lambda of generalised advantage estimation")
     kl_coef: NonNegative = Field(0.1, description="price of one nat of KL to the reference (at first)")
-    kl_target: Positive | None = Field(None, description="KL to aim at, nats per sequence; null = fixed price")
+    kl_target: Positive | None = Field(None, description="KL to aim at, nats per sequence; null = fixed")
     kl_horizon: Positive = Field(500.0, description="completions over which the controller reacts")
     whiten_advantages: bool = Field(True, description="give advantages mean 0 and standard deviation 1")
 
