@@ -17,9 +17,10 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.make_student import replace_solution
+from tools.recorded import recorded_page
 
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks")
-GENERATED = ("book/timings.md",)
+GENERATED = ("book/timings.md", "book/recorded.md")
 
 
 def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
@@ -41,6 +42,7 @@ def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
         copy = target / notebook.relative_to(root)
         wanted.add(copy)
         _write_if_changed(copy, _site_copy(root, notebook, shared, only_fresh))
+    _write_if_changed(target / "book" / "recorded.md", recorded_page(root).encode())
     for path in sorted(target.rglob("*")):
         if path.is_file() and path not in wanted:
             path.unlink()
