@@ -14,7 +14,7 @@ chosen on validation texts; the test texts behind these numbers were not used fo
 """
 
 TAIL = """
-*Gold* is the judge that nobody optimised, in points of the human scale, −4 to +4. *Gain* is PPO minus SFT
+*Gold* is the judge that nobody optimised, on the human scale, −4 to +4. *Gain* is PPO minus SFT
 on the same openings with the same random numbers, with its 95 % interval. KL is in nats per sequence, from the
 SFT policy. Perplexity is under the untouched model. Seconds are of the whole run, loading included.
 

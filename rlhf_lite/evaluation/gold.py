@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from rlhf_lite.models.trunk import SplitBody
 
 
+# Share of the layers above the features. Sentiment is easiest to read in the middle: in five-fold
+# cross-validation on the gold split the correlation was 0.75 after 15 to 21 of the 30 layers, and 0.69 after
+# 12 or after all of them.
+_ABOVE = 0.4
+
+
 @torch.no_grad()
 def mean_features(
     body: SplitBody,
@@ -65,7 +71,10 @@ class GoldJudge:
     max_tokens: int
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Predicted mean ratings ``[B]`` of whole texts, on the human scale of -4 to +4."""
+        """Predicted mean ratings ``[B]`` of whole texts, on the human scale of -4 to +4.
+
+        If adapters were added to the model's lower layers since, switch them off around this call.
+        """
         features = mean_features(self.body, self.tokenizer, texts, max_tokens=self.max_tokens)
         return self.regression.predict(features)
 
@@ -91,14 +100,12 @@ def fit_gold_judge(
     tokenizer: PreTrainedTokenizerBase,
     ratings: Sequence[Rating] | Sequence[Preference],
     *,
-    top_layers: int | None,
     max_tokens: int,
 ) -> GoldJudge:
     """Fit the judge to rated texts, which must come from the gold split alone.
 
     Args:
-        model: the untouched causal model; adapters added to it since must sit in the top layers.
-        top_layers: the features are read below these layers; with None, below the upper 40 %.
+        model: the untouched causal model; without adapters, or with adapters that are switched off.
         max_tokens: longer texts are cut on the right.
     """
     from sklearn.linear_model import RidgeCV
@@ -107,7 +114,7 @@ def fit_gold_judge(
 
     ratings = as_ratings(ratings)
     body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
-    top = round(0.4 * len(body.layers)) if top_layers is None else top_layers
+    top = round(_ABOVE * len(body.layers))
     split = split_body(body, top)
     features = mean_features(split, tokenizer, [r.text for r in ratings], max_tokens=max_tokens)
     regression = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))

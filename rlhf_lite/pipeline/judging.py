@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -79,7 +80,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     names = ["reference", *(["sft"] if run.finished("sft") else []), *(["ppo"] if has_ppo else [])]
     with bar("evaluation", 2 + len(names), visible=run.visible) as show:
         judge = fit_gold_judge(
-            policy.model, policy.tokenizer, texts.gold, top_layers=top, max_tokens=config.data.max_tokens
+            policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens
         )
         gap = config.reward.eval_min_gap
         found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=gap)
@@ -94,11 +95,16 @@ def run_evaluation(run: Run) -> dict[str, Any]:
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
         actors = build_actors(run, policy, trained=has_ppo)
         adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY}
+
+        def gold(written: Sequence[str]) -> np.ndarray:
+            with using_adapter(actors.model, None):
+                return judge(written)
+
         judges = Judges(
             scorer=PolicyScorer(actors.model, top_layers=top),
             using=partial(using_adapter, actors.model),
             anchor=actors.reference,
-            gold=judge,
+            gold=gold,
             reward=raw,
         )
         measured: dict[str, Measured] = {}
