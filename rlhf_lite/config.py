@@ -108,7 +108,7 @@ class DataConfig(_Section):
 class SFTConfig(_Section):
     """Supervised fine-tuning on openings and their continuations."""
 
-    steps: Count = Field(40, description="optimiser steps")
+    steps: Count = Field(30, description="optimiser steps")
     batch_size: Count = Field(16, description="texts per forward pass")
     accumulation: Count = Field(1, description="forward passes per optimiser step")
     learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
@@ -130,7 +130,7 @@ class RewardConfig(_Section):
     warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
     max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
     weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
-    eval_pairs: Count = Field(400, description="held-out pairs for the accuracy")
+    eval_pairs: Count = Field(320, description="held-out pairs for the accuracy")
     eval_min_gap: NonNegative = Field(1.0, description="smallest gap in a held-out pair, rating points")
     centre: NonNegative = Field(0.01, description="weight of (r_chosen + r_rejected)^2: centres rewards")
 
@@ -138,9 +138,9 @@ class RewardConfig(_Section):
 class PPOConfig(_Section):
     """Proximal policy optimisation (Schulman et al. 2017; Ziegler et al. 2019)."""
 
-    steps: Count = Field(18, description="rounds of sampling and updating")
-    prompts_per_step: Annotated[int, Field(ge=2)] = Field(48, description="completions sampled per step")
-    max_new_tokens: Count = Field(20, description="length limit of a completion, tokens")
+    steps: Count = Field(15, description="rounds of sampling and updating")
+    prompts_per_step: Annotated[int, Field(ge=2)] = Field(40, description="completions sampled per step")
+    max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
     epochs: Count = Field(2, description="passes over each step's samples")
     minibatches: Count = Field(4, description="optimiser steps per pass")
@@ -152,7 +152,7 @@ class PPOConfig(_Section):
     value_coef: NonNegative = Field(0.1, description="weight of the value loss")
     gamma: Fraction = Field(1.0, description="discount per token")
     lam: Fraction = Field(0.95, description="lambda of generalised advantage estimation")
-    kl_coef: NonNegative = Field(0.1, description="price of one nat of KL to the reference (at first)")
+    kl_coef: NonNegative = Field(0.05, description="price of one nat of KL to the reference (at first)")
     kl_target: Positive | None = Field(None, description="KL to aim at, nats per sequence; null = fixed")
     kl_horizon: Positive = Field(500.0, description="completions over which the controller reacts")
     whiten_advantages: bool = Field(True, description="give advantages mean 0 and standard deviation 1")
@@ -171,8 +171,8 @@ class EvaluationConfig(_Section):
     """How policies are compared, on prompts that were never trained on."""
 
     prompts: Annotated[int, Field(ge=2)] = Field(200, description="held-out prompts")
-    gold_texts: Annotated[int, Field(ge=2)] = Field(1000, description="rated texts to fit the gold judge on")
-    max_new_tokens: Count = Field(20, description="length limit of a completion, tokens")
+    gold_texts: Annotated[int, Field(ge=2)] = Field(800, description="rated texts to fit the gold judge on")
+    max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
     samples_shown: CountOrZero = Field(8, description="prompts shown side by side in the report")
 

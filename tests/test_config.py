@@ -155,7 +155,7 @@ def test_rules_over_several_settings() -> None:
     (found,) = problems(None, "data.prompt_words_min=9")
     assert found.startswith("command line: data: prompt_words_min (9) is above prompt_words_max (6)")
     (found,) = problems(None, "ppo.minibatches=100")
-    assert "prompts_per_step (48)" in found
+    assert "prompts_per_step (40)" in found
 
 
 def test_settings_are_frozen() -> None:

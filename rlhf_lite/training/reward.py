@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
@@ -23,6 +23,20 @@ def score_pairs(model: RewardModel, pairs: Sequence[Preference]) -> tuple[Tensor
     """Raw scores ``[B]`` of the chosen and of the rejected texts."""
     scores = model.score_texts(pair_texts(pairs))
     return scores[: len(pairs)], scores[len(pairs) :]
+
+
+def _batch_scores(model: RewardModel, module: nn.Module, texts: Sequence[str]) -> Tensor:
+    """Scores ``[B]`` of a batch of texts, with gradient.
+
+    The shorter and the longer half go through the model apart: the two texts of a pair differ in length, and
+    padding costs as much as text.
+    """
+    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
+    parts = []
+    for rows in order.tensor_split(min(2, len(texts))):
+        ids, mask = model.encode([texts[i] for i in rows.tolist()])
+        parts.append(module(model.body.trunk(ids, mask), mask))
+    return torch.cat(parts)[order.argsort()]
 
 
 def train_reward(
@@ -74,8 +88,7 @@ def train_reward(
         rows = batch_rows(len(pairs), batch_size, step, seed=seed, lengths=lengths)
         rate, sums = optimisation.learning_rate, torch.zeros(3)
         for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
-            ids, mask = model.encode(pair_texts([pairs[row] for row in part]))
-            scores = optimisation.module(model.body.trunk(ids, mask), mask)  # (2 B,)
+            scores = _batch_scores(model, optimisation.module, pair_texts([pairs[row] for row in part]))
             chosen, rejected = scores[: len(part)], scores[len(part) :]
             losses = bradley_terry_loss(chosen, rejected)
             penalty = centre * centring_penalty(chosen, rejected)
