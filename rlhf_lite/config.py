@@ -171,7 +171,7 @@ class EvaluationConfig(_Section):
     """How policies are compared, on prompts that were never trained on."""
 
     prompts: Annotated[int, Field(ge=2)] = Field(200, description="held-out prompts")
-    gold_texts: Annotated[int, Field(ge=2)] = Field(800, description="rated texts to fit the gold judge on")
+    gold_texts: Annotated[int, Field(ge=2)] = Field(600, description="rated texts to fit the gold judge on")
     max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
     samples_shown: CountOrZero = Field(8, description="prompts shown side by side in the report")

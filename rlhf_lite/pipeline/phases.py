@@ -59,7 +59,7 @@ def run_sft(run: Run) -> None:
             encode(run.texts.sft_train),
             validation=encode(run.texts.sft_validation),
             pad_token_id=policy.tokenizer.pad_token_id,
-            validate_every=max(1, config.sft.steps // 3),
+            validate_every=max(1, config.sft.steps // 2),
             seed=config.seed,
             accelerator=run.accelerator,
             hooks=hooks,

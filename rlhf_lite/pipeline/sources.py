@@ -38,7 +38,7 @@ class Texts:
     gold_check: Sequence[Rating] | Sequence[Preference]
 
 
-_VALIDATION_TEXTS = 128
+_VALIDATION_TEXTS = 64
 _SCALE_TEXTS = 200
 _CHECK_TEXTS = 300
 
