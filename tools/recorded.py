@@ -9,14 +9,17 @@ from typing import Any
 HEAD = """# Recorded runs
 
 The five-minute run, `rlhf-lite quickstart`, at the settings of `configs/quickstart.yaml`, once for each seed.
-The table is made from the files in `results/quickstart/`, which the runs wrote themselves. All settings were
-chosen on validation texts; the test texts behind these numbers were not used for that.
+The table is made from the files in `results/quickstart/`, which the runs wrote themselves; only the folder in
+the recorded command was shortened. Pairs and learning rate of the reward model were chosen on validation texts.
+The test texts were not untouched: earlier settings had been run on them, and PPO's number of steps and its price
+of KL were changed, for time, after those results had been seen.
 """
 
 TAIL = """
 *Gold* is the judge that nobody optimised, on the human scale of −4 to +4. *Gain* is PPO minus SFT on the
 same openings with the same random numbers, with its 95 % interval. KL, in nats per sequence, is from the SFT
 policy. Perplexity is under the untouched model. Seconds are of the whole run, loading included.
+Other work shared the machine with these runs, most of all with seeds 1 and 2, so the seconds are upper ends.
 
 What the table does not show: how the numbers change on another machine (bfloat16 rounds differently, so texts
 differ), with other raters, or with a larger model.
