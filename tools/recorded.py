@@ -9,10 +9,10 @@ from typing import Any
 HEAD = """# Recorded runs
 
 The five-minute run, `rlhf-lite quickstart`, at the settings of `configs/quickstart.yaml`, once for each seed.
-The table is made from the files in `results/quickstart/`, which the runs wrote themselves; only the folder in
-the recorded command was shortened. Pairs and learning rate of the reward model were chosen on validation texts.
-The test texts were not untouched: earlier settings had been run on them, and PPO's number of steps and its price
-of KL were changed, for time, after those results had been seen.
+The table is made from the files in `results/quickstart/`, which the runs wrote themselves; only the
+folder in the recorded command was shortened. Pairs and learning rate of the reward model were chosen on
+validation texts. The test texts were not untouched: earlier settings had been run on them, and PPO's
+number of steps and its price of KL were changed, for time, after those results had been seen.
 """
 
 TAIL = """

@@ -20,9 +20,9 @@ def keep_freed_memory() -> bool:
     """Let the C library reuse the memory of freed tensors; returns whether this system knows how.
 
     By default every large tensor is mapped from the system and unmapped when it is freed, and the kernel
-    zeroes each page at the first touch. With a vocabulary of 49,152 the logits of a batch are such a tensor, several
-    times per step: on two cores a training step took 0.56 s instead of 0.80 s without that. The process keeps
-    its peak memory until it ends.
+    zeroes each page at the first touch. With a vocabulary of 49,152 the logits of a batch are such a
+    tensor, several times per step: on two cores a training step took 0.56 s instead of 0.80 s without
+    that. The process keeps its peak memory until it ends.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return False
