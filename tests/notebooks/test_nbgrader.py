@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -80,6 +81,8 @@ def _fill_in(handed_in: Path, answer: nbformat.NotebookNode) -> None:
 @pytest.fixture(autouse=True)
 def this_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(state.REPOSITORY))
+    # nbgrader calls `alembic` by name: it must be found where the environment was not activated, too.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     monkeypatch.delenv("RLHF_LITE_EXERCISES", raising=False)
 
 
