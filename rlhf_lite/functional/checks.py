@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,26 @@ def require_mask(mask: Tensor) -> None:
     """
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor where True counts, got {mask.dtype}; use mask.bool()")
+
+
+def require_positive(**numbers: float) -> None:
+    """Raise if a named number is not larger than zero.
+
+    Raises:
+        ValueError: naming the number and its value.
+    """
+    for name, number in numbers.items():
+        if not number > 0:
+            raise ValueError(f"{name} must be positive, got {number}")
+
+
+def require_one_of(choices: Iterable[str], **values: str) -> None:
+    """Raise if a named value is not one of ``choices``.
+
+    Raises:
+        ValueError: naming the value and the choices.
+    """
+    allowed = sorted(choices)
+    for name, value in values.items():
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
