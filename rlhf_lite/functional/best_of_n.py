@@ -16,9 +16,9 @@ from rlhf_lite.functional.checks import require_rank, require_same_shape
 def best_of_n_kl_bound(n: int) -> float:
     """An *upper bound* on KL(best-of-n || reference): log n - (n-1)/n nats.
 
-    Reached in the limit of infinitely many answers without ties. Often quoted as the KL itself (Stiennon et al. 2020, Gao et al. 2022). Beirami et al. 2024
-    (arXiv:2401.01879) show that it is a bound, and loose once n times the probability of the best answer is
-    large: with finitely many answers the KL cannot exceed -log of that probability.
+    Reached in the limit of infinitely many answers without ties. Often quoted as the KL itself (Stiennon et
+    al. 2020, Gao et al. 2022). Beirami et al. 2024 (arXiv:2401.01879) show that it is a bound, a loose one
+    once n times the probability of the best answer is large: the KL cannot exceed -log of that probability.
     """
     _require_n(n)
     return math.log(n) - (n - 1) / n

@@ -56,10 +56,11 @@ def orpo_loss(
 ) -> Tensor:
     """Odds-ratio preference optimisation: -mean_w - β log σ(log odds_w - log odds_l), odds = p / (1 - p).
 
-    p = exp(mean log-probability per token), the geometric mean of the token probabilities. Source: Hong et
-    al. 2024 (arXiv:2403.07691), equations 4, 6 and 7; their λ is β. Differences: TRL averages the SFT term
-    over all tokens of the batch, the prompts' included; here it is per pair, over the chosen answer. ``log(1 - p)`` is computed without cancellation and p is held one rounding step below 1, so
-    that value and gradient stay finite where TRL's are NaN (a mean log-probability of exactly 0).
+    p = exp(mean log-probability per token), the geometric mean of the token probabilities.
+    Source: Hong et al. 2024 (arXiv:2403.07691), equations 4, 6 and 7; their λ is β. TRL averages the SFT term
+    over all tokens of the batch, the prompts' included; here it is per pair, over the chosen answer.
+    ``log(1 - p)`` is computed without cancellation and p is held one rounding step below 1, so that value and
+    gradient stay finite where TRL's are NaN (a mean log-probability of exactly 0).
 
     Args:
         policy_chosen, policy_rejected: ``[B]`` summed log-probabilities.

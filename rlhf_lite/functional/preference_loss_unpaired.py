@@ -22,11 +22,11 @@ def kto_loss(
 ) -> Tensor:
     """Kahneman-Tversky optimisation: λ_D (1 - σ(β (Δ - z))) or λ_U (1 - σ(β (z - Δ))), Δ = log π/π_ref.
 
-    Source: Ethayarajh et al. 2024 (arXiv:2402.01306), whose value functions these are up to the constant λ. z = max(0, kl) is the
-    reference point. The paper wants KL(π || π_ref) there; it, its code and TRL estimate it as the mean of
-    log π - log π_ref over *mismatched* answers (the prompt of row i with the answer of row i + 1), clamp it
-    at zero and let no gradient through. Mismatched answers are not samples of the policy, so this is a biased
-    stand-in. The clamp and the detaching happen here; the mean is the caller's (:func:`kto_baseline`).
+    Source: Ethayarajh et al. 2024 (arXiv:2402.01306), up to the constant λ. z = max(0, kl) is the reference
+    point. The paper wants KL(π || π_ref) there; it and TRL estimate it as the mean of log π - log π_ref over
+    *mismatched* answers (the prompt of row i with the answer of row i + 1), clamp it at zero and let no
+    gradient through. Mismatched answers are not samples of the policy, so this is a biased stand-in.
+    The clamp and the detaching happen here; the mean is the caller's (:func:`kto_baseline`).
 
     Args:
         policy_logps: ``[B]`` summed log-probabilities of each answer under the policy, in nats.
@@ -34,8 +34,8 @@ def kto_loss(
         desirable: bool ``[B]``; True for answers that people liked.
         beta: β > 0.
         kl: one number for the whole batch (over all processes), in nats.
-        desirable_weight, undesirable_weight: λ_D and λ_U; with unequal numbers of the two kinds, choose them so
-            that λ_D n_D and λ_U n_U are about equal.
+        desirable_weight, undesirable_weight: λ_D and λ_U; with unequal numbers of the two kinds, choose them
+            so that λ_D n_D and λ_U n_U are about equal.
 
     Returns:
         ``[B]`` in the order of the input, in [0, λ]. TRL puts the desirable rows first.

@@ -155,7 +155,7 @@ _TABLE = {
     "apo_zero": PreferenceLoss(
         _on(FOUR, preference_loss.apo_zero_loss),
         True,
-        "none that is finite: answers that win more often than they lose rise, the others fall; it saturates.",
+        "none that is finite: answers that win more often than they lose rise, others fall; it saturates.",
     ),
     "apo_down": PreferenceLoss(
         _on(FOUR, preference_loss.apo_down_loss),
