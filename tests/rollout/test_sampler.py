@@ -15,7 +15,8 @@ from tiny_models import VOCAB, gpt2, llama, naive_logps, qwen2, shake, token_row
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.sampler import _draw, join, row_seeds, sample
+from rlhf_lite.rollout.draw import draw
+from rlhf_lite.rollout.sampler import join, row_seeds, sample
 
 PAD = 0
 ROWS = token_rows([6, 1, 3, 5, 2, 4, 6, 3])
@@ -226,7 +227,7 @@ def test_draw_inverts_the_cumulative_distribution():
     # Probabilities 1/8, 2/8, 5/8: boundaries at 0.125 and 0.375
     uniforms = torch.tensor([0.0, 0.12, 0.13, 0.37, 0.38, 1 - 2**-24])
     logits = torch.tensor([1.0, 2.0, 5.0]).log().repeat(len(uniforms), 1)
-    tokens, logps = _draw(logits, uniforms, 1.0)
+    tokens, logps = draw(logits, uniforms)
     assert tokens.tolist() == [0, 0, 1, 1, 2, 2]
     expected = torch.tensor([1 / 8, 1 / 8, 2 / 8, 2 / 8, 5 / 8, 5 / 8]).log()
     torch.testing.assert_close(logps, expected)
@@ -237,7 +238,7 @@ def test_impossible_tokens_are_never_drawn():
     logits = torch.randn(400, 50, generator=generator)
     logits[:, 0] = logits[:, 17] = logits[:, 45:] = -float("inf")
     for edge in (0.0, 1 - 2**-24):
-        tokens, logps = _draw(logits, torch.full((400,), edge), 1.0)
+        tokens, logps = draw(logits, torch.full((400,), edge))
         assert torch.isfinite(logps).all()
         assert set(tokens.tolist()) <= set(range(1, 45)) - {17}
 
