@@ -126,6 +126,19 @@ def render_preference(preference: Preference, template: Template) -> Preference:
     return replace(preference, prompt=prompt, chosen=chosen, rejected=rejected, dialogue=None)
 
 
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
+    """Token ids of prompts, without special tokens; an empty prompt becomes the start token.
+
+    Sampling must start somewhere. The start token is the tokenizer's ``bos_token``, or its ``eos_token``
+    where there is none.
+    """
+    if not prompts:
+        return []
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+    return [list(row) or [start] for row in rows]
+
+
 @dataclass(frozen=True)
 class EncodedPair:
     """A preference as token ids; the same prompt precedes both responses."""
