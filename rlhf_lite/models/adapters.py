@@ -11,22 +11,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from rlhf_lite.models.folding import Folded, fold
 from rlhf_lite.models.runtime import quiet_loading
-
-
-def linear_names(model: PreTrainedModel) -> list[str]:
-    """Leaf names of the linear layers inside the transformer blocks, for example ``q_proj``, sorted."""
-    names = {
-        name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layers." in f".{name}"
-    }
-    if not names:
-        raise ValueError(
-            f"{type(model).__name__} has no linear layers under 'layers': name lora.target_modules"
-        )
-    return sorted(names)
+from rlhf_lite.models.trunk import layers_name, linear_names
 
 
 def lora_config(
@@ -53,7 +42,9 @@ def lora_config(
         lora_dropout=dropout,
         target_modules=linear_names(model) if target_modules == "all-linear" else list(target_modules),
         layers_to_transform=list(range(first, depth)),
-        layers_pattern="layers",
+        layers_pattern=layers_name(model.base_model),
+        # Conv1D keeps its weight transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
 
 
@@ -85,7 +76,11 @@ def save_adapter(model: PeftModel, folder: Path, name: str, *, base: str) -> Non
         base: what ``base_model_name_or_path`` shall say: the folder or Hub id that the adapter belongs to.
     """
     model.peft_config[name].base_model_name_or_path = base
-    model.save_pretrained(str(folder), selected_adapters=[name], safe_serialization=True)
+    # Adapters sit in the blocks. Asked to find out about the embedding itself, PEFT would look on the Hub.
+    with quiet_loading():
+        model.save_pretrained(
+            str(folder), selected_adapters=[name], safe_serialization=True, save_embedding_layers=False
+        )
     # PEFT puts every adapter but "default" into a subfolder; plain PEFT code looks in the folder itself.
     nested = folder / name
     if nested.is_dir():
@@ -97,6 +92,25 @@ def save_adapter(model: PeftModel, folder: Path, name: str, *, base: str) -> Non
 def lora_layers(model: nn.Module) -> list[LoraLayer]:
     """Every layer of ``model`` that carries LoRA adapters."""
     return [module for module in model.modules() if isinstance(module, LoraLayer)]
+
+
+def adapter_parameters(model: PreTrainedModel | PeftModel, name: str) -> list[nn.Parameter]:
+    """A and B of every linear layer of adapter ``name``.
+
+    Raises:
+        ValueError: if the model has no such adapter.
+    """
+    found = [
+        parameter
+        for layer in lora_layers(model)
+        for half in (layer.lora_A, layer.lora_B)
+        if name in half
+        for parameter in half[name].parameters()
+    ]
+    if not found:
+        known = sorted(model.peft_config) if isinstance(model, PeftModel) else []
+        raise ValueError(f"there is no adapter {name!r}; there are {known}")
+    return found
 
 
 @contextmanager
@@ -132,16 +146,19 @@ def merged(model: PeftModel, name: str | None) -> Iterator[None]:
 
     A decoding step is many small matrix products, and an unmerged adapter triples their number. The original
     tensors are put back afterwards, not computed back, so that nothing drifts in bfloat16.
+
+    Raises:
+        ValueError: if a merged weight is not finite.
     """
-    layers = lora_layers(model)
-    originals = [layer.get_base_layer().weight.data for layer in layers]
+    done: list[Folded] = []
     with using_adapter(model, None):
         try:
             if name is not None:
-                for layer, original in zip(layers, originals, strict=True):
-                    update = layer.get_delta_weight(name).float()
-                    layer.get_base_layer().weight.data = (original.float() + update).to(original.dtype)
+                for layer in lora_layers(model):
+                    if name in layer.scaling:
+                        update = layer.get_delta_weight(name).float()
+                        done.append(fold(layer.get_base_layer(), update, f"a layer of adapter {name!r}"))
             yield
         finally:
-            for layer, original in zip(layers, originals, strict=True):
-                layer.get_base_layer().weight.data = original
+            for folded in reversed(done):
+                folded.undo()

@@ -1,8 +1,16 @@
-"""Small heads on the last hidden states."""
+"""Small heads on the last hidden states, and their files."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+VALUE_FILE = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):
@@ -24,3 +32,42 @@ class ValueHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., H]`` hidden states to ``[...]`` values."""
         return self.linear(hidden.float()).squeeze(-1)
+
+    def save(self, folder: Path) -> None:
+        """Write ``value_head.safetensors`` into ``folder``; a kill leaves the old file or the new."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{VALUE_FILE}.{os.getpid()}.tmp"
+        save_file({name: tensor.detach() for name, tensor in self.state_dict().items()}, str(temporary))
+        os.replace(temporary, folder / VALUE_FILE)
+
+
+def load_value_head(folder: Path, *, hidden_size: int) -> ValueHead:
+    """The head that :meth:`ValueHead.save` wrote.
+
+    Args:
+        folder: holds ``value_head.safetensors``.
+        hidden_size: H of the model that it shall sit on.
+
+    Raises:
+        FileNotFoundError: if the folder holds no value head.
+        ValueError: if the file is damaged, holds other tensors, numbers that are not finite, or a head for
+            another hidden size.
+    """
+    path = folder / VALUE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no value head: {VALUE_FILE} is missing")
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): train the critic again") from error
+    head = ValueHead(hidden_size)
+    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != wanted:
+        raise ValueError(
+            f"{path} does not fit a model with hidden size {hidden_size}: it holds {found}, not {wanted}"
+        )
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path} holds numbers that are not finite: train the critic again")
+    head.load_state_dict(tensors)
+    return head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,11 +14,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from rlhf_lite.data.assets import ensure_model
 from rlhf_lite.functional import entropy, token_logps
+from rlhf_lite.models.adapters import adapter_parameters, using_adapter
 from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.output import causal_model, check_output, final_logits
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
 Precision = Literal["auto", "fp32", "bf16"]
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Policy(NamedTuple):
@@ -47,11 +50,24 @@ def bfloat16_is_faster() -> bool:
     return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
 
 
-def pick_dtype(precision: Precision) -> torch.dtype:
-    """The tensor type for frozen weights. ``auto`` takes bfloat16 where a probe shows that it is faster."""
+def resolve_precision(precision: Precision) -> Literal["fp32", "bf16"]:
+    """What ``auto`` means on this machine: bf16 where a probe shows that it is faster, else fp32.
+
+    A run that may be resumed, perhaps elsewhere, stores this name and loads its models with it from then on.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
     if precision == "auto":
-        return torch.bfloat16 if bfloat16_is_faster() else torch.float32
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        return "bf16" if bfloat16_is_faster() else "fp32"
+    if precision not in _DTYPES:
+        raise ValueError(f"precision must be auto, fp32 or bf16, got {precision!r}")
+    return precision
+
+
+def pick_dtype(precision: Precision) -> torch.dtype:
+    """The tensor type for frozen weights; see :func:`resolve_precision`."""
+    return _DTYPES[resolve_precision(precision)]
 
 
 def resolve_model(name_or_path: str | None) -> str:
@@ -73,6 +89,7 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
     Raises:
         AssetError: if the bundled model is wanted and cannot be fetched.
         OSError: from transformers, if the folder or Hub id holds no model.
+        ValueError: if the model's output cannot be reproduced from its hidden states (``models.output``).
     """
     name = resolve_model(name_or_path)
     with quiet_loading():
@@ -82,6 +99,7 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
         # Padding is masked out everywhere, so any id will do; the end token always exists.
         tokenizer.pad_token = tokenizer.eos_token
     model.eval().requires_grad_(False)
+    check_output(model)
     return Policy(model, tokenizer, name)
 
 
@@ -109,6 +127,14 @@ class PolicyScorer(nn.Module):
         model: a causal model, with or without PEFT adapters.
         top_layers: how many layers may change (those with LoRA); None means all of them.
         value_head: a critic on the last hidden states, or None.
+        values_from: the adapter whose hidden states the critic reads; None means the policy's own. An adapter
+            of its own gives the critic a trunk that the policy's loss does not touch, and the reverse, for a
+            second pass through the top layers. Its parameters become trainable. The frozen layers stay
+            shared, so that it needs no second model.
+
+    Raises:
+        ValueError: if the model's body or output is not supported, ``values_from`` comes without a value
+            head, or there is no such adapter.
     """
 
     def __init__(
@@ -117,16 +143,19 @@ class PolicyScorer(nn.Module):
         *,
         top_layers: int | None,
         value_head: ValueHead | None = None,
+        values_from: str | None = None,
     ) -> None:
         super().__init__()
         self.model = model
-        self.value_head = value_head
-        causal = model.get_base_model() if isinstance(model, PeftModel) else model
-        # Halves and head share their weights with self.model; registering them again would list them twice.
-        self._shared: tuple[SplitBody, nn.Module] = (
-            split_body(causal.base_model, top_layers),
-            causal.get_output_embeddings(),
-        )
+        self.value_head, self.values_from = value_head, values_from
+        check_output(model)
+        # The halves share their weights with self.model; registering them again would list them twice.
+        self._shared = (split_body(causal_model(model).base_model, top_layers),)
+        if values_from is not None:
+            if value_head is None:
+                raise ValueError(f"values_from={values_from!r} needs a value_head")
+            for parameter in adapter_parameters(model, values_from):
+                parameter.requires_grad_(True)
 
     @property
     def body(self) -> SplitBody:
@@ -163,9 +192,13 @@ class PolicyScorer(nn.Module):
         # The one-token shift: position t - 1 predicts token t. Boolean indexing copies into a contiguous
         # 2-D tensor; a sliced 3-D one makes the bfloat16 head many times slower.
         rows = states[:, :-1][wanted[:, 1:]]  # (N, H)
-        logits = self._shared[1](rows).float()  # (N, V)
+        logits = final_logits(self.model, rows)  # (N, V)
         if temperature != 1.0:
             logits = logits / temperature
+
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(self._critic_rows(hidden, mask, wanted, rows))
 
         def spread(flat: Tensor) -> Tensor:
             """(N,) -> (B, S) with zeros elsewhere."""
@@ -174,9 +207,16 @@ class PolicyScorer(nn.Module):
 
         return TokenScores(
             logps=spread(token_logps(logits, input_ids[wanted])),
-            values=None if self.value_head is None else spread(self.value_head(rows)),
+            values=None if values is None else spread(values),
             entropies=spread(entropy(logits.detach())) if with_entropy else None,
         )
+
+    def _critic_rows(self, hidden: Tensor, mask: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+        """The states ``[N, H]`` that the critic reads: the policy's ``rows``, or those of its own adapter."""
+        if self.values_from is None:
+            return rows
+        other = partial(using_adapter, self.model, self.values_from)
+        return self.body.top(hidden, mask, context=other)[:, :-1][wanted[:, 1:]]
 
     def score(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, **options: float | bool) -> TokenScores:
         """Trunk and :meth:`forward` in one call, for code that scores a batch only once."""

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import LAYERS, gpt2, llama, shake, token_rows
 
 from rlhf_lite.models.adapters import (
+    adapter_parameters,
     add_adapter,
     linear_names,
     load_adapter,
@@ -44,8 +45,50 @@ def logits(model) -> torch.Tensor:
 def test_linear_names_are_the_blocks_own():
     expected = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert linear_names(llama(tie_word_embeddings=False)) == expected  # and no lm_head
-    with pytest.raises(ValueError, match="GPT2LMHeadModel"):
-        linear_names(gpt2())
+    assert linear_names(gpt2()) == ["c_attn", "c_fc", "c_proj"]  # Conv1D
+    assert linear_names(adapted().get_base_model()) == expected  # and nothing of the adapters
+    model = gpt2()
+    for block in model.transformer.h:
+        block.attn, block.mlp = torch.nn.Identity(), torch.nn.Identity()
+    with pytest.raises(ValueError, match="GPT2LMHeadModel has no linear layers"):
+        linear_names(model)
+
+
+def test_a_second_adapter_is_a_neighbour_of_the_first():
+    model = adapted()
+    layers = lora_layers(model)
+    add_adapter(model, lora_config(model.get_base_model(), **SHAPE, top_layers=2), "other", seed=3)
+    assert lora_layers(model) == layers
+    assert all(isinstance(layer.base_layer, torch.nn.Linear) for layer in layers)
+
+
+def test_gpt2_with_adapters():
+    model = adapted(gpt2(), top_layers=1)
+    expected = logits(model)
+    assert not torch.allclose(expected, logits(gpt2()), atol=0.01)
+    assert {n.split(".h.")[1][0] for n, p in model.named_parameters() if p.requires_grad} == {"1"}
+    with merged(model, "policy"):
+        torch.testing.assert_close(logits(model.get_base_model()), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_merging_a_broken_adapter_is_an_error_and_leaves_no_trace():
+    model = adapted()
+    before = [layer.get_base_layer().weight for layer in lora_layers(model)]
+    with torch.no_grad():
+        lora_layers(model)[3].lora_B["policy"].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"'policy' infinite or NaN"), merged(model, "policy"):
+        pass
+    after = [layer.get_base_layer().weight for layer in lora_layers(model)]
+    assert all(weight is original for weight, original in zip(after, before, strict=True))
+    assert model.active_adapter == "policy"
+
+
+def test_adapter_parameters():
+    model = adapted()
+    found = adapter_parameters(model, "policy")
+    assert {id(p) for p in found} == {id(p) for p in model.parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match=r"no adapter 'x'; there are \['policy'\]"):
+        adapter_parameters(model, "x")
 
 
 def test_a_new_adapter_changes_nothing():

@@ -14,9 +14,10 @@ from tiny_models import HIDDEN, llama, naive_logps, save_base, shake, token_rows
 
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.models import policy as policy_module
-from rlhf_lite.models.adapters import add_adapter, lora_config
+from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config, using_adapter
 from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer, load_policy, pick_dtype, resolve_model
+from rlhf_lite.models.policy import PolicyScorer, load_policy, pick_dtype, resolve_model, resolve_precision
+from rlhf_lite.models.trunk import enable_checkpointing
 
 ROWS = token_rows([9, 4, 2, 7])
 
@@ -159,7 +160,9 @@ def test_pick_dtype(monkeypatch):
     for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(policy_module, "bfloat16_is_faster", lambda faster=faster: faster)
         assert pick_dtype("auto") == expected
-    with pytest.raises(KeyError):
+        assert resolve_precision("auto") == ("bf16" if faster else "fp32")
+    assert (resolve_precision("fp32"), resolve_precision("bf16")) == ("fp32", "bf16")
+    with pytest.raises(ValueError, match="auto, fp32 or bf16, got 'int8'"):
         pick_dtype("int8")
 
 
@@ -167,3 +170,79 @@ def test_resolve_model(monkeypatch):
     monkeypatch.setattr(policy_module, "ensure_model", lambda: Path("/cache/smollm2"))
     assert resolve_model(None) == "/cache/smollm2"
     assert resolve_model("some/model") == "some/model"
+
+
+def with_critic(value_head=None, **changes):
+    """A policy adapter that is being trained and a critic with an adapter of its own."""
+    model = adapted()
+    shape = lora_config(model.get_base_model(), rank=4, alpha=8.0, dropout=0.0, top_layers=2)
+    add_adapter(model, shape, "critic", seed=5)
+    shake(model, "critic", seed=6)
+    head = ValueHead(HIDDEN) if value_head is None else value_head
+    torch.nn.init.normal_(head.linear.weight, generator=torch.Generator().manual_seed(1))
+    return PolicyScorer(model, top_layers=2, value_head=head, **changes)
+
+
+def of(scorer, name: str) -> list[torch.Tensor]:
+    return adapter_parameters(scorer.model, name)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_critic_of_its_own_reads_its_adapters_states(checkpointing):
+    scorer, shared = with_critic(values_from="critic"), with_critic()
+    enable_checkpointing(scorer, checkpointing)
+    ids, mask = pad_left(ROWS, 0)
+    wanted = all_but_first(mask)
+    scores = scorer.score(ids, mask, wanted)
+    torch.testing.assert_close(scores.logps, shared.score(ids, mask, wanted).logps)
+    with using_adapter(shared.model, "critic"):
+        expected = shared.score(ids, mask, wanted).values
+        torch.testing.assert_close(scores.values, expected)
+        inputs = [*of(shared, "critic"), shared.value_head.linear.weight]
+        theirs = torch.autograd.grad(expected.square().sum(), inputs)
+    policy, critic = of(scorer, "policy"), of(scorer, "critic")
+    inputs = [*policy, *critic, scorer.value_head.linear.weight]
+    ours = torch.autograd.grad(scores.values.square().sum(), inputs, allow_unused=True, retain_graph=True)
+    assert all(gradient is None for gradient in ours[: len(policy)])  # the value loss leaves the policy alone
+    for mine, other in zip(ours[len(policy) :], theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+    back = torch.autograd.grad(scores.logps.sum(), [*policy, *critic], allow_unused=True)
+    assert [g is None for g in back] == [False] * len(policy) + [True] * len(critic)
+    assert scorer.model.active_adapter == "policy"
+    assert all(p.requires_grad for p in inputs)
+
+
+def test_a_critic_of_its_own_is_registered_once_and_checked():
+    scorer = with_critic(values_from="critic")
+    trainable = {id(p) for p in scorer.parameters() if p.requires_grad}
+    wanted = {id(p) for p in [*of(scorer, "policy"), *of(scorer, "critic"), *scorer.value_head.parameters()]}
+    assert trainable == wanted and len(wanted) == 2 * 28 + 2  # A, B of 7 layers in 2 blocks; the head
+    with pytest.raises(ValueError, match=r"no adapter 'other'; there are \['critic', 'policy'\]"):
+        with_critic(values_from="other")
+    with pytest.raises(ValueError, match="values_from='policy' needs a value_head"):
+        PolicyScorer(adapted(), top_layers=2, values_from="policy")
+    with pytest.raises(ValueError, match="no adapter 'x'"):
+        PolicyScorer(llama(), top_layers=2, value_head=ValueHead(HIDDEN), values_from="x")
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_checkpointing_gives_the_same_loss_and_gradient(dropout):
+    model = llama()
+    shape = lora_config(model, rank=4, alpha=8.0, dropout=dropout, top_layers=2)
+    model = add_adapter(model, shape, "policy", seed=0)
+    shake(model, "policy")
+    scorer = PolicyScorer(model.train(), top_layers=2, value_head=ValueHead(HIDDEN))
+    torch.nn.init.normal_(scorer.value_head.linear.weight, generator=torch.Generator().manual_seed(1))
+    parameters = [p for p in scorer.parameters() if p.requires_grad]
+    ids, mask = pad_left(ROWS, 0)
+    hidden, wanted = scorer.body.trunk(ids, mask), all_but_first(mask)
+    found = []
+    for on in (False, True, False):
+        enable_checkpointing(scorer, on)
+        torch.manual_seed(3)
+        scores = scorer(hidden, ids, mask, wanted)
+        loss = scores.logps.sum() + scores.values.square().sum()
+        found.append((loss, torch.autograd.grad(loss, parameters)))
+    for loss, gradients in found[1:]:
+        assert torch.equal(loss, found[0][0])
+        assert all(map(torch.equal, gradients, found[0][1]))

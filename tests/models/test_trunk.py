@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_models import LAYERS, gpt2, llama, qwen2, token_rows
+from tiny_models import HIDDEN, LAYERS, family, llama, qwen2, token_rows
 
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.models.trunk import positions, split_body
@@ -97,30 +97,97 @@ def test_impossible_cuts_are_errors(wrong):
         split_body(llama().base_model, wrong)
 
 
-def test_other_bodies_are_refused():
-    with pytest.raises(ValueError, match="GPT2Model has no"):
-        split_body(gpt2().base_model, 1)
+FAMILIES = [
+    "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "hyperclovax", "llama",
+    "mistral", "phi", "phi3", "qwen2", "qwen3",
+]  # fmt: skip
 
 
-def test_bodies_that_scale_their_input_are_right_or_refused():
-    """Gemma multiplies its embeddings inside the body: halves that both did so would be silently wrong."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GemmaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-    )
-    torch.manual_seed(0)
-    body = transformers.GemmaForCausalLM(config).eval().requires_grad_(False).base_model
-    try:
-        split = split_body(body, 2)
-    except ValueError:
-        return
-    ids, mask = pad_right(ROWS, 0)
-    states = split.top(split.trunk(ids, mask), mask)
-    for row, keep, expected in zip(states, mask, whole_states(body, ROWS), strict=True):
-        torch.testing.assert_close(row[keep], expected, atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_halves_of_every_family_equal_the_whole_in_value_and_gradient(kind):
+    """Also where the body scales its embeddings (Granite) or adds positions to them (GPT-2): once."""
+    body = family(kind).base_model.requires_grad_(True)
+    ids, mask = pad_left(ROWS, 0)
+    weights = torch.randn(9, HIDDEN, generator=torch.Generator().manual_seed(3))
+    expected = whole_states(body, ROWS)
+    sum((states * weights[: len(states)]).sum() for states in expected).backward()
+    for top_layers in (1, 3, None):
+        split = split_body(body, top_layers)
+        states = split.top(split.trunk(ids, mask), mask)
+        for row, keep, wanted in zip(states, mask, expected, strict=True):
+            torch.testing.assert_close(row[keep], wanted, atol=1e-5, rtol=1e-5)
+        parameters = dict(split.upper.named_parameters())
+        kept = [row[keep] for row, keep in zip(states, mask, strict=True)]
+        loss = sum((row * weights[: len(row)]).sum() for row in kept)
+        found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        for (name, parameter), gradient in zip(parameters.items(), found, strict=True):
+            if name.split(".")[0] not in BELOW:
+                torch.testing.assert_close(gradient, parameter.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
+BELOW = {"embed_tokens", "embed_in", "wte", "wpe"}  # below the layers: no gradient from the top
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [("recurrent_gemma", "no norm"), ("falcon_h1", "cannot be split")]
+)
+def test_other_bodies_are_refused(kind, why):
+    with pytest.raises(ValueError, match=why):
+        split_body(family(kind).base_model, 2)
+
+
+def test_a_body_that_does_more_than_run_its_layers_is_refused():
+    class Odd(type(llama().base_model)):
+        def forward(self, *args, **options):
+            found = super().forward(*args, **options)
+            found.last_hidden_state = found.last_hidden_state * 1.5
+            return found
+
+    body = llama().base_model
+    body.__class__ = Odd
+    body.config.model_type = "odd"
+    body.train()
+    with pytest.raises(ValueError, match="Odd cannot be split"):
+        split_body(body, 2)
+    assert all(module.training for module in body.modules())
+
+
+def test_the_upper_half_is_used_through_top_only():
+    split = split_body(llama().base_model, 2)
+    with pytest.raises(RuntimeError, match=r"SplitBody\.top"):
+        split.upper(inputs_embeds=torch.zeros(1, 2, HIDDEN))
+
+
+@pytest.mark.parametrize("top_layers", [2, None])
+@pytest.mark.parametrize("training", [True, False])
+def test_checkpointing_changes_memory_and_no_number(top_layers, training):
+    body = qwen2(use_sliding_window=True, sliding_window=3, max_window_layers=3).base_model
+    body.requires_grad_(True).train(training)
+    split = split_body(body, top_layers)
+    ids, mask = pad_left(ROWS, 0)
+    hidden = split.trunk(ids, mask)
+    parameters = [p for layer in body.layers[split.depth :] for p in layer.parameters()]
+
+    def run():
+        kept = []
+
+        def keep(tensor):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            states = split.top(hidden, mask)
+        loss = states[mask].square().sum()
+        return loss, torch.autograd.grad(loss, parameters), sum(kept)
+
+    loss, gradients, kept = run()
+    split.checkpoint_top()
+    split.checkpoint_top()  # twice is once
+    again, same, less = run()
+    assert torch.equal(again, loss) and all(map(torch.equal, same, gradients))
+    assert less < kept / 3
+    with torch.no_grad():
+        assert torch.equal(split.top(hidden, mask)[mask].square().sum(), loss)
+    assert all(type(layer).__name__ == "Qwen2DecoderLayer" for layer in body.layers)
+    split.checkpoint_top(False)
+    assert run()[2] == kept

@@ -9,6 +9,8 @@ from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -53,19 +55,47 @@ def qwen2(*, seed: int = 0, **changes) -> Qwen2ForCausalLM:
     return _built(Qwen2ForCausalLM, Qwen2Config(**_SIZES | {"vocab_size": VOCAB} | changes), seed)
 
 
-def gpt2(*, seed: int = 0) -> GPT2LMHeadModel:
-    config = GPT2Config(
-        vocab_size=VOCAB,
-        n_positions=128,
-        n_embd=HIDDEN,
-        n_layer=2,
-        n_head=2,
-        initializer_range=SPREAD,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
-    return _built(GPT2LMHeadModel, config, seed)
+def gpt2(*, seed: int = 0, **changes) -> GPT2LMHeadModel:
+    sizes = {
+        "vocab_size": VOCAB,
+        "n_positions": 128,
+        "n_embd": HIDDEN,
+        "n_layer": 2,
+        "n_head": 2,
+        "initializer_range": SPREAD,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    return _built(GPT2LMHeadModel, GPT2Config(**sizes | changes), seed)
+
+
+# What each family needs besides the common sizes, chosen so that what is special about it matters.
+_FAMILIES: dict[str, dict[str, object]] = {
+    "cohere": {"logit_scale": 0.25},
+    "falcon_h1": {"lm_head_multiplier": 0.5},  # state-space layers beside attention
+    "gemma": {"head_dim": 16},
+    "gemma2": {"head_dim": 16, "final_logit_softcapping": 5.0, "sliding_window": 3},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 3, "sliding_window_pattern": 2},
+    "gpt_neox": {"rotary_pct": 0.5},
+    "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "hyperclovax": {"logits_scaling": 0.5, "embedding_multiplier": 3.0},
+    "mistral": {"sliding_window": 3},
+    "phi": {},
+    "phi3": {},
+    "qwen3": {"head_dim": 16},
+    "recurrent_gemma": {},  # no plain list of attention layers
+}
+
+
+def family(kind: str, *, seed: int = 0, **changes) -> PreTrainedModel:
+    """A tiny model of any family that transformers knows, for example ``gemma2``."""
+    if kind in ("llama", "qwen2", "gpt2"):
+        build = {"llama": llama, "qwen2": qwen2, "gpt2": gpt2}[kind]
+        return build(seed=seed, **({"n_layer": LAYERS} if kind == "gpt2" else {}) | changes)
+    sizes = _SIZES | {"vocab_size": VOCAB} | _FAMILIES[kind] | changes
+    config = AutoConfig.for_model(kind, **sizes)
+    return _built(MODEL_FOR_CAUSAL_LM_MAPPING[type(config)], config, seed)
 
 
 def shake(model: PeftModel, name: str, *, seed: int = 0, scale: float = 0.2) -> None:

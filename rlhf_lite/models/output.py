@@ -1,0 +1,111 @@
+"""From the last hidden states to the logits, as the model itself would compute them.
+
+Most models multiply by the vocabulary head and stop. Some scale the result (Cohere, Granite, Falcon-H1) or
+cap it (Gemma 2 and later): leaving that out gives a different distribution over tokens, without any error.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+# Families whose output the tests compare with the model's own. Any other is compared by check_output.
+_TESTED = frozenset({"cohere", "gemma2", "gpt2", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3"})
+
+
+class OutputRule(NamedTuple):
+    """What happens to the head's output: cap · tanh(scale · logits / cap), or only the scale.
+
+    Attributes:
+        scale: multiplies the logits.
+        cap: the bound of a soft cap, or None.
+    """
+
+    scale: float
+    cap: float | None
+
+
+def output_rule(config: PretrainedConfig) -> OutputRule:
+    """The rule of a family, from the fields that transformers' own forward passes read."""
+    config = config.get_text_config()
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):  # Cohere, Falcon-H1, Granite
+        if (factor := getattr(config, name, None)) is not None:
+            # Granite divides by the field of this name, HyperCLOVA X multiplies by it.
+            divides = name == "logits_scaling" and not config.model_type.startswith("hyperclovax")
+            scale *= 1.0 / factor if divides else factor
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
+    return OutputRule(scale, cap)
+
+
+def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model under PEFT's wrapper, or the model itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def _apply(rule: OutputRule, logits: Tensor) -> Tensor:
+    if rule.scale != 1.0:
+        logits = logits * rule.scale
+    return logits if rule.cap is None else torch.tanh(logits / rule.cap) * rule.cap
+
+
+def final_logits(model: PreTrainedModel | PeftModel, states: Tensor) -> Tensor:
+    """Float32 logits ``[..., V]`` from the body's last hidden states ``[..., H]``.
+
+    Give it a contiguous ``[N, H]``: on a slice of ``[B, S, H]`` a bfloat16 head is many times slower.
+    """
+    causal = causal_model(model)
+    return _apply(output_rule(causal.config), causal.get_output_embeddings()(states).float())
+
+
+@torch.no_grad()
+def check_output(model: PreTrainedModel | PeftModel) -> None:
+    """Raise if the model does something between body and logits that :func:`final_logits` leaves out.
+
+    Families that the tests cover are not tried again. Of any other, the forward pass runs on one token with
+    its head's output replaced by a ramp from -60 to 60: what it returns shows what it does to logits.
+
+    Raises:
+        ValueError: if the model has no head, or treats its input or output in a way not known here.
+    """
+    causal = causal_model(model)
+    if causal.config.model_type in _TESTED:
+        return
+    head = causal.get_output_embeddings()
+    name = type(causal).__name__
+    if head is None:
+        raise ValueError(f"{name} has no output embeddings, so it predicts no tokens: use a causal model")
+    seen: list[Tensor] = []
+
+    def ramp(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append(inputs[0])
+        return torch.linspace(-60, 60, output.shape[-1], device=output.device).to(output).expand_as(output)
+
+    ids = torch.zeros(1, 1, dtype=torch.long, device=causal.device)
+    hook = head.register_forward_hook(ramp)
+    training = [module for module in causal.modules() if module.training]
+    causal.eval()
+    try:
+        logits = causal(input_ids=ids, attention_mask=ids + 1, use_cache=False).logits.float()
+        states = causal.base_model(input_ids=ids, attention_mask=ids + 1, use_cache=False).last_hidden_state
+    finally:
+        hook.remove()
+        for module in training:
+            module.training = True
+    width = head.weight.shape[0]
+    expected = _apply(output_rule(causal.config), torch.linspace(-60, 60, width, device=logits.device))
+    same = (
+        logits.shape[-1] == width
+        and torch.allclose(logits[0, -1], expected, rtol=0.02, atol=0.02)
+        and len(seen) == 1
+        and torch.allclose(seen[0].float(), states.float(), rtol=0.02, atol=0.02)
+    )
+    if not same:
+        raise ValueError(
+            f"{name} changes its hidden states or logits around the vocabulary head in a way that is not "
+            "supported: its log-probabilities would be wrong. Use another model"
+        )
