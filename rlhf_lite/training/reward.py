@@ -10,7 +10,17 @@ from torch import Tensor, nn
 
 from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows, micro_batches
+from rlhf_lite.training.batches import epoch_steps, split_by_length
+from rlhf_lite.training.checks import require_frozen_trunk
+from rlhf_lite.training.progress import Progress
+from rlhf_lite.training.step import (
+    Hooks,
+    Optimisation,
+    Resume,
+    batch_rows,
+    evaluating,
+    micro_batches,
+)
 from rlhf_lite.types import Preference
 
 
@@ -25,18 +35,28 @@ def score_pairs(model: RewardModel, pairs: Sequence[Preference]) -> tuple[Tensor
     return scores[: len(pairs)], scores[len(pairs) :]
 
 
-def _batch_scores(model: RewardModel, module: nn.Module, texts: Sequence[str]) -> Tensor:
-    """Scores ``[B]`` of a batch of texts, with gradient.
+def _batch_scores(
+    model: RewardModel, module: nn.Module, texts: Sequence[str], device: torch.device
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scores ``[B]`` of a batch of texts, with gradient, and the tokens they were computed from."""
+    scores, seen = torch.zeros(len(texts), device=device), {}
+    for number, rows in enumerate(split_by_length([len(text) for text in texts])):
+        ids, mask = (tensor.to(device) for tensor in model.encode([texts[i] for i in rows]))
+        part = module(model.body.trunk(ids, mask), mask)
+        scores = scores.index_put((torch.tensor(rows, device=device),), part)
+        seen |= {f"ids-{number}": ids, f"mask-{number}": mask}
+    return scores, seen
 
-    The shorter and the longer half go through the model apart: the two texts of a pair differ in length, and
-    padding costs as much as text.
-    """
-    order = torch.tensor(sorted(range(len(texts)), key=lambda i: len(texts[i])))
-    parts = []
-    for rows in order.tensor_split(min(2, len(texts))):
-        ids, mask = model.encode([texts[i] for i in rows.tolist()])
-        parts.append(module(model.body.trunk(ids, mask), mask))
-    return torch.cat(parts)[order.argsort()]
+
+def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, float]:
+    """Loss in nats per pair and accuracy on pairs, in evaluation mode; equal scores count half."""
+    with evaluating(model):
+        chosen, rejected = score_pairs(model, pairs)
+    right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+    return {
+        "loss/nats_per_pair": float(bradley_terry_loss(chosen, rejected).mean()),
+        "accuracy/fraction": float(right.mean()),
+    }
 
 
 def train_reward(
@@ -55,6 +75,10 @@ def train_reward(
     accelerator: Accelerator,
     hooks: Hooks,
     resume: Resume | None = None,
+    schedule: str = "linear",
+    gradient_checkpointing: bool = False,
+    validation: Sequence[Preference] = (),
+    validate_every: int = 50,
 ) -> None:
     """Train adapter and score head on ``pairs``.
 
@@ -62,10 +86,15 @@ def train_reward(
         model: a new or partly trained reward model.
         pairs: preferences; the loss of each counts the same.
         centre: weight of the penalty that keeps scores around zero.
+        validation: held-out preferences, or none.
+        validate_every: steps between measurements on them; the last step is always measured.
 
     Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``accuracy/fraction`` on
-    the batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``.
+    the batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``; with ``validation``
+    also ``val_loss/nats_per_pair`` and ``val_accuracy/fraction``.
     """
+    require_frozen_trunk(model.body)
+    model.body.checkpoint_top(gradient_checkpointing)
     steps = reward_steps(len(pairs), batch_size=batch_size, epochs=epochs)
     optimisation = Optimisation(
         model,
@@ -75,44 +104,43 @@ def train_reward(
         total_steps=steps,
         max_grad_norm=max_grad_norm,
         weight_decay=weight_decay,
+        schedule=schedule,
+        bad_batches=hooks.bad_batches,
     )
+    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
     # Characters stand in for tokens: only the order matters.
     lengths = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs]
-    done = 0
-    if resume is not None:
-        optimisation.load(resume.tensors)
-        done = resume.step
-    for step in range(done, steps):
+    device = accelerator.device
+    for step in progress:
         # Dropout draws from torch's global generator; a resumed run must draw the same.
         torch.manual_seed(seed * 1_000_003 + step)
         rows = batch_rows(len(pairs), batch_size, step, seed=seed, lengths=lengths)
-        rate, sums = optimisation.learning_rate, torch.zeros(3)
+        rate, sums = optimisation.learning_rate, torch.zeros(3, device=device)
         for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
-            scores = _batch_scores(model, optimisation.module, pair_texts([pairs[row] for row in part]))
+            texts = pair_texts([pairs[row] for row in part])
+            scores, seen = _batch_scores(model, optimisation.module, texts, device)
             chosen, rejected = scores[: len(part)], scores[len(part) :]
             losses = bradley_terry_loss(chosen, rejected)
             penalty = centre * centring_penalty(chosen, rejected)
-            optimisation.backward((losses + penalty).sum() / len(rows) * accelerator.num_processes)
+            # Processes average their gradients; the factor turns that average back into a sum.
+            loss = (losses + penalty).sum() / len(rows) * accelerator.num_processes
+            optimisation.backward(loss, {"rows": torch.tensor(part)} | seen)
             margin = (chosen - rejected).detach()
             sums += torch.stack([losses.detach().sum(), (margin > 0).float().sum(), margin.sum()])
         norm = optimisation.step()
         loss, accuracy, margin = (accelerator.reduce(sums, "sum") / len(rows)).tolist()
-        hooks.on_step(
-            step + 1,
-            {
-                "loss/nats_per_pair": loss,
-                "accuracy/fraction": accuracy,
-                "margin/score": margin,
-                "grad_norm": norm,
-                "learning_rate": rate,
-            },
-        )
-        if hooks.save is not None and ((step + 1) % hooks.save_every == 0 or step + 1 == steps):
-            hooks.save(step + 1, optimisation.tensors(), {})
+        metrics = {
+            "loss/nats_per_pair": loss,
+            "accuracy/fraction": accuracy,
+            "margin/score": margin,
+            "grad_norm": norm,
+            "learning_rate": rate,
+        }
+        if validation and progress.due(step, validate_every):
+            metrics |= {f"val_{name}": value for name, value in pair_metrics(model, validation).items()}
+        progress.record(step, metrics)
 
 
 def reward_steps(n_pairs: int, *, batch_size: int, epochs: int) -> int:
     """Optimiser steps of a training run: whole batches only."""
-    if n_pairs < batch_size:
-        raise ValueError(f"a batch of {batch_size} pairs needs at least that many pairs, got {n_pairs}")
-    return epochs * (n_pairs // batch_size)
+    return epoch_steps(n_pairs, batch_size=batch_size, epochs=epochs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,17 +10,41 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from rlhf_lite.data.collate import pad_right
+from rlhf_lite.data.formatting import Template, chat_template, common_length
 from rlhf_lite.functional import masked_sum
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows, micro_batches
+from rlhf_lite.training.checks import require_frozen_trunk
+from rlhf_lite.training.progress import Progress
+from rlhf_lite.training.step import (
+    Hooks,
+    Optimisation,
+    Resume,
+    batch_rows,
+    evaluating,
+    micro_batches,
+)
+from rlhf_lite.types import Message
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a prompt and its completion."""
+    """Token ids of a prompt and its completion.
+
+    Attributes:
+        prompt: at least one token: nothing predicts the first.
+        completion: what follows.
+        counts: for each token of the completion, whether the loss includes it; None means all of them. A
+            conversation goes on after its first answer with tokens that nobody should learn to say.
+    """
 
     prompt: list[int]
     completion: list[int]
+    counts: list[bool] | None = None
+
+    @property
+    def counted(self) -> int:
+        """Number of tokens that the loss includes."""
+        return len(self.completion) if self.counts is None else sum(self.counts)
 
 
 def encode_examples(
@@ -42,27 +66,87 @@ def encode_examples(
     return examples
 
 
+def encode_chats(
+    tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: int, template: Template | None = None
+) -> list[Example]:
+    """Tokenise conversations for a loss on every turn of the assistant, and on nothing else.
+
+    What the template writes before an answer belongs to the context, and what it writes to end the answer
+    belongs to the answer, so that the model learns to stop. The pieces are tokenised apart: no token spans
+    the boundary.
+
+    Args:
+        tokenizer: its chat template is used, or the plain transcript if it has none.
+        chats: messages from the first to the last.
+        max_tokens: a longer conversation is cut on the right, and left out if no answer is in what remains.
+        template: another template.
+
+    Raises:
+        ValueError: if the template writes a conversation differently once it goes on, so that there is no
+            boundary between context and answer.
+    """
+    template = template or chat_template(tokenizer)
+    examples = []
+    for chat in chats:
+        ids: list[int] = []
+        counts: list[bool] = []
+        for text, counted in _chat_pieces(chat, template):
+            piece = tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids, counts = ids + piece, counts + [counted] * len(piece)
+        ids, counts = ids[:max_tokens], counts[:max_tokens]
+        first = counts.index(True) if True in counts else 0
+        if first:
+            rest = counts[first:]
+            examples.append(Example(ids[:first], ids[first:], None if all(rest) else rest))
+    return examples
+
+
+def _chat_pieces(chat: Sequence[Message], template: Template) -> Iterator[tuple[str, bool]]:
+    """The rendered conversation in pieces, each with whether the assistant says it."""
+    done = ""
+    for number, message in enumerate(chat):
+        if message.role != "assistant":
+            continue
+        for text, counted in (
+            (template(chat[:number], True), False),
+            (template(chat[: number + 1], False), True),
+        ):
+            if not text.startswith(done):
+                place = common_length(text, done)
+                raise ValueError(
+                    f"the chat template has no boundary around turn {number + 1}: from character {place} "
+                    f"it writes {text[place : place + 40]!r} where it wrote {done[place : place + 40]!r} for "
+                    "the turns before. Use formatting.plain_text, or another template"
+                )
+            if len(text) > len(done):
+                yield text[len(done) :], counted
+            done = text
+
+
 def collate_examples(examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids, mask, and the completion's mask, each ``[B, S]``, padded on the right."""
     ids, mask = pad_right([e.prompt + e.completion for e in examples], pad_token_id)
     starts = torch.tensor([len(e.prompt) for e in examples]).unsqueeze(1)
-    return ids, mask, mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
+    wanted = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
+    for row, example in enumerate(examples):
+        if example.counts is not None:
+            wanted[row, len(example.prompt) : len(example.prompt) + len(example.counts)] &= torch.tensor(
+                example.counts
+            )
+    return ids, mask, wanted
 
 
-@torch.no_grad()
 def completion_loss(
     scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int, batch_size: int = 32
 ) -> float:
     """Mean cross-entropy of the completions, in nats per token."""
     total, count = 0.0, 0
-    modes = [(module, module.training) for module in scorer.modules()]
-    scorer.eval()
-    for start in range(0, len(examples), batch_size):
-        ids, mask, wanted = collate_examples(examples[start : start + batch_size], pad_token_id)
-        total -= float(scorer.score(ids, mask, wanted).logps.sum())
-        count += int(wanted.sum())
-    for module, mode in modes:
-        module.training = mode
+    with evaluating(scorer):
+        for start in range(0, len(examples), batch_size):
+            ids, mask, wanted = collate_examples(examples[start : start + batch_size], pad_token_id)
+            ids, mask, wanted = (tensor.to(scorer.model.device) for tensor in (ids, mask, wanted))
+            total -= float(scorer.score(ids, mask, wanted).logps.sum())
+            count += int(wanted.sum())
     return total / count
 
 
@@ -84,6 +168,8 @@ def train_sft(
     accelerator: Accelerator,
     hooks: Hooks,
     resume: Resume | None = None,
+    schedule: str = "linear",
+    gradient_checkpointing: bool = False,
 ) -> None:
     """Train the scorer's trainable parameters on the completions.
 
@@ -94,6 +180,8 @@ def train_sft(
     Metrics: ``loss/nats_per_token``, ``grad_norm``, ``learning_rate`` and, every ``validate_every`` steps and
     at the end, ``val_loss/nats_per_token``.
     """
+    require_frozen_trunk(scorer.body)
+    scorer.body.checkpoint_top(gradient_checkpointing)
     optimisation = Optimisation(
         scorer,
         accelerator=accelerator,
@@ -102,33 +190,34 @@ def train_sft(
         total_steps=steps,
         max_grad_norm=max_grad_norm,
         weight_decay=weight_decay,
+        schedule=schedule,
+        bad_batches=hooks.bad_batches,
     )
+    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
-    done = 0
-    if resume is not None:
-        optimisation.load(resume.tensors)
-        done = resume.step
-    for step in range(done, steps):
+    device = accelerator.device
+    for step in progress:
         # Dropout draws from torch's global generator; a resumed run must draw the same.
         torch.manual_seed(seed * 1_000_003 + step)
         rows = batch_rows(len(examples), batch_size, step, seed=seed, lengths=lengths)
-        tokens = sum(len(examples[row].completion) for row in rows)
-        rate, total = optimisation.learning_rate, 0.0
+        tokens = sum(examples[row].counted for row in rows)
+        rate, total = optimisation.learning_rate, torch.zeros((), device=device)
         for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
-            ids, mask, wanted = collate_examples([examples[row] for row in part], pad_token_id)
+            batch = collate_examples([examples[row] for row in part], pad_token_id)
+            ids, mask, wanted = (tensor.to(device) for tensor in batch)
             hidden = scorer.body.trunk(ids, mask)
             scores = optimisation.module(hidden, ids, mask, wanted)
             # Processes average their gradients; the factor turns that average back into a sum.
             loss = -masked_sum(scores.logps, wanted) / tokens * accelerator.num_processes
-            optimisation.backward(loss)
-            total += float(loss.detach())
+            optimisation.backward(
+                loss, {"rows": torch.tensor(part), "ids": ids, "mask": mask, "wanted": wanted}
+            )
+            total += loss.detach()
         norm = optimisation.step()
-        total = float(accelerator.reduce(torch.tensor(total), "mean"))
+        total = float(accelerator.reduce(total, "mean"))
         metrics = {"loss/nats_per_token": total, "grad_norm": norm, "learning_rate": rate}
-        if validation and ((step + 1) % validate_every == 0 or step + 1 == steps):
+        if validation and progress.due(step, validate_every):
             metrics["val_loss/nats_per_token"] = completion_loss(
                 scorer, validation, pad_token_id=pad_token_id
             )
-        hooks.on_step(step + 1, metrics)
-        if hooks.save is not None and ((step + 1) % hooks.save_every == 0 or step + 1 == steps):
-            hooks.save(step + 1, optimisation.tensors(), {})
+        progress.record(step, metrics)

@@ -1,22 +1,75 @@
-"""What every trainer shares: batches by step number, and one optimiser step on ``accelerate``."""
+"""What every trainer shares: batches by step number, and one optimiser step on ``accelerate``.
+
+In a run of several processes every process holds the whole model, works on its own rows, and the gradients
+are averaged by one collective call per optimiser step. That is done here rather than by a wrapper around the
+module: a process may then have fewer rows than the others, or none, without leaving them waiting.
+"""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlhf_lite.training.batches import batch_rows, micro_batches
+from rlhf_lite.training.schedule import check_schedule, learning_rate_factor
+
+__all__ = [
+    "EarlyStopping",
+    "Hooks",
+    "NonFiniteError",
+    "Optimisation",
+    "Resume",
+    "batch_rows",
+    "evaluating",
+    "learning_rate_factor",
+    "micro_batches",
+]
+
 Metrics = Mapping[str, float]
-# Batches whose rows are sorted by length together.
-_WINDOW = 8
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient is NaN or infinite; the run stops before it spoils the weights."""
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop when a metric no longer improves, and go back to the weights that were best.
+
+    Attributes:
+        metric: its name in the log, such as ``val_loss/nats_per_token``.
+        patience: how many values in a row may be no better than the best one.
+        mode: whether low (``min``) or high (``max``) is good.
+        min_delta: a value is better only if it is better by more than this.
+    """
+
+    metric: str
+    patience: int
+    mode: Literal["min", "max"] = "min"
+    min_delta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max") or self.patience < 1:
+            raise ValueError(
+                "early stopping needs mode 'min' or 'max' and a patience of at least 1, "
+                f"got mode {self.mode!r} and patience {self.patience}"
+            )
+
+    def better(self, value: float, best: float) -> bool:
+        """Whether ``value`` beats ``best``; NaN beats nothing."""
+        gain = best - value if self.mode == "min" else value - best
+        return gain > self.min_delta
 
 
 @dataclass(frozen=True)
@@ -27,11 +80,20 @@ class Hooks:
         on_step: called with (step, metrics) after each optimiser step; steps count from 1.
         save: called with the step number and the state's tensors and numbers, when a checkpoint is due.
         save_every: steps between checkpoints.
+        evaluate: called with the step number, in evaluation mode and without gradients; what it returns is
+            merged into the metrics of that step. In a run of several processes every process calls it.
+        evaluate_every: steps between evaluations; the last step is always evaluated.
+        early_stopping: when to stop before the last step; needs a metric that some step logs.
+        bad_batches: folder for the batch that made a loss or a gradient NaN or infinite.
     """
 
     on_step: Callable[[int, Metrics], None]
     save: Callable[[int, Mapping[str, Tensor], Mapping[str, float]], None] | None = None
     save_every: int = 5
+    evaluate: Callable[[int], Metrics] | None = None
+    evaluate_every: int = 1
+    early_stopping: EarlyStopping | None = None
+    bad_batches: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -43,60 +105,17 @@ class Resume:
     numbers: Mapping[str, float]
 
 
-def batch_rows(
-    n_rows: int, batch_size: int, step: int, *, seed: int, lengths: Sequence[int] | None = None
-) -> list[int]:
-    """The rows of batch ``step`` (from 0): every row once per epoch, in an order drawn per epoch.
-
-    The order depends on the arguments alone, so that a resumed run sees the batches it would have seen.
-
-    Args:
-        n_rows: number of rows.
-        batch_size: rows per batch; a remainder smaller than this is left out of the epoch.
-        step: number of the batch, over all epochs.
-        seed: draws another order.
-        lengths: of the rows, or None. With lengths, a batch holds rows of similar length, because padding
-            costs as much as text: within windows of eight batches the rows are sorted by length before they
-            are cut into batches, and the batches of a window are shuffled.
-
-    Raises:
-        ValueError: if there are fewer rows than one batch needs.
-    """
-    if n_rows < batch_size:
-        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
-    per_epoch = n_rows // batch_size
-    epoch, place = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFFFFFF)
-    order = torch.randperm(n_rows, generator=generator).tolist()[: per_epoch * batch_size]
-    if lengths is None:
-        return order[place * batch_size : (place + 1) * batch_size]
-    batches: list[list[int]] = []
-    for start in range(0, len(order), _WINDOW * batch_size):
-        window = sorted(order[start : start + _WINDOW * batch_size], key=lambda row: lengths[row])
-        cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
-        batches += [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
-    return batches[place]
-
-
-def micro_batches(rows: list[int], *, accumulation: int, accelerator: Accelerator) -> list[list[int]]:
-    """This process's share of ``rows``, cut into ``accumulation`` parts; empty parts are left out."""
-    mine = rows[accelerator.process_index :: accelerator.num_processes]
-    size = max(1, math.ceil(len(mine) / accumulation))
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
-
-
-def learning_rate_factor(step: int, *, warmup_steps: int, total_steps: int) -> float:
-    """Linear warm-up from 1/warmup_steps to 1, then linear decay to a tenth at ``total_steps``.
-
-    Args:
-        step: from 0.
-        warmup_steps: how many steps the warm-up takes; 0 for none.
-        total_steps: length of the run.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    rest = max(1, total_steps - warmup_steps)
-    return 1.0 - 0.9 * min(1.0, (step - warmup_steps) / rest)
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients; afterwards every part of ``module`` is in the mode it was in."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 class Optimisation:
@@ -104,12 +123,17 @@ class Optimisation:
 
     Args:
         module: what is trained; its parameters with ``requires_grad``.
-        accelerator: places the module and averages gradients over processes.
+        accelerator: places the module; its processes average their gradients.
         learning_rate: peak learning rate.
         warmup_steps: see :func:`learning_rate_factor`.
         total_steps: see :func:`learning_rate_factor`.
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm, all of them by the same factor.
         weight_decay: of AdamW.
+        schedule: see :func:`learning_rate_factor`.
+        bad_batches: folder for batches that made a loss or a gradient NaN or infinite; None keeps none.
+
+    Raises:
+        ValueError: if nothing is trainable, there is no such schedule, or the accelerator shards the model.
     """
 
     def __init__(
@@ -122,54 +146,129 @@ class Optimisation:
         total_steps: int,
         max_grad_norm: float,
         weight_decay: float = 0.0,
+        schedule: str = "linear",
+        bad_batches: Path | None = None,
     ) -> None:
+        check_schedule(schedule)
         self._names = [name for name, p in module.named_parameters() if p.requires_grad]
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         if not self._parameters:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
+        kind = accelerator.distributed_type.value
+        if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+            raise ValueError(
+                f"the accelerator shards the model ({kind}), and these trainers need the whole model in "
+                "every process: launch with --multi_gpu, or with --cpu"
+            )
         optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay)
         self.accelerator = accelerator
-        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        # "Evaluation" to accelerate means: place it, apply its mixed precision, and do not wrap it.
+        self.module = accelerator.prepare_model(module, evaluation_mode=True)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
         self._peak, self._warmup, self._total = learning_rate, warmup_steps, total_steps
-        self._max_norm, self._done = max_grad_norm, 0
+        self._max_norm, self._schedule, self._done = max_grad_norm, schedule, 0
+        self._bad_batches, self._failure = bad_batches, ""
+        self._seen: list[dict[str, Tensor]] = []
+        if accelerator.num_processes > 1:
+            with torch.no_grad():
+                for parameter in self._parameters:
+                    parameter.copy_(broadcast(parameter.detach()))
 
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
         return self._peak * learning_rate_factor(
-            self._done, warmup_steps=self._warmup, total_steps=self._total
+            self._done, warmup_steps=self._warmup, total_steps=self._total, schedule=self._schedule
         )
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, batch: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradient of ``loss``, a scalar.
 
+        Args:
+            loss: its gradient is *averaged* over the processes: multiply by their number for a sum.
+            batch: what the loss was computed from (row numbers, token ids), to be saved if it goes wrong.
+
         Raises:
-            NonFiniteError: if the loss is NaN or infinite.
+            NonFiniteError: if the loss is NaN or infinite. With several processes :meth:`step` raises it, in
+                all of them at once.
         """
+        if batch is not None:
+            self._seen.append({**batch, "loss": loss.detach()})
         if not bool(torch.isfinite(loss)):
-            raise NonFiniteError(f"the loss is {loss.item()} after {self._done} optimiser steps")
+            self._failure = f"the loss is {loss.item()}"
+            if self.accelerator.num_processes == 1:
+                self._stop(self._failure)
+            return
         self.accelerator.backward(loss)
 
     def step(self) -> float:
-        """Clip, update, clear the gradients; returns the gradient norm before clipping.
+        """Average over the processes, clip, update, clear the gradients; returns the norm before clipping.
 
         Raises:
-            NonFiniteError: if the gradient norm is NaN or infinite.
+            NonFiniteError: if the gradient norm is NaN or infinite, or another process's loss is.
         """
+        if self.accelerator.num_processes > 1:
+            self._average_gradients()
         norm = float(self.accelerator.clip_grad_norm_(self._parameters, self._max_norm))
         if not math.isfinite(norm):
-            raise NonFiniteError(f"the gradient norm is {norm} after {self._done} optimiser steps")
+            self._stop(f"the gradient norm is {norm}")
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self._seen.clear()
         self._done += 1
         return norm
+
+    def _average_gradients(self) -> None:
+        """One collective call for all gradients; a process without rows or without a gradient adds zeros."""
+        has = [float(p.grad is not None) for p in self._parameters]
+        flags = torch.tensor([*has, float(self._failure != "")], device=self._parameters[0].device)
+        flags = self.accelerator.reduce(flags, "sum").tolist()
+        if flags[-1] > 0:
+            self._stop(self._failure or "the loss is not finite in another process")
+        used = [p for p, count in zip(self._parameters, flags, strict=False) if count > 0]
+        if not used:
+            return
+        pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
+        flat = self.accelerator.reduce(torch.cat([piece.flatten().float() for piece in pieces]), "mean")
+        for parameter, piece in zip(used, flat.split([p.numel() for p in used]), strict=True):
+            parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+
+    def _stop(self, what: str) -> None:
+        """Save the batch since the last update, and raise."""
+        message = f"{what} after {self._done} optimiser steps"
+        if self._bad_batches is not None and self._seen:
+            rank = self.accelerator.process_index
+            path = self._bad_batches / f"nonfinite-step-{self._done + 1:06d}-process-{rank}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found = {
+                f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
+                for part, batch in enumerate(self._seen)
+                for name, tensor in batch.items()
+            }
+            losses = [float(batch["loss"]) for batch in self._seen]
+            save_file(found, str(path), metadata={"reason": message, "losses": json.dumps(losses)})
+            message += f"; the batch (rows, token ids, loss) is in {path}"
+        raise NonFiniteError(message)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trainable weights by name, not copied."""
+        return {name: p.detach() for name, p in zip(self._names, self._parameters, strict=True)}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the trainable weights, as :meth:`weights` gave them; Adam's moments stay.
+
+        Raises:
+            KeyError: if a weight of this module is not in ``weights``.
+        """
+        for name, parameter in zip(self._names, self._parameters, strict=True):
+            parameter.data.copy_(weights[name])
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and Adam moments, by name: all that is needed to continue."""
         state = self.optimizer.state
-        found = {f"weight/{name}": p.detach() for name, p in zip(self._names, self._parameters, strict=True)}
+        found = {f"weight/{name}": weight for name, weight in self.weights().items()}
         for name, parameter in zip(self._names, self._parameters, strict=True):
             for key, value in state.get(parameter, {}).items():
                 found[f"adam/{key}/{name}"] = torch.as_tensor(value).detach()
@@ -186,4 +285,6 @@ class Optimisation:
             parameter.data.copy_(tensors[f"weight/{name}"])
             keys = {key: f"adam/{key}/{name}" for key in ("step", "exp_avg", "exp_avg_sq")}
             if all(full in tensors for full in keys.values()):
-                self.optimizer.state[parameter] = {key: tensors[full].clone() for key, full in keys.items()}
+                moments = {key: tensors[full].to(parameter.device, copy=True) for key, full in keys.items()}
+                moments["step"] = moments["step"].cpu()  # where Adam keeps its step count
+                self.optimizer.state[parameter] = moments

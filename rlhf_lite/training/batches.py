@@ -1,0 +1,79 @@
+"""Which rows form a batch, and which of them this process works on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+
+# Batches whose rows are sorted by length together.
+_WINDOW = 8
+
+
+def batch_rows(
+    n_rows: int, batch_size: int, step: int, *, seed: int, lengths: Sequence[int] | None = None
+) -> list[int]:
+    """The rows of batch ``step`` (from 0): every row once per epoch, in an order drawn per epoch.
+
+    The order depends on the arguments alone, so that a resumed run sees the batches it would have seen.
+
+    Args:
+        n_rows: number of rows.
+        batch_size: rows per batch; a remainder smaller than this is left out of the epoch.
+        step: number of the batch, over all epochs.
+        seed: draws another order.
+        lengths: of the rows, or None. With lengths, a batch holds rows of similar length, because padding
+            costs as much as text: within windows of eight batches the rows are sorted by length before they
+            are cut into batches, and the batches of a window are shuffled.
+
+    Raises:
+        ValueError: if there are fewer rows than one batch needs.
+    """
+    if n_rows < batch_size:
+        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
+    per_epoch = n_rows // batch_size
+    epoch, place = divmod(step, per_epoch)
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFFFFFF)
+    order = torch.randperm(n_rows, generator=generator).tolist()[: per_epoch * batch_size]
+    if lengths is None:
+        return order[place * batch_size : (place + 1) * batch_size]
+    batches: list[list[int]] = []
+    for start in range(0, len(order), _WINDOW * batch_size):
+        window = sorted(order[start : start + _WINDOW * batch_size], key=lambda row: lengths[row])
+        cut = [window[i : i + batch_size] for i in range(0, len(window), batch_size)]
+        batches += [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
+    return batches[place]
+
+
+def micro_batches(rows: list[int], *, accumulation: int, accelerator: Accelerator) -> list[list[int]]:
+    """This process's share of ``rows``, cut into ``accumulation`` parts; empty parts are left out.
+
+    With more processes than rows some get no part at all. They add nothing to the gradient and take part in
+    :meth:`Optimisation.step` like the others.
+    """
+    mine = rows[accelerator.process_index :: accelerator.num_processes]
+    size = max(1, math.ceil(len(mine) / accumulation))
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
+
+
+def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]]:
+    """The rows of a batch in groups of similar length, the shorter ones first.
+
+    Padding costs as much as text, and the answers of one batch differ in length: two forward passes over a
+    shorter and a longer half are cheaper than one over everything.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    return [rows.tolist() for rows in torch.tensor(order).tensor_split(min(parts, len(order)))]
+
+
+def epoch_steps(n_rows: int, *, batch_size: int, epochs: int) -> int:
+    """Optimiser steps of some epochs: whole batches only.
+
+    Raises:
+        ValueError: if there are fewer rows than one batch needs.
+    """
+    if n_rows < batch_size:
+        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
+    return epochs * (n_rows // batch_size)

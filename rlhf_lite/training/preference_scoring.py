@@ -1,0 +1,174 @@
+"""Log-probabilities of given completions, with everything that never changes computed once.
+
+Two things about a completion stay the same for a whole run: what the frozen layers below the adapters make of
+it, and how likely the reference finds it. Both are computed in one pass before training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from rlhf_lite.functional import sequence_logps
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.training.batches import split_by_length
+from rlhf_lite.training.sft import Example, collate_examples
+from rlhf_lite.training.step import evaluating
+
+Reference = Callable[[], AbstractContextManager[object]]
+# Completions in one forward pass without gradient.
+_ROWS = 16
+
+
+class Completions:
+    """The completions that a run scores again and again.
+
+    Args:
+        scorer: the policy.
+        examples: prompts and completions; every prompt has at least one token.
+        pad_token_id: fills rows.
+        accelerator: its device; its processes share the reference pass.
+        cache_megabytes: memory for the frozen layers' states; what does not fit is computed for every batch.
+            With several processes nothing is kept: each sees other rows in every epoch.
+        name: of the reference's log-probabilities in a checkpoint.
+
+    Raises:
+        ValueError: if a prompt or a completion is empty.
+    """
+
+    def __init__(
+        self,
+        scorer: PolicyScorer,
+        examples: Sequence[Example],
+        *,
+        pad_token_id: int,
+        accelerator: Accelerator,
+        cache_megabytes: int = 0,
+        name: str = "reference",
+    ) -> None:
+        for i, example in enumerate(examples):
+            if not example.prompt or not example.completion:
+                raise ValueError(f"row {i} lacks a prompt or a completion: nothing predicts a first token")
+        self.examples = examples
+        self.lengths = torch.tensor([example.counted for example in examples], device=accelerator.device)
+        """Tokens of each completion ``[N]``."""
+        self.reference_logps: Tensor | None = None
+        """Summed log-probabilities ``[N]`` under the reference, in nats."""
+        self._names = (f"{name}/logps", f"{name}/key")
+        self._scorer, self._pad, self._accelerator = scorer, pad_token_id, accelerator
+        self._states: dict[int, Tensor] = {}
+        # With no layer below the adapters the states are embeddings: a look-up costs nothing.
+        keep = accelerator.num_processes == 1 and scorer.body.depth > 0
+        self._room = cache_megabytes * 2**20 if keep else 0
+
+    def logps(self, rows: Sequence[int], module: nn.Module | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Summed log-probabilities ``[B]`` of some completions, and the tokens they were computed from.
+
+        Args:
+            rows: indices of the completions.
+            module: what to call; the scorer itself by default, or the optimiser's view of it.
+        """
+        device = self._accelerator.device
+        sums, seen = torch.zeros(len(rows), device=device), {}
+        sizes = [len(self.examples[row].prompt) + len(self.examples[row].completion) for row in rows]
+        for number, places in enumerate(split_by_length(sizes)):
+            part = [rows[place] for place in places]
+            batch = collate_examples([self.examples[row] for row in part], self._pad)
+            ids, mask, wanted = (tensor.to(device) for tensor in batch)
+            hidden = self._hidden(part, ids, mask)
+            found = (module or self._scorer)(hidden, ids, mask, wanted).logps
+            sums = sums.index_put((torch.tensor(places, device=device),), sequence_logps(found, wanted))
+            seen |= {f"ids-{number}": ids, f"mask-{number}": mask, f"wanted-{number}": wanted}
+        return sums, seen
+
+    def _hidden(self, rows: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
+        """The frozen layers' states ``[B, S, H]``, from memory if every row is there."""
+        if not all(row in self._states for row in rows):
+            return self._scorer.body.trunk(ids, mask)
+        # Padding is masked out above, so that any state will do there.
+        return nn.utils.rnn.pad_sequence([self._states[row] for row in rows], batch_first=True)
+
+    @torch.no_grad()
+    def prepare(self, reference: Reference | None, *, known: Tensor | None = None) -> None:
+        """Compute what never changes, without dropout.
+
+        Every process takes its share of the reference pass. Its order depends on the data alone, so that a
+        resumed run computes the same numbers in the same batches.
+
+        Args:
+            reference: a context in which the scorer computes the reference policy; None if there is none.
+            known: its log-probabilities ``[N]``, if they have been computed before.
+        """
+        n = len(self.examples)
+        if known is not None and known.shape != (n,):
+            raise ValueError(
+                f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} completions"
+            )
+        ask = known is None and reference is not None
+        sums = torch.zeros(n, device=self._accelerator.device)
+        order = sorted(range(n), key=self._size)
+        mine = order[self._accelerator.process_index :: self._accelerator.num_processes]
+        if not ask and self._room == 0:
+            mine = []
+        with evaluating(self._scorer):
+            for start in range(0, len(mine), _ROWS):
+                part = mine[start : start + _ROWS]
+                self._keep(part)
+                if ask:
+                    with reference():
+                        sums[part] = self.logps(part)[0]
+        if ask:
+            known = self._accelerator.reduce(sums, "sum")
+        self.reference_logps = None if known is None else known.to(self._accelerator.device)
+
+    def _size(self, row: int) -> int:
+        return len(self.examples[row].prompt) + len(self.examples[row].completion)
+
+    def _keep(self, rows: Sequence[int]) -> None:
+        """Put the frozen layers' states of some rows into memory, while there is room."""
+        if self._room <= 0:
+            return
+        batch = collate_examples([self.examples[row] for row in rows], self._pad)
+        ids, mask, _ = (tensor.to(self._accelerator.device) for tensor in batch)
+        hidden = self._scorer.body.trunk(ids, mask)
+        for row, states in zip(rows, hidden, strict=True):
+            # A copy: a slice would keep the whole padded batch alive.
+            kept = states[: self._size(row)].clone()
+            self._room -= kept.numel() * kept.element_size()
+            if self._room < 0:
+                break
+            self._states[row] = kept
+
+    def key(self) -> Tensor:
+        """A number that tells these completions from others."""
+        digest = hashlib.sha256()
+        for example in self.examples:
+            digest.update(repr((example.prompt, example.completion)).encode())
+        return torch.tensor(int.from_bytes(digest.digest()[:7], "big"))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, so that a resumed run need not ask the reference again."""
+        if self.reference_logps is None:
+            return {}
+        return dict(zip(self._names, (self.reference_logps, self.key()), strict=True))
+
+    def saved_reference(self, tensors: Mapping[str, Tensor]) -> Tensor | None:
+        """The reference log-probabilities in a checkpoint, or None if it has none.
+
+        Raises:
+            ValueError: if they belong to other data.
+        """
+        logps, key = self._names
+        if logps not in tensors:
+            return None
+        if int(tensors[key]) != int(self.key()):
+            raise ValueError(
+                "the checkpoint was made with other completions than these: resume with the data it was made "
+                "with, or start anew"
+            )
+        return tensors[logps].clone()

@@ -1,0 +1,183 @@
+"""Small runs of each trainer, for tests: same options, same way to save, interrupt and resume."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import byte_tokenizer, llama, shake, token_rows
+
+from rlhf_lite.data.formatting import EncodedPair
+from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.reward_model import RewardModel, new_reward_model
+from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.sft import Example, train_sft
+from rlhf_lite.training.step import Hooks, Resume
+from rlhf_lite.types import Preference
+
+__all__ = ["byte_tokenizer", "llama", "shake", "token_rows"]
+
+_accelerator: list[Accelerator] = []
+
+
+def accelerator() -> Accelerator:
+    """One for all tests of a process: accelerate keeps its state globally anyway."""
+    if not _accelerator:
+        _accelerator.append(Accelerator(cpu=True))
+    return _accelerator[0]
+
+
+EXAMPLES = [
+    Example(prompt, completion)
+    for prompt, completion in zip(
+        token_rows([3, 1, 4, 2, 6, 2, 3, 5], seed=1),
+        token_rows([5, 7, 1, 3, 2, 6, 4, 8], seed=2),
+        strict=True,
+    )
+]
+# Token 7 is liked and token 9 is not, among tokens that say nothing.
+PAIRS = [
+    EncodedPair(prompt, [*good, 7], [9, *bad])
+    for prompt, good, bad in zip(
+        token_rows([3, 1, 4, 2, 6, 2, 3, 5], seed=1),
+        token_rows([4, 6, 1, 2, 1, 5, 3, 7], seed=2),
+        token_rows([2, 3, 4, 1, 6, 2, 7, 1], seed=3),
+        strict=True,
+    )
+]
+WORDS = ("film", "a plot", "it", "the music", "one hour", "her role", "an end", "some story")
+ENDS = ((" is AAA", " is zz"), (" is A", " is zzz"))
+PREFERENCES = [Preference(word, good, bad) for word in WORDS for good, bad in ENDS]
+
+COMMON = {
+    "batch_size": 4,
+    "accumulation": 1,
+    "learning_rate": 0.01,
+    "warmup_steps": 1,
+    "max_grad_norm": 1.0,
+    "weight_decay": 0.0,
+    "seed": 0,
+}
+
+
+def new_scorer(
+    dropout: float = 0.0, *, top_layers: int | None = 2, dtype: torch.dtype | None = None
+) -> PolicyScorer:
+    """A tiny Llama with a fresh LoRA adapter; everything drawn from fixed seeds."""
+    model = llama()
+    if dtype is not None:
+        model = model.to(dtype)
+    shape = lora_config(model, rank=4, alpha=8.0, dropout=dropout, top_layers=top_layers)
+    return PolicyScorer(add_adapter(model, shape, "policy", seed=0), top_layers=top_layers)
+
+
+def new_reward(base: str, dropout: float = 0.0) -> RewardModel:
+    """A reward model on the tiny base in folder ``base``."""
+    return new_reward_model(
+        base,
+        precision="fp32",
+        rank=4,
+        alpha=8.0,
+        dropout=dropout,
+        top_layers=2,
+        target_modules="all-linear",
+        max_tokens=40,
+        seed=0,
+    )
+
+
+class Recorder:
+    """Collects what a trainer reports, and may interrupt it.
+
+    Attributes:
+        lines: metrics of each step.
+        saved: step → (tensors, numbers) of each checkpoint.
+    """
+
+    def __init__(self, *, save_every: int = 2, fail_at: int | None = None, **hooks: Any) -> None:
+        self.lines: list[dict[str, float]] = []
+        self.steps: list[int] = []
+        self.saved: dict[int, tuple[dict[str, torch.Tensor], dict[str, float]]] = {}
+        self._fail_at = fail_at
+        self.hooks = Hooks(self._on_step, self._save, save_every, **hooks)
+
+    def _on_step(self, step: int, metrics) -> None:
+        self.steps.append(step)
+        self.lines.append(dict(metrics))
+        if step == self._fail_at:
+            raise KeyboardInterrupt
+
+    def _save(self, step: int, tensors, numbers) -> None:
+        self.saved[step] = ({name: t.clone() for name, t in tensors.items()}, dict(numbers))
+
+    def resume(self, step: int) -> Resume:
+        """Continue after ``step``."""
+        return Resume(step, *self.saved[step])
+
+
+def run_sft(
+    scorer: PolicyScorer, examples=EXAMPLES, *, recorder: Recorder | None = None, **changes
+) -> Recorder:
+    recorder = recorder or Recorder()
+    options = COMMON | {"validation": [], "pad_token_id": 0, "steps": 4, "validate_every": 2}
+    accelerator_ = changes.pop("accelerator", None) or accelerator()
+    train_sft(scorer, examples, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    return recorder
+
+
+def run_reward(
+    model: RewardModel, pairs=PREFERENCES, *, recorder: Recorder | None = None, **changes
+) -> Recorder:
+    recorder = recorder or Recorder()
+    options = COMMON | {"epochs": 1, "centre": 0.01}
+    accelerator_ = changes.pop("accelerator", None) or accelerator()
+    train_reward(model, pairs, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    return recorder
+
+
+def run_dpo(scorer: PolicyScorer, data=PAIRS, *, recorder: Recorder | None = None, **changes) -> Recorder:
+    recorder = recorder or Recorder()
+    options = COMMON | {"pad_token_id": 0, "steps": 4, "beta": 0.5, "reference": bare(scorer)}
+    accelerator_ = changes.pop("accelerator", None) or accelerator()
+    train_dpo(scorer, data, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    return recorder
+
+
+def bare(scorer: PolicyScorer) -> Callable:
+    """The reference: the model without its adapter."""
+    return lambda: using_adapter(scorer.model, None)
+
+
+def weights(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the trainable weights, by name."""
+    return {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def assert_same_run(
+    got: list[dict[str, float]], expected: list[dict[str, float]], *, rel: float, abs: float
+) -> None:
+    """Two runs' metrics agree step by step and name by name."""
+    assert len(got) == len(expected)
+    for step, (a, b) in enumerate(zip(got, expected, strict=True)):
+        assert a.keys() == b.keys()
+        for name in b:
+            tolerance = max(abs, rel * max(1.0, b[name] if b[name] > 0 else -b[name]))
+            assert -tolerance <= a[name] - b[name] <= tolerance, (step + 1, name, a[name], b[name])
+
+
+def assert_same_weights(got: nn.Module, expected: nn.Module, *, atol: float = 0.0) -> None:
+    """Trainable weights agree; exactly, by default."""
+    wanted = weights(expected)
+    for name, weight in weights(got).items():
+        torch.testing.assert_close(
+            weight, wanted[name], atol=atol, rtol=0.0, msg=lambda m, n=name: f"{n}: {m}"
+        )
