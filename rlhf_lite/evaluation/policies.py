@@ -13,11 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left
+from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.evaluation.statistics import bootstrap_mean_ci
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores
-from rlhf_lite.functional import kl_estimate, sequence_logps
+from rlhf_lite.functional import best_of_n_kl_bound, kl_estimate, sequence_logps
 from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.rollout.best_of_n import best_of_n
+from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
 from rlhf_lite.rollout.sampler import join, row_seeds, sample
+from rlhf_lite.types import Rollout
 
 # The seeds of evaluation samples are far from those of training steps.
 _EVALUATION = 1_000_000
@@ -31,11 +35,13 @@ class Contender:
         name: for the tables.
         adapter: name of its adapter on the shared network; None is the bare model.
         sampling: a context that yields a model ready to sample from.
+        best_of: how many continuations are sampled per prompt; the judges' reward chooses one of them.
     """
 
     name: str
     adapter: str | None
     sampling: Callable[[], AbstractContextManager[object]]
+    best_of: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,15 +54,14 @@ class Judges:
         using: a context in which the scorer computes with the named adapter; None is the bare model.
         anchor: adapter of the policy that the KL is measured from (the SFT policy).
         gold: texts to estimated human ratings.
-        reward: (hidden, ids, mask without end tokens) to raw reward-model scores; None without a reward
-        model.
+        reward: raw reward-model scores, as in ``rollout.rewards``; None without a reward model.
     """
 
     scorer: PolicyScorer
     using: Callable[[str | None], AbstractContextManager[None]]
     anchor: str | None
     gold: Callable[[Sequence[str]], np.ndarray]
-    reward: Callable[[Tensor, Tensor, Tensor], Tensor] | None
+    reward: Reward | None
 
 
 @dataclass(frozen=True)
@@ -91,26 +96,34 @@ def measure(
 
     Row i draws from the same random numbers for every policy, so that differences between policies can be
     tested prompt by prompt. Log-probabilities are those of the sampling distribution (same temperature).
+
+    The best of n has a law of its own, whose log-probabilities nobody can read off: its KL is given as the
+    upper bound log n - (n - 1)/n, the same for every row.
+
+    Raises:
+        ValueError: if the contender is a best of n and the judges have no reward to choose by, or it is not
+            the anchor that it chooses from.
     """
-    start_id = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    encoded = [row or [start_id] for row in tokenizer(list(prompts), add_special_tokens=False)["input_ids"]]
-    seeds = row_seeds(seed, _EVALUATION, rows=len(prompts))
+    if contender.best_of > 1 and (judges.reward is None or contender.adapter != judges.anchor):
+        raise ValueError(
+            f"{contender.name} is a best of {contender.best_of}: that needs a reward to choose by, and is "
+            "measured for the anchor policy only, from which its KL is known"
+        )
+    encoded = encode_prompts(tokenizer, prompts)
+    seeds = row_seeds(seed, _EVALUATION, rows=len(prompts) * contender.best_of)
     parts: dict[str, list[np.ndarray]] = {}
     texts: list[str] = []
     for start in range(0, len(prompts), batch_size):
         rows = slice(start, start + batch_size)
-        ids, mask = pad_left(encoded[rows], tokenizer.pad_token_id)
-        with contender.sampling() as model:
-            rollout = sample(
-                model,
-                ids,
-                mask,
-                max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                seeds=seeds[rows],
-                temperature=temperature,
-            )
+        rollout = _continued(
+            contender,
+            judges,
+            *pad_left(encoded[rows], tokenizer.pad_token_id),
+            tokenizer,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=seeds[start * contender.best_of : (start + batch_size) * contender.best_of],
+        )
         ids, mask, wanted = join(rollout)
         hidden = judges.scorer.body.trunk(ids, mask)
         logps: dict[str | None, Tensor] = {}
@@ -119,13 +132,20 @@ def measure(
             with judges.using(adapter):
                 logps[adapter] = judges.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
         found = {
-            "kl_nats": sequence_logps(kl_estimate(logps[contender.adapter], logps[judges.anchor]), wanted),
+            "kl_nats": sequence_logps(kl_estimate(logps[contender.adapter], logps[judges.anchor]), wanted)
+            + best_of_n_kl_bound(contender.best_of),
             "tokens": wanted.sum(1),
             "bare_nats": -sequence_logps(logps[None], wanted),
             "ended": rollout.ended,
         }
         if judges.reward is not None:
-            found["rm"] = judges.reward(hidden, ids, mask & ~(wanted & (ids == tokenizer.eos_token_id)))
+            batch = Completions.of(
+                rollout,
+                eos_token_id=tokenizer.eos_token_id,
+                decode=tokenizer.batch_decode,
+                trunk=lambda *_, hidden=hidden: hidden,
+            )
+            found["rm"] = evaluate(judges.reward, batch, name="rm").raw
         for name, values in found.items():
             parts.setdefault(name, []).append(values.double().numpy())
         written = rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
@@ -142,6 +162,34 @@ def measure(
         rm=arrays.pop("rm", None),
         **arrays,
     )
+
+
+def _continued(
+    contender: Contender,
+    judges: Judges,
+    ids: Tensor,
+    mask: Tensor,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seeds: Sequence[int],
+) -> Rollout:
+    """One continuation per prompt: sampled, or the best of several."""
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "temperature": temperature,
+        "seeds": seeds,
+    }
+    with contender.sampling() as model:
+        if contender.best_of == 1:
+            return sample(model, ids, mask, **options)
+        trunk, decode = judges.scorer.body.trunk, tokenizer.batch_decode
+        return best_of_n(
+            model, ids, mask, n=contender.best_of, reward=judges.reward, trunk=trunk, decode=decode, **options
+        ).rollout
 
 
 def summarise(measured: Measured, *, seed: int) -> dict[str, object]:

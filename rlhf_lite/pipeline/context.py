@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,15 +22,19 @@ from rlhf_lite.checkpoint import (
     save_step,
     saved_steps,
     verify_phase,
+    write_json,
     write_phase,
 )
 from rlhf_lite.config import PipelineConfig
-from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.progress import bar
 from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.step import Hooks, Resume
+
+# What a run decided at its start and keeps.
+STATE_FILE = "state.json"
 
 
 class Run:
@@ -48,9 +53,24 @@ class Run:
         self.seconds: dict[str, float] = {}
 
     @cached_property
+    def precision(self) -> Literal["fp32", "bf16"]:
+        """How models are held in memory. What ``auto`` meant at the start of the run holds to its end.
+
+        A probe decides what ``auto`` means, and its answer may change between a run and its continuation.
+        """
+        wanted = self.config.model.precision
+        if wanted != "auto":
+            return wanted
+        place = self.output / STATE_FILE
+        if self.accelerator.is_main_process and not place.is_file():
+            write_json(place, {"precision": resolve_precision(wanted)})
+        self.accelerator.wait_for_everyone()
+        return resolve_precision(json.loads(place.read_text(encoding="utf-8"))["precision"])
+
+    @cached_property
     def policy(self) -> Policy:
         """The untouched model and its tokenizer."""
-        return load_policy(self.config.model.name, precision=self.config.model.precision)
+        return load_policy(self.config.model.name, precision=self.precision)
 
     @cached_property
     def texts(self) -> Texts:

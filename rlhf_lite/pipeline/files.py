@@ -11,6 +11,7 @@ from typing import Any
 from rlhf_lite.checkpoint import write_json
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.data import load_preferences, split_of
+from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import load_adapter, merged
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
@@ -70,13 +71,15 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
         )
     prepare_folder(config, output, resume=False)
     run = Run(config, output)
+    # Taken now: by the end somebody may have changed the checkout.
+    info = run_info(seed=config.seed)
     train = train[: config.reward.pairs]
     scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
     run.texts = Texts([], [], train, test, [], [], scale, [], [])
     run_reward(run)
     found = judge_reward_model(load_reward_model(find_reward_model(output)), test, min_gap=0.0)
     found |= {"n_train_pairs": len(train), "seconds": round(run.seconds["reward"], 1)}
-    write_json(output / "metrics.json", {"schema": 1, **run_info(seed=config.seed), "reward_model": found})
+    write_json(output / "metrics.json", {"schema": 1, **info, "reward_model": found})
     run.log.close()
     return found
 
@@ -151,7 +154,8 @@ def generate_text(
 
     Args:
         model_dir: a run folder (its PPO policy, else its SFT policy), a PEFT adapter, a model folder, or a
-        Hub id. prompt: opening words; may be empty.
+            Hub id.
+        prompt: opening words; may be empty.
         max_new_tokens: length limit.
         temperature: 0 takes the likeliest token each time.
         samples: how many continuations.
@@ -175,9 +179,7 @@ def generate_text(
         raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
     policy = load_policy(name)
     tokenizer = policy.tokenizer
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"] or [start]
-    prompt_ids = torch.tensor([ids] * samples)
+    prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
 
     def draw(model: Any) -> torch.Tensor:
         rollout = sample(

@@ -73,15 +73,13 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         The parts of ``metrics.json`` that come from judging.
     """
     started, config, texts = time.monotonic(), run.config, run.texts
-    policy = load_policy(config.model.name, precision=config.model.precision)
+    policy = load_policy(config.model.name, precision=run.precision)
     top = config.lora.top_layers
     found: dict[str, Any] = {}
     has_ppo, has_reward = run.finished("ppo"), run.finished("reward")
     names = ["reference", *(["sft"] if run.finished("sft") else []), *(["ppo"] if has_ppo else [])]
     with bar("evaluation", 2 + len(names), visible=run.visible) as show:
-        judge = fit_gold_judge(
-            policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens
-        )
+        judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens)
         gap = config.reward.eval_min_gap
         found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=gap)
         found["gold_judge"]["n_fitted"] = len(texts.gold)

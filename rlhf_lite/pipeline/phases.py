@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from peft import PeftModel
 from safetensors.torch import save_file
-from torch import Tensor
 
+from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import (
     add_adapter,
     load_adapter,
@@ -21,10 +20,11 @@ from rlhf_lite.models.adapters import (
     save_adapter,
     using_adapter,
 )
-from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.heads import ValueHead, load_value_head
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
 from rlhf_lite.training.ppo import PPOPieces, train_ppo
 from rlhf_lite.training.reward import reward_steps, train_reward
 from rlhf_lite.training.sft import encode_examples, train_sft
@@ -33,24 +33,17 @@ from rlhf_lite.training.sft import encode_examples, train_sft
 POLICY, REFERENCE = "policy", "reference"
 
 
-def encode_prompts(policy: Policy, prompts: list[str]) -> list[list[int]]:
-    """Token ids of prompts; an empty prompt becomes the start token, since sampling must start somewhere."""
-    start = policy.tokenizer.bos_token_id
-    fallback = [policy.tokenizer.eos_token_id if start is None else start]
-    return [row or fallback for row in policy.tokenizer(prompts, add_special_tokens=False)["input_ids"]]
-
-
 def run_sft(run: Run) -> None:
     """Fine-tune the model on openings and their human continuations; writes ``sft/adapter``."""
     config = run.config
-    policy = load_policy(config.model.name, precision=config.model.precision)
+    policy = load_policy(config.model.name, precision=run.precision)
     adapter = lora_config(policy.model, **config.lora.model_dump())
     model = add_adapter(policy.model, adapter, POLICY, seed=config.seed)
     scorer = PolicyScorer(model, top_layers=config.lora.top_layers)
     encode = partial(encode_examples, policy.tokenizer, max_tokens=config.data.max_tokens)
     settings = config.sft.model_dump()
 
-    def live(metrics: dict[str, float]) -> str:
+    def live(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
 
     with run.steps("sft", config.sft.steps, live) as (hooks, resume):
@@ -77,7 +70,7 @@ def run_reward(run: Run) -> None:
     config = run.config
     model = new_reward_model(
         config.model.name,
-        precision=config.model.precision,
+        precision=run.precision,
         max_tokens=config.data.max_tokens,
         seed=config.seed,
         **config.lora.model_dump(),
@@ -88,7 +81,7 @@ def run_reward(run: Run) -> None:
     pairs = run.texts.train_pairs
     total = reward_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
-    def live(metrics: dict[str, float]) -> str:
+    def live(metrics: Mapping[str, float]) -> str:
         loss, accuracy = metrics["loss/nats_per_pair"], metrics["accuracy/fraction"]
         return f"loss {loss:.3f} nats/pair, accuracy {accuracy:.2f}"
 
@@ -164,57 +157,73 @@ def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
     return Actors(model, reference)
 
 
-def shared_reward(
-    run: Run, reward: RewardModel, policy: Policy
-) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Raw scores of a batch of tokens, from the policy's trunk states where both models share the trunk."""
+def shared_reward(run: Run, reward: RewardModel, policy: Policy) -> Reward:
+    """Raw scores of the reward model, from the policy's trunk states where both models share the trunk."""
     same = reward.name == policy.name and reward.top_layers == run.config.lora.top_layers
-
-    @torch.no_grad()
-    def score(hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        if same:
-            return reward(hidden, mask).float()
-        texts = [policy.tokenizer.decode(row[keep]) for row, keep in zip(ids, mask, strict=True)]
-        return reward.score_texts(texts)
-
-    return score
+    return model_reward(reward, shared_trunk=same)
 
 
 def load_run_reward(run: Run) -> RewardModel:
     """The run's reward model, verified."""
     run.verify("reward")
-    return load_reward_model(run.output / "reward" / "adapter", precision=run.config.model.precision)
+    return load_reward_model(run.output / "reward" / "adapter", precision=run.precision)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Everybody on stage in PPO.
+
+    Attributes:
+        policy: the model and its tokenizer.
+        actors: its adapters and the contexts to use them in.
+        reward: the reward model.
+        pieces: what the trainer takes: the scorer with its critic, the reference, the reward.
+    """
+
+    policy: Policy
+    actors: Actors
+    reward: RewardModel
+    pieces: PPOPieces
+
+
+def build_cast(run: Run, *, trained: bool) -> Cast:
+    """Load everything that PPO works with.
+
+    Args:
+        run: with a finished ``reward`` phase.
+        trained: take policy and critic from ``ppo/``; otherwise the policy starts as a copy of the reference
+            and the critic at zero.
+    """
+    config, reward = run.config, load_run_reward(run)
+    policy = load_policy(config.model.name, precision=run.precision)
+    actors = build_actors(run, policy, trained=trained)
+    size = policy.model.config.hidden_size
+    critic = load_value_head(run.output / "ppo", hidden_size=size) if trained else ValueHead(size)
+    scale = Scale(mean=reward.mean, std=reward.std)
+    pieces = PPOPieces(
+        scorer=PolicyScorer(actors.model, top_layers=config.lora.top_layers, value_head=critic),
+        reference=actors.scoring(actors.reference),
+        sampling=actors.sampling(POLICY),
+        reward=Mixture({"rm": Part(shared_reward(run, reward, policy), scale=scale)}),
+        eos_token_id=policy.tokenizer.eos_token_id,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        decode=policy.tokenizer.batch_decode,
+    )
+    return Cast(policy, actors, reward, pieces)
 
 
 def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
-    config = run.config
-    reward = load_run_reward(run)
-    policy = load_policy(config.model.name, precision=config.model.precision)
-    actors = build_actors(run, policy, trained=False)
-    critic = ValueHead(policy.model.config.hidden_size)
-    scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers, value_head=critic)
-    raw_scores = shared_reward(run, reward, policy)
+    config, cast = run.config, build_cast(run, trained=False)
+    policy, actors = cast.policy, cast.actors
 
-    def score(hidden: Tensor, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        raw = raw_scores(hidden, ids, mask)
-        return reward.normalise(raw), raw
-
-    def live(metrics: dict[str, float]) -> str:
+    def live(metrics: Mapping[str, float]) -> str:
         return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
 
-    pieces = PPOPieces(
-        scorer=scorer,
-        reference=actors.scoring(actors.reference),
-        sampling=actors.sampling(POLICY),
-        reward=score,
-        eos_token_id=policy.tokenizer.eos_token_id,
-        pad_token_id=policy.tokenizer.pad_token_id,
-    )
     with run.steps("ppo", config.ppo.steps, live) as (hooks, resume):
         train_ppo(
-            pieces,
-            encode_prompts(policy, run.texts.ppo_prompts),
+            cast.pieces,
+            encode_prompts(policy.tokenizer, run.texts.ppo_prompts),
             seed=config.seed,
             accelerator=run.accelerator,
             hooks=hooks,
@@ -224,8 +233,7 @@ def run_ppo(run: Run) -> None:
     with run.result("ppo", steps=config.ppo.steps, reference="sft" if actors.reference else "base") as folder:
         save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
         policy.tokenizer.save_pretrained(str(folder / "adapter"))
-        head = {name: tensor.detach() for name, tensor in critic.state_dict().items()}
-        save_file(head, str(folder / "value_head.safetensors"))
+        cast.pieces.scorer.value_head.save(folder)
         if config.checkpoint.save_merged:
             with actors.sampling(POLICY)() as model:
                 save_merged(model, policy, folder / "merged")

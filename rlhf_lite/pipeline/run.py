@@ -104,6 +104,8 @@ def run_pipeline(
     prepare_folder(config, output, resume=resume)
     started = time.monotonic()
     run = Run(config, output, visible=visible)
+    # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
+    info = run_info(seed=config.seed)
     judged: dict[str, Any] = {}
     for phase in wanted:
         try:
@@ -120,7 +122,7 @@ def run_pipeline(
                 "mend the cause and start the same command with --resume. The traceback is in error.log there"
             ) from error
     (output / "error.log").unlink(missing_ok=True)
-    metrics = collect_metrics(run, judged, command=command, wall=time.monotonic() - started)
+    metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
     if run.accelerator.is_main_process:
         write_json(output / "metrics.json", metrics)
         if "evaluation" in wanted:
@@ -131,8 +133,12 @@ def run_pipeline(
     return metrics
 
 
-def collect_metrics(run: Run, judged: dict[str, Any], *, command: str, wall: float) -> dict[str, Any]:
+def collect_metrics(
+    run: Run, judged: dict[str, Any], *, info: dict[str, Any], command: str, wall: float
+) -> dict[str, Any]:
     """What ``metrics.json`` holds: where the numbers come from, the judgements, the checks and the times.
+
+    ``info`` is what ``run_info`` said when the run started.
 
     The seconds of a phase count all its parts when it was interrupted and resumed; ``total`` is their sum
     plus loading and writing in this process.
@@ -151,7 +157,7 @@ def collect_metrics(run: Run, judged: dict[str, Any], *, command: str, wall: flo
     metrics = {
         "schema": 1,
         "command": command,
-        **run_info(seed=run.config.seed),
+        **info,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **judged,
         "checks": checks(judged),

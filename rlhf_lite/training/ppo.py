@@ -10,54 +10,32 @@ reference and reward model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import (
     AdaptiveKLController,
     FixedKLController,
     gae,
     kl_estimate,
-    masked_mean,
-    masked_sum,
     masked_var,
     masked_whiten,
     ppo_policy_loss,
     ppo_value_loss,
 )
-from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.sampler import join, row_seeds, sample
+from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.training.pieces import PolicyPieces, trainable_module
+from rlhf_lite.training.progress import Progress
+from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
 
 Controller = AdaptiveKLController | FixedKLController
-
-
-@dataclass(frozen=True)
-class PPOPieces:
-    """What PPO needs besides numbers.
-
-    Attributes:
-        scorer: the policy with its value head; only adapter and head are trainable.
-        reference: a context in which ``scorer`` computes the reference policy.
-        sampling: a context that yields a model ready to sample the current policy.
-        reward: maps (trunk states ``[B, S, H]``, ids ``[B, S]``, mask ``[B, S]`` without end tokens) to
-            (scores that PPO maximises ``[B]``, raw scores ``[B]``).
-        eos_token_id: ends a continuation.
-        pad_token_id: fills rows.
-    """
-
-    scorer: PolicyScorer
-    reference: Callable[[], AbstractContextManager[None]]
-    sampling: Callable[[], AbstractContextManager[object]]
-    reward: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    eos_token_id: int
-    pad_token_id: int
+# The same parts as for the other policy-gradient trainers; the scorer needs a value head.
+PPOPieces = PolicyPieces
 
 
 @dataclass(frozen=True)
@@ -71,6 +49,7 @@ class Batch:
     ids: Tensor
     mask: Tensor
     wanted: Tensor
+    scores: Tensor  # (B,), what is maximised
     old_logps: Tensor
     ref_logps: Tensor
     old_values: Tensor
@@ -115,67 +94,55 @@ def collect(
     gamma: float,
     lam: float,
     whiten: bool,
+    micro_batch_size: int | None = None,
+    accelerator: Accelerator | None = None,
 ) -> tuple[Batch, dict[str, float]]:
-    """Sample one continuation per prompt, score it, and estimate advantages."""
-    started = time.perf_counter()
-    prompt_ids, prompt_mask = pad_left(prompts, pieces.pad_token_id)
-    with pieces.sampling() as model:
-        rollout = sample(
-            model,
-            prompt_ids,
-            prompt_mask,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=pieces.eos_token_id,
-            pad_token_id=pieces.pad_token_id,
-            seeds=seeds,
-            temperature=temperature,
-        )
-    sampled = time.perf_counter()
-    ids, mask, wanted = join(rollout)
-    hidden = pieces.scorer.body.trunk(ids, mask)
-    old = pieces.scorer(hidden, ids, mask, wanted, temperature=temperature, with_entropy=True)
-    with pieces.reference():
-        ref_logps = pieces.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
-    # The reward model never saw an end token: it reads the last token of the text.
-    scores, raw = pieces.reward(hidden, ids, mask & ~(wanted & (ids == pieces.eos_token_id)))
+    """Sample one continuation per prompt, score it, and estimate advantages.
 
-    rewards = token_rewards(old.logps, ref_logps, scores, wanted, kl_coef=kl_coef)
-    prompt_width = prompt_ids.shape[1]
-    response = slice(prompt_width, None)
+    The arguments, also ``accelerator``, are those of :func:`rollouts.roll_out` and :func:`functional.gae`.
+
+    Raises:
+        ValueError: if the scorer has no value head, or there is no reference.
+    """
+    if pieces.scorer.value_head is None or pieces.reference is None:
+        raise ValueError("PPO needs a scorer with a value head and a reference; GRPO and RLOO do without")
+    found, metrics = roll_out(
+        pieces,
+        prompts,
+        seeds=seeds,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        micro_batch_size=micro_batch_size,
+        accelerator=accelerator,
+    )
+    wanted, response = found.wanted, found.response
+    rewards = token_rewards(found.old_logps, found.ref_logps, found.scores, wanted, kl_coef=kl_coef)
     advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
     advantages[:, response], returns[:, response] = gae(
-        rewards[:, response], old.values[:, response], wanted[:, response], gamma=gamma, lam=lam
+        rewards[:, response], found.old_values[:, response], wanted[:, response], gamma=gamma, lam=lam
     )
-    raw_std = float(masked_var(advantages, wanted).sqrt())
-    error = masked_var(returns - old.values, wanted)
-    metrics = {
-        "reward/rm_raw": float(raw.mean()),
-        "reward/rm_std": float(raw.std()),
-        "reward/score": float(scores.mean()),
-        "kl/nats_per_seq": float(masked_sum(kl_estimate(old.logps, ref_logps), wanted, dim=1).mean()),
+    error = masked_var(returns - found.old_values, wanted)
+    metrics |= {
         "kl_coef": kl_coef,
-        "entropy/nats_per_token": float(masked_mean(old.entropies, wanted)),
-        "length/tokens": float(wanted.sum(1).float().mean()),
-        "ended/fraction": float(rollout.ended.float().mean()),
-        "advantage/std": raw_std,
+        "advantage/std": float(masked_var(advantages, wanted).sqrt()),
         "value/explained_variance": float(1 - error / masked_var(returns, wanted).clamp_min(1e-8)),
-        "seconds/sampling": sampled - started,
-        "seconds/scoring": time.perf_counter() - sampled,
     }
-    if whiten:
-        advantages = masked_whiten(advantages, wanted)
     batch = Batch(
-        hidden=hidden,
-        ids=ids,
-        mask=mask,
+        hidden=found.hidden,
+        ids=found.ids,
+        mask=found.mask,
         wanted=wanted,
-        old_logps=old.logps,
-        ref_logps=ref_logps,
-        old_values=old.values,
-        advantages=advantages,
+        scores=found.scores,
+        old_logps=found.old_logps,
+        ref_logps=found.ref_logps,
+        old_values=found.old_values,
+        advantages=masked_whiten(advantages, wanted) if whiten else advantages,
         returns=returns,
     )
     return batch, metrics
+
+
+_UPDATE = ("loss/policy", "loss/value", "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
 
 
 def update(
@@ -185,46 +152,47 @@ def update(
     epochs: int,
     minibatches: int,
     clip: float,
-    value_clip: float,
+    value_clip: float | None,
     value_coef: float,
     temperature: float,
     seed: int,
+    micro_batch_size: int | None = None,
 ) -> dict[str, float]:
     """Several epochs of clipped updates on one rollout; returns the mean of each metric over the updates.
+
+    A mean over a minibatch's tokens is a sum with weights 1 / tokens: it may be added up in parts, over
+    micro-batches and over processes, and stays the same.
 
     ``ratio/first_error`` is the largest |ρ - 1| in the very first minibatch: nothing has moved yet, so that
     it must be zero up to rounding. It is the cheapest check that sampling, masks and shift agree.
     """
-    totals: dict[str, list[float]] = {}
-    first_error = 0.0
-    generator = torch.Generator().manual_seed(seed)
-    for epoch in range(epochs):
-        order = torch.randperm(len(batch.ids), generator=generator)
-        for number, index in enumerate(order.tensor_split(minibatches)):
-            part = batch.rows(index)
+    accelerator = optimisation.accelerator
+    totals, norms = UpdateMetrics(accelerator), []
+    for index in minibatch_rows(len(batch.ids), epochs=epochs, minibatches=minibatches, seed=seed):
+        tokens = batch.wanted[index].sum()
+        for rows in micro_rows(index, micro_batch_size=micro_batch_size, accelerator=accelerator):
+            part, weights = batch.rows(rows), batch.wanted[rows] / tokens
             now = optimisation.module(part.hidden, part.ids, part.mask, part.wanted, temperature=temperature)
             policy = ppo_policy_loss(now.logps, part.old_logps, part.advantages, clip=clip)
             value = ppo_value_loss(now.values, part.old_values, part.returns, clip=value_clip)
-            policy_loss, value_loss = masked_mean(policy, part.wanted), masked_mean(value, part.wanted)
-            optimisation.backward(policy_loss + value_coef * value_loss)
-            norm = optimisation.step()
-            difference = (now.logps - part.old_logps).detach()
-            ratio = difference.exp()
-            if epoch == 0 and number == 0:
-                first_error = float((ratio - 1).abs().max())
-            for name, number_ in {
-                "loss/policy": policy_loss.detach(),
-                "loss/value": value_loss.detach(),
-                "clip/fraction": masked_mean(((ratio - 1).abs() > clip).float(), part.wanted),
-                "ratio/mean": masked_mean(ratio, part.wanted),
-                "kl/update_nats_per_token": masked_mean(
-                    kl_estimate(part.old_logps, now.logps.detach()), part.wanted
-                ),
-                "grad_norm": norm,
-            }.items():
-                totals.setdefault(name, []).append(float(number_))
-    means = {name: sum(values) / len(values) for name, values in totals.items()}
-    return means | {"ratio/first_error": first_error}
+            loss = (weights * (policy + value_coef * value)).sum()
+            # Processes average their gradients; the factor turns that average back into a sum.
+            optimisation.backward(loss * accelerator.num_processes, {"rows": rows, "token_ids": part.ids})
+            logps = now.logps.detach()
+            ratio = (logps - part.old_logps).exp()
+            if not norms:
+                totals.largest("ratio/first_error", (ratio - 1).abs().max())
+            values = (
+                policy.detach(),
+                value.detach(),
+                ((ratio - 1).abs() > clip).float(),
+                ratio,
+                kl_estimate(part.old_logps, logps),
+            )
+            totals.add({name: (weights * each).sum() for name, each in zip(_UPDATE, values, strict=True)})
+        norms.append(optimisation.step())
+    found = totals.means(len(norms), _UPDATE, ["ratio/first_error"])
+    return found | {"grad_norm": sum(norms) / len(norms)}
 
 
 def train_ppo(
@@ -241,7 +209,7 @@ def train_ppo(
     warmup_steps: int,
     max_grad_norm: float,
     clip: float,
-    value_clip: float,
+    value_clip: float | None,
     value_coef: float,
     gamma: float,
     lam: float,
@@ -252,44 +220,46 @@ def train_ppo(
     seed: int,
     accelerator: Accelerator,
     hooks: Hooks,
+    micro_batch_size: int | None = None,
     resume: Resume | None = None,
 ) -> None:
     """Train the policy. Every random number comes from ``seed`` and the step: a resumed run is the same.
 
-    In a distributed run each process samples and updates on its own prompts; gradients are averaged.
+    Neither ``micro_batch_size`` (rows per forward pass; None takes a whole minibatch) nor the number of
+    processes changes the trajectory beyond rounding.
 
     The metrics are those of :func:`collect` and :func:`update`; the book's metrics page explains each.
     """
     updates = epochs * minibatches
     optimisation = Optimisation(
-        pieces.scorer,
+        trainable_module(pieces.scorer),
         accelerator=accelerator,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps * updates,
         total_steps=steps * updates,
         max_grad_norm=max_grad_norm,
+        bad_batches=hooks.bad_batches,
     )
     controller: Controller = FixedKLController(kl_coef)
     if kl_target is not None:
         controller = AdaptiveKLController(kl_coef, kl_target, kl_horizon)
-    done = 0
     if resume is not None:
-        optimisation.load(resume.tensors)
-        controller.value, done = resume.numbers["kl_coef"], resume.step
-    for step in range(done, steps):
+        controller.value = resume.numbers["kl_coef"]
+    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
+    for step in progress:
         rows = batch_rows(len(prompts), prompts_per_step, step, seed=seed)
-        seeds = row_seeds(seed, step, rows=len(rows))
-        mine = slice(accelerator.process_index, None, accelerator.num_processes)
         batch, metrics = collect(
             pieces,
-            [prompts[row] for row in rows[mine]],
-            seeds=seeds[mine],
+            [prompts[row] for row in rows],
+            seeds=row_seeds(seed, step, rows=len(rows)),
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             kl_coef=controller.value,
             gamma=gamma,
             lam=lam,
             whiten=whiten_advantages,
+            micro_batch_size=micro_batch_size,
+            accelerator=accelerator,
         )
         started, rate = time.perf_counter(), optimisation.learning_rate
         metrics |= update(
@@ -302,13 +272,8 @@ def train_ppo(
             value_coef=value_coef,
             temperature=temperature,
             seed=seed * 1_000_003 + step,
+            micro_batch_size=micro_batch_size,
         )
         metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
-        names = sorted(metrics)
-        numbers = torch.tensor([metrics[name] for name in names], dtype=torch.float64)
-        means = accelerator.reduce(numbers, "mean").tolist()
-        metrics = dict(zip(names, means, strict=True))
         controller.update(metrics["kl/nats_per_seq"], len(rows))
-        hooks.on_step(step + 1, metrics)
-        if hooks.save is not None and ((step + 1) % hooks.save_every == 0 or step + 1 == steps):
-            hooks.save(step + 1, optimisation.tensors(), {"kl_coef": controller.value})
+        progress.record(step, metrics, numbers={"kl_coef": controller.value})

@@ -19,7 +19,7 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import kl_estimate, masked_mean, masked_sum
 from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import sample
-from rlhf_lite.training.pieces import PolicyPieces
+from rlhf_lite.training.pieces import PolicyPieces, trainable_module
 from rlhf_lite.types import Rollout
 
 # Nats per token between sampler and scorer that rounding does not explain (bfloat16 gives about 0.001).
@@ -126,8 +126,9 @@ class UpdateMetrics:
             names: of the sums; a process without rows knows none by itself.
             largest: of the largest values.
         """
-        sums = torch.tensor([self._sums.get(name, 0.0) for name in names], dtype=torch.float64)
-        tops = torch.tensor([[self._largest.get(name, 0.0) for name in largest]], dtype=torch.float64)
+        device = self._accelerator.device
+        sums = torch.tensor([self._sums.get(name, 0.0) for name in names], device=device)
+        tops = torch.tensor([[self._largest.get(name, 0.0) for name in largest]], device=device)
         if self._accelerator.num_processes > 1:
             sums = self._accelerator.reduce(sums, "sum")
             tops = self._accelerator.gather(tops) if largest else tops
@@ -177,7 +178,8 @@ def roll_out(
     started = time.perf_counter()
     mine = share(len(prompts), accelerator)
     # Every process pads to the longest prompt of all, so that their tensors fit together.
-    ids, mask = pad_left(prompts, pieces.pad_token_id)
+    device = next(pieces.scorer.parameters()).device
+    ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pieces.pad_token_id))
     rows = torch.tensor(mine)
     with pieces.sampling() as model:
         rollout = sample(
@@ -237,13 +239,15 @@ def _scored(
         rollout, eos_token_id=pieces.eos_token_id, decode=pieces.decode, trunk=pieces.scorer.body.trunk
     )
     pad = torch.zeros_like(rollout.prompt_ids, dtype=rollout.logps.dtype)
+    # Where embeddings are trained, the reference has others: the policy's trunk states are not its own.
+    scorer = trainable_module(pieces.scorer)
     own, reference = [], []
     for rows in torch.arange(len(batch)).split(micro_batch_size or len(batch)):
         inputs = (batch.hidden[rows], batch.ids[rows], batch.mask[rows], batch.response_mask[rows])
-        own.append(pieces.scorer(*inputs, temperature=temperature, with_entropy=True))
+        own.append(scorer(*inputs, temperature=temperature, with_entropy=True))
         if pieces.reference is not None:
             with pieces.reference():
-                reference.append(pieces.scorer(*inputs, temperature=temperature).logps)
+                reference.append(scorer(*inputs, temperature=temperature).logps)
     rewards = evaluate(pieces.reward, batch)
     named = list(rewards.parts.values())
     found = Scored(

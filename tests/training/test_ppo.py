@@ -18,6 +18,7 @@ from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.rollout.rewards import Mixture, Part, RewardError, Scale
 from rlhf_lite.training.ppo import PPOPieces, collect, token_rewards, train_ppo
 from rlhf_lite.training.step import Hooks, Resume
 
@@ -38,10 +39,13 @@ def test_token_rewards_by_hand():
     assert rewards[0].sum().item() == pytest.approx(10 - 0.5 * (-0.5))
 
 
-def count_wanted(hidden, ids, mask):
-    """The fraction of a row's tokens that are the wanted one; scaled for PPO, raw for the log."""
-    raw = ((ids == WANTED_TOKEN) & mask).sum(1) / mask.sum(1)
-    return 10 * raw, raw
+def fraction_wanted(batch):
+    """The fraction of a row's tokens, without the end token, that are the wanted one."""
+    return ((batch.ids == WANTED_TOKEN) & batch.text_mask).sum(1) / batch.text_mask.sum(1)
+
+
+# Scaled for PPO, raw for the log.
+count_wanted = Mixture({"wanted": Part(fraction_wanted, scale=Scale(std=0.1))})
 
 
 def pieces(*, trained: bool = False, reward=count_wanted, top_layers: int | None = 2) -> PPOPieces:
@@ -110,9 +114,9 @@ def test_collected_numbers_equal_the_naive_computation():
     parts = pieces(trained=True)
     seen: list[torch.Tensor] = []
 
-    def reward(hidden, ids, mask):
-        seen.append(mask)
-        return count_wanted(hidden, ids, mask)
+    def reward(batch):
+        seen.append(batch.text_mask)
+        return count_wanted(batch)
 
     # An end token that occurs, so that rows have different lengths.
     parts = replace(parts, reward=reward, eos_token_id=frequent_token(parts))
@@ -263,8 +267,8 @@ def test_the_number_of_updates_is_the_one_the_schedule_expects(rows, minibatches
 
 
 def test_a_reward_that_is_not_finite_stops_the_run():
-    def broken(hidden, ids, mask):
-        return torch.full((len(ids),), float("nan")), torch.zeros(len(ids))
+    def broken(batch):
+        return torch.full((len(batch),), float("nan"))
 
-    with pytest.raises(RuntimeError, match="nan"):
+    with pytest.raises(RewardError, match="'reward' gave nan for row 0"):
         train(pieces(reward=broken), steps=1)

@@ -1,0 +1,152 @@
+"""Rejection sampling: winners become examples, rounds raise the reward, a stop between rounds is no harm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import llama, token_rows
+
+from rlhf_lite.checkpoint import load_step, save_step
+from rlhf_lite.models.adapters import add_adapter, lora_config
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.training.pieces import PolicyPieces
+from rlhf_lite.training.rejection import train_rejection, winners
+from rlhf_lite.training.rollouts import Scored, roll_out
+from rlhf_lite.training.step import Hooks, Resume
+
+ACCELERATOR = Accelerator(cpu=True)
+EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
+PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 1], vocab=TOKENS, seed=1)
+
+
+def count_wanted(batch):
+    return ((batch.ids == WANTED_TOKEN) & batch.response_mask).sum(1) / batch.response_mask.sum(1)
+
+
+def pieces(reward=count_wanted) -> PolicyPieces:
+    model = llama(vocab=TOKENS, initializer_range=0.1)
+    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=2)
+    actors = Actors(add_adapter(model, shape, "policy", seed=0).eval(), None)
+    return PolicyPieces(
+        scorer=PolicyScorer(actors.model, top_layers=2),
+        reference=actors.scoring(None),
+        sampling=actors.sampling("policy"),
+        reward=reward,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
+
+
+OPTIONS = {
+    "rounds": 4,
+    "prompts_per_round": 8,
+    "n": 4,
+    "max_new_tokens": 6,
+    "temperature": 1.0,
+    "steps_per_round": 4,
+    "batch_size": 4,
+    "learning_rate": 0.02,
+    "warmup_steps": 0,
+    "max_grad_norm": 1.0,
+    "seed": 0,
+}
+
+
+def train(parts, *, hooks=None, **changes):
+    lines: list[dict[str, float]] = []
+    hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
+    train_rejection(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, **OPTIONS | changes)
+    return lines
+
+
+def weights(parts) -> dict[str, torch.Tensor]:
+    return {n: p.detach().clone() for n, p in parts.scorer.named_parameters() if p.requires_grad}
+
+
+def test_winners_by_hand():
+    zeros = torch.zeros(4, 4)
+    batch = Scored(
+        hidden=zeros, ids=torch.tensor([[0, 5, 6, 2], [0, 5, 7, 7], [8, 9, 2, 0], [8, 9, 3, 2]]),
+        mask=torch.tensor([[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]).bool(),
+        wanted=torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 1]]).bool(),
+        sampled_logps=zeros, old_logps=zeros, entropies=zeros, ended=zeros[:, 0].bool(),
+        scores=torch.tensor([1.0, 2.0, 3.0, 3.0]), raw=zeros[:, 0], parts=zeros[:, :0],
+    )  # fmt: skip
+    examples, scores = winners(batch, n=2)
+    assert [(e.prompt, e.completion) for e in examples] == [([5], [7, 7]), ([8, 9], [2])]
+    assert all(e.counts is None for e in examples)
+    assert scores == [2.0, 3.0]
+
+
+def test_winners_are_the_best_of_what_was_sampled():
+    parts = pieces()
+    options = {"max_new_tokens": 6, "temperature": 1.0, "repeats": 4}
+    batch, _ = roll_out(parts, PROMPTS, seeds=range(32), **options)
+    examples, scores = winners(batch, n=4)
+    assert [e.prompt for e in examples] == PROMPTS
+    assert scores == batch.scores.view(-1, 4).amax(1).tolist()
+    for example, score in zip(examples, scores, strict=True):
+        assert example.completion.count(WANTED_TOKEN) / len(example.completion) == pytest.approx(score)
+    assert max(scores) > 0
+
+
+def test_rounds_improve_the_reward():
+    lines = train(pieces())
+    assert lines[-1]["reward/score"] > lines[0]["reward/score"] + 0.2
+    assert all(line["reward/best"] >= line["reward/score"] for line in lines)
+    assert lines[0]["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-5) and lines[-1]["kl/nats_per_seq"] > 0.5
+    assert all(line["loss/nats_per_token"] > 0 for line in lines)
+
+
+def test_only_the_adapter_changes():
+    parts = pieces()
+    before = {n: p.detach().clone() for n, p in parts.scorer.named_parameters()}
+    train(parts, rounds=1)
+    moved = {n for n, p in parts.scorer.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(".policy." in n for n in moved)
+
+
+def test_a_run_resumed_after_a_round_is_the_same(tmp_path):
+    whole = pieces()
+    expected = train(whole, rounds=3)
+
+    def on_step(step: int, metrics) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    def save(step, tensors, numbers) -> None:
+        save_step(tmp_path, step, tensors, numbers, keep=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pieces(), rounds=3, hooks=Hooks(on_step, save, 1))
+    parts = pieces()
+    torch.manual_seed(99)  # another process
+    got = train(parts, rounds=3, resume=Resume(2, *load_step(tmp_path, 2)))
+    timeless = [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in expected[2:]]
+    assert [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in got] == timeless
+    wanted = weights(whole)
+    assert all(torch.equal(weight, wanted[name]) for name, weight in weights(parts).items())
+
+
+def test_the_same_seed_gives_the_same_weights():
+    first, again, other = pieces(), pieces(), pieces()
+    for parts, seed in ((first, 0), (again, 0), (other, 1)):
+        train(parts, rounds=1, seed=seed)
+    assert all(torch.equal(w, weights(first)[n]) for n, w in weights(again).items())
+    assert not all(torch.equal(w, weights(first)[n]) for n, w in weights(other).items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"n": 1}, "n must be at least 2"), ({"batch_size": 9}, "8 winners a round cannot fill a batch of 9")],
+)
+def test_refusals(changes, said):
+    with pytest.raises(ValueError, match=said):
+        train(pieces(), **changes)
