@@ -89,7 +89,8 @@ def train_reward(
         validation: held-out preferences, or none.
         validate_every: steps between measurements on them; the last step is always measured.
 
-    Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``accuracy/fraction`` on
+    Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``loss/centring`` (the
+    penalty times its weight; the sum of the two is minimised), ``accuracy/fraction`` on
     the batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``; with ``validation``
     also ``val_loss/nats_per_pair`` and ``val_accuracy/fraction``.
     """
@@ -115,7 +116,7 @@ def train_reward(
         # Dropout draws from torch's global generator; a resumed run must draw the same.
         torch.manual_seed(seed * 1_000_003 + step)
         rows = batch_rows(len(pairs), batch_size, step, seed=seed, lengths=lengths)
-        rate, sums = optimisation.learning_rate, torch.zeros(3, device=device)
+        rate, sums = optimisation.learning_rate, torch.zeros(4, device=device)
         for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
             texts = pair_texts([pairs[row] for row in part])
             scores, seen = _batch_scores(model, optimisation.module, texts, device)
@@ -126,11 +127,13 @@ def train_reward(
             loss = (losses + penalty).sum() / len(rows) * accelerator.num_processes
             optimisation.backward(loss, {"rows": torch.tensor(part)} | seen)
             margin = (chosen - rejected).detach()
-            sums += torch.stack([losses.detach().sum(), (margin > 0).float().sum(), margin.sum()])
+            right = (margin > 0).float()
+            sums += torch.stack([x.detach().sum() for x in (losses, penalty, right, margin)])
         norm = optimisation.step()
-        loss, accuracy, margin = (accelerator.reduce(sums, "sum") / len(rows)).tolist()
+        loss, centring, accuracy, margin = (accelerator.reduce(sums, "sum") / len(rows)).tolist()
         metrics = {
             "loss/nats_per_pair": loss,
+            "loss/centring": centring,
             "accuracy/fraction": accuracy,
             "margin/score": margin,
             "grad_norm": norm,

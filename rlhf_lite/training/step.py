@@ -158,7 +158,7 @@ class Optimisation:
         if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             raise ValueError(
                 f"the accelerator shards the model ({kind}), and these trainers need the whole model in "
-                "every process: launch with --multi_gpu, or with --cpu"
+                "every process: use accelerate launch --multi_gpu"
             )
         optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay)
         self.accelerator = accelerator
