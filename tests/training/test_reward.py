@@ -8,67 +8,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from runners import (
+    PREFERENCES,
+    Recorder,
+    assert_same_run,
+    assert_same_weights,
+    new_reward,
+    run_reward,
+    weights,
+)
 from tiny_models import save_base
 
-from rlhf_lite.models.reward_model import new_reward_model
-from rlhf_lite.training.reward import pair_texts, reward_steps, score_pairs, train_reward
-from rlhf_lite.training.step import Hooks, Resume
+from rlhf_lite.training.reward import pair_metrics, pair_texts, reward_steps, score_pairs
 from rlhf_lite.types import Preference
-
-ACCELERATOR = Accelerator(cpu=True)
-WORDS = ("film", "a plot", "it", "the music", "one hour", "her role", "an end", "some story")
-ENDS = ((" is AAA", " is zz"), (" is A", " is zzz"))
-PAIRS = [Preference(word, good, bad) for word in WORDS for good, bad in ENDS]
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> str:
     return str(save_base(tmp_path_factory.mktemp("base")))
-
-
-def new(base: str):
-    return new_reward_model(
-        base,
-        precision="fp32",
-        rank=4,
-        alpha=8.0,
-        dropout=0.0,
-        top_layers=2,
-        target_modules="all-linear",
-        max_tokens=40,
-        seed=0,
-    )
-
-
-def train(model, *, save=None, resume=None, fail_at=None, **changes) -> list[dict[str, float]]:
-    lines: list[dict[str, float]] = []
-
-    def on_step(step: int, metrics) -> None:
-        lines.append(dict(metrics))
-        if step == fail_at:
-            raise KeyboardInterrupt
-
-    options = {
-        "epochs": 1,
-        "batch_size": 4,
-        "accumulation": 1,
-        "learning_rate": 0.01,
-        "warmup_steps": 1,
-        "max_grad_norm": 1.0,
-        "weight_decay": 0.0,
-        "centre": 0.01,
-        "seed": 0,
-    }
-    hooks = Hooks(on_step, save, 2)
-    train_reward(model, PAIRS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **options | changes)
-    return lines
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
 def test_texts_and_steps():
@@ -80,11 +40,12 @@ def test_texts_and_steps():
 
 
 def test_the_first_loss_is_ln_2_and_a_separable_toy_is_learned(base):
-    model = new(base)
-    lines = train(model, epochs=5)
+    model = new_reward(base)
+    lines = run_reward(model, epochs=5).lines
     assert len(lines) == 20
     assert lines[0]["loss/nats_per_pair"] == pytest.approx(math.log(2), abs=1e-6)
     assert lines[0]["margin/score"] == pytest.approx(0.0, abs=1e-6)
+    assert lines[0]["loss/centring"] == pytest.approx(0.0, abs=1e-6)
     assert lines[-1]["loss/nats_per_pair"] < 0.2
     assert lines[-1]["accuracy/fraction"] == 1.0 and lines[-1]["margin/score"] > 1.0
     model.eval()
@@ -92,41 +53,120 @@ def test_the_first_loss_is_ln_2_and_a_separable_toy_is_learned(base):
     assert chosen.item() > rejected.item()
 
 
+def test_one_step_is_the_step_of_that_gradient(base):
+    """Bradley-Terry and centring by plain autograd, one text at a time, without padding."""
+    model = new_reward(base)
+    with torch.no_grad():
+        model.get_parameter(score_name(model)).normal_(generator=torch.Generator().manual_seed(0))
+    scores = {text: one_score(model, text) for text in pair_texts(PREFERENCES)}
+    differences = torch.stack(
+        [scores[p.prompt + p.chosen] - scores[p.prompt + p.rejected] for p in PREFERENCES]
+    )
+    sums = torch.stack([scores[p.prompt + p.chosen] + scores[p.prompt + p.rejected] for p in PREFERENCES])
+    loss = torch.log1p(torch.exp(-differences)).mean() + 0.3 * (sums**2).mean()
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    # Adapters of unused layers there are none: every trainable weight gets a gradient.
+    gradients = torch.autograd.grad(loss, [p for _, p in named])
+    norm = torch.cat([g.flatten() for g in gradients]).norm().item()
+    before = weights(model)
+    line = run_reward(model, batch_size=16, centre=0.3, warmup_steps=0, max_grad_norm=1e9).lines[0]
+    assert line["loss/nats_per_pair"] + line["loss/centring"] == pytest.approx(loss.item(), rel=1e-5)
+    assert line["loss/centring"] == pytest.approx(0.3 * (sums**2).mean().item(), rel=1e-5)
+    assert line["accuracy/fraction"] == pytest.approx((differences > 0).float().mean().item())
+    assert line["margin/score"] == pytest.approx(differences.mean().item(), rel=1e-4)
+    assert line["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    for (name, parameter), gradient in zip(named, gradients, strict=True):
+        clear = gradient.abs() > 1e-4  # where Adam's first step is lr * sign(gradient)
+        moved = parameter.detach() - before[name]
+        torch.testing.assert_close(moved[clear], -0.01 * gradient[clear].sign(), atol=2e-4, rtol=0)
+
+
+def score_name(model) -> str:
+    return next(n for n, p in model.named_parameters() if p.requires_grad and "score" in n)
+
+
+def one_score(model, text: str) -> torch.Tensor:
+    ids, mask = model.encode([text])
+    return model.model(input_ids=ids, attention_mask=mask.long()).logits.squeeze()
+
+
 def test_the_centring_penalty_centres(base):
     def offset(centre: float) -> float:
-        model = new(base)
-        train(model, epochs=4, centre=centre)
-        chosen, rejected = score_pairs(model, PAIRS)
+        model = new_reward(base)
+        run_reward(model, epochs=4, centre=centre)
+        chosen, rejected = score_pairs(model, PREFERENCES)
         return (chosen + rejected).abs().mean().item()
 
     assert offset(0.5) < 0.5 * offset(0.0)
 
 
+def shifted(model, by: float):
+    """The same model with ``by`` added to every score."""
+    forward = model.forward
+    model.forward = lambda *args, **options: forward(*args, **options) + by
+    return model
+
+
+def test_a_constant_added_to_every_score_changes_nothing_without_centring(base):
+    plain, moved = new_reward(base), shifted(new_reward(base), 7.0)
+    expected = run_reward(plain, epochs=2, centre=0.0).lines
+    assert_same_run(run_reward(moved, epochs=2, centre=0.0).lines, expected, rel=1e-4, abs=1e-5)
+    assert_same_weights(moved, plain, atol=1e-4)
+    # The penalty is there to see such a constant.
+    centred = run_reward(shifted(new_reward(base), 7.0), epochs=1, centre=0.1).lines
+    assert centred[0]["loss/centring"] == pytest.approx(0.1 * 14**2, rel=1e-5)
+
+
 @pytest.mark.parametrize("accumulation", [2, 8])
 def test_accumulation_changes_nothing(base, accumulation):
-    whole, parts = new(base), new(base)
-    first = train(whole, batch_size=8, epochs=2)
-    second = train(parts, batch_size=8, epochs=2, accumulation=accumulation)
-    for a, b in zip(first, second, strict=True):
-        assert b == pytest.approx(a, rel=1e-3, abs=1e-5)
-    expected = weights(whole)
-    for name, weight in weights(parts).items():
-        torch.testing.assert_close(weight, expected[name], atol=2e-4, rtol=1e-3)
+    whole, parts = new_reward(base), new_reward(base)
+    first = run_reward(whole, batch_size=8, epochs=3).lines
+    second = run_reward(parts, batch_size=8, epochs=3, accumulation=accumulation).lines
+    assert_same_run(second, first, rel=2e-4, abs=2e-5)
+    assert_same_weights(parts, whole, atol=2e-4)
 
 
-def test_an_interrupted_run_ends_where_the_other_ends(base):
-    whole = new(base)
-    expected = train(whole, epochs=2)
-    saved = {}
+def test_longer_padding_changes_nothing(base, monkeypatch):
+    expected = run_reward(new_reward(base), epochs=1).lines
+    model = new_reward(base)
+    encode = model.encode
 
-    def save(step, tensors, numbers) -> None:
-        saved[step] = {name: tensor.clone() for name, tensor in tensors.items()}
+    def longer(texts):
+        ids, mask = encode(texts)
+        tail = torch.zeros(len(ids), 9, dtype=torch.bool)
+        return torch.cat([ids, tail.long() + 5], 1), torch.cat([mask, tail], 1)
 
+    monkeypatch.setattr(model, "encode", longer)
+    assert_same_run(run_reward(model, epochs=1).lines, expected, rel=2e-4, abs=2e-5)
+
+
+def test_same_seed_same_numbers_other_seed_other_numbers(base):
+    first, again, other = (run_reward(new_reward(base, 0.1), seed=seed).lines for seed in (0, 0, 1))
+    assert again == first and other != first
+
+
+def test_validation_is_measured_without_dropout(base):
+    model = new_reward(base, 0.5)
+    lines = run_reward(model, epochs=2, validation=PREFERENCES[:5], validate_every=3).lines
+    measured = [step + 1 for step, line in enumerate(lines) if "val_loss/nats_per_pair" in line]
+    assert measured == [3, 6, 8]
+    model.eval()
+    chosen, rejected = score_pairs(model, PREFERENCES[:5])
+    expected = torch.log1p(torch.exp(rejected - chosen)).mean().item()
+    assert lines[-1]["val_loss/nats_per_pair"] == pytest.approx(expected, rel=1e-5)
+    assert lines[-1]["val_accuracy/fraction"] == pytest.approx((chosen > rejected).float().mean().item())
+    assert pair_metrics(new_reward(base), PREFERENCES)["accuracy/fraction"] == 0.5  # all scores are zero
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_an_interrupted_run_ends_where_the_other_ends(base, dropout):
+    whole = new_reward(base, dropout)
+    expected = run_reward(whole, epochs=2).lines
+    broken = Recorder(fail_at=7)
     with pytest.raises(KeyboardInterrupt):
-        train(new(base), epochs=2, save=save, fail_at=7)
-    assert sorted(saved) == [2, 4, 6]
-    model = new(base)
-    assert train(model, epochs=2, resume=Resume(6, saved[6], {})) == expected[6:]
-    wanted = weights(whole)
-    for name, weight in weights(model).items():
-        assert torch.equal(weight, wanted[name]), name
+        run_reward(new_reward(base, dropout), epochs=2, recorder=broken)
+    assert sorted(broken.saved) == [2, 4, 6]
+    model = new_reward(base, dropout)
+    torch.manual_seed(123)  # another process
+    assert run_reward(model, epochs=2, resume=broken.resume(6)).lines == expected[6:]
+    assert_same_weights(model, whole)
