@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import nn
 
+from rlhf_lite.training.batches import epoch_steps, split_by_length
+from rlhf_lite.training.schedule import SCHEDULES
 from rlhf_lite.training.step import (
     NonFiniteError,
     Optimisation,
     batch_rows,
+    evaluating,
     learning_rate_factor,
     micro_batches,
 )
@@ -89,6 +96,56 @@ def test_micro_batches_of_all_processes_are_a_partition():
         r for i in range(3) for part in micro_batches(rows, accumulation=2, accelerator=Rank(i)) for r in part
     ]
     assert sorted(found) == rows
+
+
+def test_a_process_without_rows_has_no_parts():
+    last = SimpleNamespace(process_index=2, num_processes=3)
+    assert micro_batches([7, 8], accumulation=2, accelerator=last) == []
+
+
+def test_rows_of_a_batch_are_split_by_length():
+    assert split_by_length([5, 1, 4, 2, 3]) == [[1, 3, 4], [2, 0]]
+    assert split_by_length([5]) == [[0]]
+    for n in range(1, 9):
+        parts = split_by_length([(i * 5) % 7 for i in range(n)], parts=3)
+        assert sorted(row for part in parts for row in part) == list(range(n))
+        assert all(parts) and len(parts) <= 3
+
+
+def test_epoch_steps():
+    assert epoch_steps(17, batch_size=4, epochs=3) == 12
+    with pytest.raises(ValueError, match="4 rows, got 3"):
+        epoch_steps(3, batch_size=4, epochs=1)
+
+
+def test_schedules_by_hand():
+    def factors(schedule: str) -> list[float]:
+        steps = (0, 1, 2, 7, 12, 99)
+        return [learning_rate_factor(s, warmup_steps=2, total_steps=12, schedule=schedule) for s in steps]
+
+    assert factors("linear") == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
+    assert factors("constant") == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert factors("cosine") == pytest.approx([0.5, 1.0, 1.0, 0.55, 0.1, 0.1])
+    # Half a period of a cosine: a quarter of the way it has lost less than a straight line.
+    quarter = learning_rate_factor(25, warmup_steps=0, total_steps=100, schedule="cosine")
+    assert quarter == pytest.approx(0.1 + 0.45 * (1 + math.sqrt(0.5)))
+    assert set(SCHEDULES) == {"linear", "cosine", "constant"}
+
+
+def test_a_schedule_that_does_not_exist_is_an_error_before_the_first_step():
+    with pytest.raises(ValueError, match="no schedule 'cosin': choose one of linear, cosine, constant"):
+        optimisation(Net(), schedule="cosin")
+
+
+def test_the_schedule_reaches_the_optimiser():
+    opt = optimisation(Net(), warmup_steps=0, total_steps=4, schedule="cosine")
+    rates = []
+    for step in range(4):
+        rates.append(opt.learning_rate)
+        train(opt, range(step, step + 1))
+    assert rates == [
+        0.05 * learning_rate_factor(s, warmup_steps=0, total_steps=4, schedule="cosine") for s in range(4)
+    ]
 
 
 def test_learning_rate_factor_by_hand():
@@ -201,6 +258,38 @@ def test_gradients_are_clipped_and_the_norm_before_is_returned():
     assert moment.item() <= 1.01e-4
 
 
+def test_a_huge_gradient_gives_the_update_of_the_clipped_one():
+    """Against torch's own AdamW on gradients scaled to norm 0.5 by hand, in steps of very different size."""
+    net, twin = Net(), Net()
+    opt = optimisation(net, max_grad_norm=0.5, warmup_steps=0, schedule="constant")
+    parameters = list(twin.trained.parameters())
+    other = torch.optim.AdamW(parameters, lr=0.05, weight_decay=0.01)
+    for step, size in enumerate((1e6, 3.0, 1e-3, 1e4)):
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        opt.backward((opt.module(x) * size).sum())
+        norm = opt.step()
+        gradients = torch.autograd.grad((twin(x) * size).sum(), parameters)
+        length = torch.cat([g.flatten() for g in gradients]).norm()
+        assert norm == pytest.approx(length.item(), rel=1e-5)
+        assert (length > 0.5) == (size > 0.1)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient * min(1.0, 0.5 / (length.item() + 1e-6))
+        other.step()
+    for ours, theirs in zip(net.trained.parameters(), parameters, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_accumulated_gradients_are_clipped_as_one():
+    nets = [Net(), Net()]
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * 1e3
+    for net, parts in zip(nets, ([x], x.chunk(4)), strict=True):
+        opt = optimisation(net, max_grad_norm=0.5)
+        for part in parts:
+            opt.backward(opt.module(part).sum())
+        opt.step()
+    torch.testing.assert_close(nets[0].trained.weight, nets[1].trained.weight)
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_stops_the_run(bad):
     net = Net()
@@ -220,6 +309,58 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_weights():
     with pytest.raises(NonFiniteError, match="gradient norm"):
         opt.step()
     assert torch.equal(net.trained.weight, before)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_the_batch_that_went_wrong_is_saved(tmp_path, where):
+    net = Net()
+    opt = optimisation(net, bad_batches=tmp_path / "bad")
+    train(opt, range(2))
+    good = {"rows": torch.tensor([4, 9]), "ids": torch.tensor([[5, 6], [7, 0]])}
+    opt.backward(opt.module(torch.ones(1, 3)).sum(), good)
+    output = opt.module(torch.ones(1, 3)).sum()
+    loss = output * float("nan") if where == "loss" else torch.sqrt(output * 0.0)
+    with pytest.raises(NonFiniteError) as raised:
+        opt.backward(loss, {"rows": torch.tensor([1]), "ids": torch.tensor([[3]])})
+        opt.step()
+    (path,) = (tmp_path / "bad").iterdir()
+    assert path.name == "nonfinite-step-000003-process-0.safetensors"
+    assert str(path) in str(raised.value) and "after 2 optimiser steps" in str(raised.value)
+    with safe_open(str(path), "pt") as file:
+        assert sorted(file.keys()) == [f"{i}/{name}" for i in (0, 1) for name in ("ids", "loss", "rows")]
+        assert file.get_tensor("0/rows").tolist() == [4, 9]
+        assert file.get_tensor("1/ids").tolist() == [[3]]
+        assert bool(file.get_tensor("1/loss").isnan()) is (where == "loss")
+        assert file.metadata()["reason"] in str(raised.value)
+
+
+def test_batches_that_went_well_are_not_saved(tmp_path):
+    opt = optimisation(Net(), bad_batches=tmp_path / "bad")
+    opt.backward(opt.module(torch.ones(1, 3)).sum(), {"rows": torch.tensor([1])})
+    opt.step()
+    with pytest.raises(NonFiniteError):
+        opt.backward(opt.module(torch.ones(1, 3)).sum() * float("nan"), {"rows": torch.tensor([2])})
+    (path,) = (tmp_path / "bad").iterdir()
+    with safe_open(str(path), "pt") as file:
+        assert sorted(file.keys()) == ["0/loss", "0/rows"]
+
+
+def test_evaluating_puts_every_part_back_into_its_mode():
+    net = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout(), nn.Linear(2, 2)))
+    net[1].eval()
+    before = [part.training for part in net.modules()]
+    assert len(set(before)) == 2
+    with pytest.raises(KeyboardInterrupt), evaluating(net):
+        assert not any(part.training for part in net.modules())
+        assert not torch.is_grad_enabled()
+        raise KeyboardInterrupt
+    assert [part.training for part in net.modules()] == before and torch.is_grad_enabled()
+
+
+def test_an_accelerator_that_shards_the_model_is_refused():
+    sharding = SimpleNamespace(distributed_type=SimpleNamespace(value="FSDP"))
+    with pytest.raises(ValueError, match=r"shards the model \(FSDP\)"):
+        optimisation(Net(), accelerator=sharding)
 
 
 def test_a_module_without_trainable_parameters_is_an_error():
