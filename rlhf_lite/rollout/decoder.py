@@ -39,9 +39,21 @@ class Prepared(Protocol):
         ...
 
 
-def prepare(model: PreTrainedModel | Prepared) -> Prepared:
-    """Make a model ready for sampling. What is ready stays as it is."""
-    return model if isinstance(model, Prepared) else Generic(model)
+def prepare(model: PreTrainedModel | Prepared, *, steps: int | None = None) -> Prepared:
+    """Make a model ready for sampling, in the fastest way that fits it. What is ready stays as it is.
+
+    :class:`Generic` works for every causal model of transformers;
+    :mod:`rlhf_lite.rollout.llama_decoder` is several times faster for models built like Llama, on CPUs.
+
+    Args:
+        model: adapters should be merged or switched off; with active ones it is read as it is, slowly.
+        steps: how many tokens will follow, None for many.
+    """
+    from rlhf_lite.rollout.llama_decoder import prepare_llama
+
+    if isinstance(model, Prepared):
+        return model
+    return prepare_llama(model, steps=steps) or Generic(model)
 
 
 class Generic:

@@ -48,20 +48,17 @@ def draw(logits: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         tokens ``[B]`` and their log-probabilities ``[B]``, in nats.
     """
-    top = logits.amax(-1, keepdim=True)  # [B, 1]
-    weights = (logits - top).exp_()  # [B, V], the largest is 1
-    gap = -weights.shape[-1] % _BLOCK
+    probs = logits.softmax(-1)  # [B, V]
+    gap = -probs.shape[-1] % _BLOCK
     if gap:
-        weights = torch.nn.functional.pad(weights, (0, gap))
-    blocks = weights.unflatten(-1, (-1, _BLOCK))  # [B, V / block, block]
+        probs = torch.nn.functional.pad(probs, (0, gap))
+    blocks = probs.unflatten(-1, (-1, _BLOCK))  # [B, V / block, block]
     ends = blocks.sum(-1).cumsum(-1)  # [B, V / block]
-    total = ends[:, -1:]
-    block, rest = _invert(ends, uniform.unsqueeze(-1) * total)  # [B, 1] each
-    inside = blocks.gather(1, block.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1).cumsum(-1)  # [B, block]
-    place, _ = _invert(inside, rest)
-    tokens = block * _BLOCK + place
-    logps = logits.gather(-1, tokens) - top - total.log()
-    return tokens.squeeze(-1), logps.squeeze(-1)
+    # The last end is 1 up to rounding; scaling by it keeps every draw inside the vocabulary.
+    block, rest = _invert(ends, uniform.unsqueeze(-1) * ends[:, -1:])  # [B, 1] each
+    inside = blocks.gather(1, block.unsqueeze(-1).expand(-1, -1, _BLOCK)).squeeze(1)  # [B, block]
+    place, _ = _invert(inside.cumsum(-1), rest)
+    return (block * _BLOCK + place).squeeze(-1), inside.gather(-1, place).log().squeeze(-1)
 
 
 def _invert(ends: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,8 +20,7 @@ def repetition_penalty(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
     """Make tokens that occurred already less likely: divide their positive logits, multiply negative ones.
 
     Source: Keskar et al. 2019 (arXiv:1909.05858), section 4.1, in the form of transformers, which treats
-    negative logits apart. There, padding counts as seen; here only tokens that count do, so that a row's law
-    does not depend on how it is padded.
+    negative logits apart. The prompt's tokens count as well; padding does not.
 
     Args:
         logits: ``[B, V]``.

@@ -102,16 +102,15 @@ def decode(
     """
     _check(prompt_ids, prompt_mask, seeds, repeats, max_new_tokens)
     device = prompt_ids.device
-    ends = torch.tensor(
-        [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id), device=device
-    )
+    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
+    ends = torch.tensor(ends, dtype=torch.long, device=device)
     chance = uniforms(seeds, max_new_tokens).to(device)
     rows = torch.arange(len(seeds), device=device)  # the row of the batch in each of the decoder's slots
     running = torch.ones_like(rows, dtype=torch.bool)
     # Padding counts as one more occurrence of the prompt's last token, and so not at all.
     seen = torch.where(prompt_mask, prompt_ids, prompt_ids[:, -1:]).repeat_interleave(repeats, dim=0)
 
-    decoder = prepare(model).decoder()
+    decoder = prepare(model, steps=max_new_tokens).decoder()
     logits = decoder.prefill(prompt_ids, prompt_mask, repeats=repeats, room=max_new_tokens)
     for t in range(max_new_tokens):
         law = rules.apply(logits, seen)
@@ -166,7 +165,7 @@ def sample(
         prompt_ids: ``[B, P]``, padded on the left.
         prompt_mask: bool ``[B, P]``; True counts.
         max_new_tokens: T, the longest continuation.
-        eos_token_id: one or several ids that end a row.
+        eos_token_id: one or several ids that end a row; an empty list if only the length ends it.
         pad_token_id: fills what follows the end.
         seeds: one per row of the result; the same seed, prompt and model give the same continuation in any
             batch, up to floating-point ties.

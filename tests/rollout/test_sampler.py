@@ -1,4 +1,4 @@
-"""The sampling engine, against ``transformers.generate``, recomputed probabilities, and chi-square."""
+"""The sampling loop: seeds, groups, ends, retirement, and the probabilities it reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from scipy.stats import chisquare
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import VOCAB, gpt2, llama, naive_logps, qwen2, shake, token_rows
@@ -15,8 +14,8 @@ from tiny_models import VOCAB, gpt2, llama, naive_logps, qwen2, shake, token_row
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.draw import draw
-from rlhf_lite.rollout.sampler import join, row_seeds, sample
+from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.sampler import decode, join, row_seeds, sample
 
 PAD = 0
 ROWS = token_rows([6, 1, 3, 5, 2, 4, 6, 3])
@@ -48,32 +47,6 @@ def frequent_token(model) -> int:
     rows = tokens_of(run(model, eos=-1, temperature=0.0))
     hits = {token: sum(token in row for row in rows) for row in rows for token in row}
     return min(hits, key=lambda token: (abs(hits[token] - len(rows) // 2), token))
-
-
-@pytest.mark.parametrize("kind", sorted(KINDS))
-@pytest.mark.parametrize("ending", [False, True])
-def test_greedy_equals_generate(kind, ending):
-    model = KINDS[kind]()
-    eos = frequent_token(model) if ending else -1
-    rollout = run(model, eos=eos, temperature=0.0)
-    generated = model.generate(
-        input_ids=IDS,
-        attention_mask=MASK.long(),
-        do_sample=False,
-        max_new_tokens=LENGTH,
-        eos_token_id=eos,
-        pad_token_id=PAD,
-    )[:, IDS.shape[1] :]
-    assert len(set(map(tuple, generated.tolist()))) > 2  # the prompts matter
-    width = generated.shape[1]
-    assert torch.equal(rollout.response_ids[:, :width], generated)
-    assert (rollout.response_ids[:, width:] == PAD).all()
-    for row, mask, ended in zip(rollout.response_ids, rollout.response_mask, rollout.ended, strict=True):
-        length = row.tolist().index(eos) + 1 if eos in row.tolist() else LENGTH
-        assert mask.tolist() == [True] * length + [False] * (LENGTH - length)
-        assert bool(ended) == (eos in row.tolist())
-    if ending:
-        assert 0 < int(rollout.ended.sum()) < len(ROWS)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
@@ -154,6 +127,86 @@ def test_retired_rows_are_not_computed():
     assert sizes[0] == len(ROWS) and sizes[-1] < len(ROWS)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_retirement_at_any_moment_gives_the_same(kind):
+    model = KINDS[kind]()
+    eos = frequent_token(model)
+    options = dict(max_new_tokens=LENGTH, eos_token_id=eos, seeds=row_seeds(5, rows=len(ROWS)))
+    found = []
+    for idle in (0.0, 0.3, 1.0):
+        rules = LogitRules(temperature=0.8, repetition_penalty=1.1)
+        steps = list(decode(model, IDS, MASK, rules=rules, idle=idle, **options))
+        found.append([(s.position, row, token) for s in steps for row, token in _rows(s)])
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) < LENGTH * len(ROWS)
+
+
+def _rows(step):
+    return sorted(zip(step.rows.tolist(), step.tokens.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_group_reads_its_prompt_once_and_is_the_same_as_repeated_prompts(kind):
+    model = KINDS[kind]()
+    seeds = row_seeds(6, rows=3 * len(ROWS))
+    by_hand = run(
+        model, IDS.repeat_interleave(3, 0), MASK.repeat_interleave(3, 0), eos=5, seeds=seeds, min_p=0.01
+    )
+    group = run(model, eos=5, seeds=seeds, repeats=3, min_p=0.01)
+    for name in ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "ended"):
+        assert torch.equal(getattr(group, name), getattr(by_hand, name)), name
+    torch.testing.assert_close(group.logps, by_hand.logps, atol=1e-5, rtol=1e-4)
+    assert len({tuple(row) for row in tokens_of(group)[:3]}) > 1
+
+
+def test_the_prompts_of_groups_are_prefilled_once():
+    model, sizes = llama(), []
+    handle = model.base_model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    run(model, eos=(), seeds=row_seeds(0, rows=4 * len(ROWS)), repeats=4, length=2)
+    handle.remove()
+    assert sizes == [tuple(IDS.shape), (4 * len(ROWS), 1)]
+
+
+def test_several_end_tokens():
+    model, seeds = llama(), row_seeds(8, rows=len(ROWS))
+    free = tokens_of(run(model, eos=(), seeds=seeds))
+    common = torch.tensor([token for row in free for token in row]).bincount(minlength=VOCAB)
+    ends = common.topk(2).indices.tolist()
+    rollout = run(model, eos=ends, seeds=seeds)
+    for row, got, ended in zip(free, tokens_of(rollout), rollout.ended.tolist(), strict=True):
+        places = [i for i, token in enumerate(row) if token in ends]
+        assert got == (row[: places[0] + 1] if places else row) and ended == bool(places)
+    assert int(rollout.ended.sum()) > 0
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"repetition_penalty": 1.5}, {"top_k": 9, "top_p": 0.8}],
+    ids=str,
+)
+def test_logps_are_those_of_the_law_after_truncation(rule):
+    model = llama()
+    rollout = run(model, temperature=0.9, eos=5, **rule)
+    rules = LogitRules(temperature=0.9, **rule)
+    for prompt, tail, logps in zip(ROWS, tokens_of(rollout), rollout.logps, strict=True):
+        for t, token in enumerate(tail):
+            so_far = torch.tensor([prompt + tail[:t]])
+            law = rules.apply(model(input_ids=so_far).logits[:, -1], so_far).log_softmax(-1)[0]
+            assert float(logps[t]) == pytest.approx(float(law[token]), abs=2e-4)
+    if "top_k" in rule:
+        assert (
+            len({row[0] for row in tokens_of(run(model, IDS[:1], MASK[:1], seeds=[1], **rule))})
+            <= rule["top_k"]
+        )
+
+
+def test_greedy_logps_are_those_of_a_point_mass():
+    rollout = run(llama(), temperature=0.0)
+    assert (rollout.logps == 0).all() and rollout.response_mask.any()
+
+
 def test_seeds_reproduce_and_differ():
     model = llama()
     first, again = (run(model, seeds=row_seeds(1, 2, rows=len(ROWS))) for _ in range(2))
@@ -175,74 +228,6 @@ def test_the_global_generator_is_neither_used_nor_moved():
     assert torch.equal(run(model).response_ids, first.response_ids)
 
 
-def test_row_seeds_never_repeat():
-    seen = [
-        seed
-        for start in range(6)
-        for step in (*range(60), 1_000_000)
-        for seed in row_seeds(start, step, rows=48)
-    ]
-    assert len(set(seen)) == len(seen)
-    assert row_seeds(0, 1, 2, rows=3) != row_seeds(0, 2, 1, rows=3)
-    assert row_seeds(5, 1, rows=2) == row_seeds(5, 1, rows=9)[:2]
-    assert all(0 <= seed < 2**63 for seed in seen)
-    assert row_seeds(0, rows=0) == []
-
-
-@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
-def test_frequencies_match_the_softmax(temperature):
-    model = llama(vocab=12, initializer_range=0.1)
-    prompt, n = [3, 7, 4], 6000
-    ids = torch.tensor([prompt] * n)
-    rollout = run(
-        model,
-        ids,
-        torch.ones_like(ids, dtype=torch.bool),
-        eos=-1,
-        seeds=row_seeds(11, 5, rows=n),
-        length=2,
-        temperature=temperature,
-    )
-    first = (model(input_ids=ids[:1]).logits[0, -1] / temperature).softmax(-1)
-    assert_chi_square(rollout.response_ids[:, 0], first)
-    common = int(first.argmax())
-    given = rollout.response_ids[rollout.response_ids[:, 0] == common, 1]
-    second = (model(input_ids=torch.tensor([[*prompt, common]])).logits[0, -1] / temperature).softmax(-1)
-    assert_chi_square(given, second)
-
-
-def assert_chi_square(tokens: torch.Tensor, probs: torch.Tensor) -> None:
-    """Seeds are fixed, so that this either always passes or never does."""
-    counts, expected = tokens.bincount(minlength=len(probs)).double(), probs.double() * len(tokens)
-    rare = expected < 5  # the chi-square approximation wants five
-    seen = [*counts[~rare].tolist(), counts[rare].sum().item()]
-    wanted = [*expected[~rare].tolist(), expected[rare].sum().item()]
-    if wanted[-1] < 5:
-        seen[-2:], wanted[-2:] = [sum(seen[-2:])], [sum(wanted[-2:])]
-    assert len(seen) >= 3
-    assert chisquare(seen, [w * sum(seen) / sum(wanted) for w in wanted]).pvalue > 1e-3
-
-
-def test_draw_inverts_the_cumulative_distribution():
-    # Probabilities 1/8, 2/8, 5/8: boundaries at 0.125 and 0.375
-    uniforms = torch.tensor([0.0, 0.12, 0.13, 0.37, 0.38, 1 - 2**-24])
-    logits = torch.tensor([1.0, 2.0, 5.0]).log().repeat(len(uniforms), 1)
-    tokens, logps = draw(logits, uniforms)
-    assert tokens.tolist() == [0, 0, 1, 1, 2, 2]
-    expected = torch.tensor([1 / 8, 1 / 8, 2 / 8, 2 / 8, 5 / 8, 5 / 8]).log()
-    torch.testing.assert_close(logps, expected)
-
-
-def test_impossible_tokens_are_never_drawn():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(400, 50, generator=generator)
-    logits[:, 0] = logits[:, 17] = logits[:, 45:] = -float("inf")
-    for edge in (0.0, 1 - 2**-24):
-        tokens, logps = draw(logits, torch.full((400,), edge))
-        assert torch.isfinite(logps).all()
-        assert set(tokens.tolist()) <= set(range(1, 45)) - {17}
-
-
 def test_one_token_and_one_row():
     ids = torch.tensor([[5]])
     rollout = run(llama(), ids, torch.ones_like(ids, dtype=torch.bool), length=1, eos=-1)
@@ -255,5 +240,17 @@ def test_wrong_input_is_an_error():
         run(model, seeds=row_seeds(0, rows=7))
     with pytest.raises(ValueError, match="padded on the left"):
         run(model, IDS.flip(1), MASK.flip(1))
+    with pytest.raises(ValueError, match="padded on the left"):
+        hole = MASK.clone()
+        hole[0, -2] = False
+        run(model, mask=hole)
+    with pytest.raises(ValueError, match="bool with the shape"):
+        run(model, mask=MASK.long())
     with pytest.raises(ValueError, match=r"temperature.*-0\.5"):
         run(model, temperature=-0.5)
+    with pytest.raises(ValueError, match=r"8 seeds for 8 prompts x 2 repeats"):
+        run(model, repeats=2)
+    with pytest.raises(ValueError, match="at least 1, got 0 and 14"):
+        run(model, repeats=0, seeds=[])
+    with pytest.raises(ValueError, match="give the tokenizer"):
+        run(model, stop=["x"])
