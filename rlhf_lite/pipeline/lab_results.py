@@ -1,0 +1,148 @@
+"""What a run in a small world reports, and how to write many of them down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlhf_lite.lab import Evaluation, World, exact_kl, win_rates
+
+# J* is exact; what exceeds it by more than rounding is a bug in the measurement.
+_EXCESS = 1e-9
+
+
+class BeyondOptimumError(RuntimeError):
+    """A policy was measured above the best possible value: the measurement is wrong."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """The exact state of a policy during a run.
+
+    Attributes:
+        step: optimiser or trainer steps so far; for best-of-n the number n.
+        fraction: of the possible improvement.
+        kl_to_reference: nats per sequence.
+        expected_reward: points.
+    """
+
+    step: int
+    fraction: float
+    kl_to_reference: float
+    expected_reward: float
+
+
+@dataclass(frozen=True)
+class LabResult:
+    """One algorithm in one world, measured by enumeration.
+
+    Attributes:
+        algorithm: its name.
+        policy: what was trained: ``table``, ``transformer`` or, for best-of-n, ``reference``.
+        world: name of the world.
+        tokens, length, prompts, beta: of the world.
+        seed: of the run: sampling, order, and the pre-training of a transformer.
+        evaluation: the final policy against the optimum of E[r] - β KL.
+        win_rate: chance that the final policy beats the reference under Bradley-Terry preferences.
+        aims_at: one sentence: which policy this algorithm leads to with unlimited data.
+        target: the same, measured, where it has a closed form that differs from π*; else None.
+        kl_to_target: KL(π || that policy), nats per sequence; None without a closed form.
+        seconds: training, without the exact measurements.
+        seconds_measuring: the exact measurements.
+        curve: from the reference (step 0) to the end.
+        settings: every number the run was given.
+        extra: figures of one algorithm only.
+    """
+
+    algorithm: str
+    policy: str
+    world: str
+    tokens: int
+    length: int
+    prompts: int
+    beta: float
+    seed: int
+    evaluation: Evaluation
+    win_rate: float
+    aims_at: str
+    target: Evaluation | None
+    kl_to_target: float | None
+    seconds: float
+    seconds_measuring: float
+    curve: tuple[Point, ...]
+    settings: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def fraction(self) -> float:
+        """(J(π) - J(reference)) / (J* - J(reference))."""
+        return self.evaluation.fraction
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists and numbers."""
+        return asdict(self)
+
+
+def measured(world: World, probs: Tensor) -> Evaluation:
+    """``world.evaluate``, with the check that the optimum is not exceeded.
+
+    Raises:
+        BeyondOptimumError: if it is, by more than rounding.
+    """
+    found = world.evaluate(probs)
+    if found.objective > found.best_objective + _EXCESS * max(1.0, abs(found.best_objective)):
+        raise BeyondOptimumError(
+            f"J = {found.objective!r} is above J* = {found.best_objective!r} in the world {world.name!r}"
+        )
+    return found
+
+
+def point(step: int, found: Evaluation) -> Point:
+    """One point of a curve."""
+    return Point(step, found.fraction, found.kl_to_reference, found.expected_reward)
+
+
+def result(
+    world: World,
+    probs: Tensor,
+    *,
+    algorithm: str,
+    policy: str,
+    seed: int,
+    aims_at: str,
+    target: Tensor | None,
+    seconds: float,
+    seconds_measuring: float,
+    curve: Sequence[Point],
+    settings: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+) -> LabResult:
+    """Measure the final law ``probs`` ``[P, N]`` and put everything together.
+
+    ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form.
+    """
+    same = target is not None and torch.allclose(target, world.optimum, atol=1e-12, rtol=0)
+    return LabResult(
+        algorithm=algorithm,
+        policy=policy,
+        world=world.name,
+        tokens=world.tokens,
+        length=world.length,
+        prompts=len(world.prompts),
+        beta=world.beta,
+        seed=seed,
+        evaluation=measured(world, probs),
+        win_rate=float((probs * win_rates(world.rewards, world.reference)).sum(-1).mean()),
+        aims_at=aims_at,
+        target=None if target is None or same else measured(world, target),
+        kl_to_target=None if target is None else float(exact_kl(probs, target).mean()),
+        seconds=seconds,
+        seconds_measuring=seconds_measuring,
+        curve=tuple(curve),
+        settings=dict(settings),
+        extra=dict(extra or {}),
+    )
