@@ -9,7 +9,7 @@ STAMP := $(VENV)/.ready
 UNFINISHED := .venv.unfinished
 ARGS ?=
 
-.PHONY: help setup book test quickstart lab lint student lock clean distclean
+.PHONY: help setup book test quickstart lab bench lint student lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,14 @@ quickstart: $(STAMP) ## the whole RLHF pipeline on real human ratings, in about 
 
 lab: $(STAMP) ## open the chapters in JupyterLab
 	$(PY) -m jupyterlab --notebook-dir=notebooks $(ARGS)
+
+bench: $(STAMP) build/trl-1.12 ## our sampling and trainers against transformers and TRL, side by side (an hour)
+	$(PY) -m benchmarks.sampling $(ARGS)
+	$(PY) -m benchmarks.training $(ARGS)
+
+# The last TRL with PPO, beside the one in .venv, on the same libraries.
+build/trl-1.12: $(STAMP)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $@ trl==1.12.0
 
 lint: $(STAMP) ## ruff on the package, the tools, the tests and the notebooks
 	$(PY) -m ruff check .

@@ -1,0 +1,232 @@
+"""Our side: a trainer of the package that takes one optimiser step per turn. Started by ``training.py``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import Gate
+from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
+from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.models.reward_model import new_reward_model
+from rlhf_lite.pipeline.context import make_accelerator
+from rlhf_lite.rollout.rewards import Reward, model_reward, text_reward
+from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.grpo import METHODS, train_grpo
+from rlhf_lite.training.pieces import PolicyPieces
+from rlhf_lite.training.ppo import train_ppo
+from rlhf_lite.training.preference_data import encode_preferences
+from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.sft import encode_examples, train_sft
+from rlhf_lite.training.step import Hooks
+from rlhf_lite.types import Preference
+
+POLICY = "policy"
+Spec = Mapping[str, Any]
+
+
+def reporting(gate: Gate, *names: str) -> Hooks:
+    """Wait for the first turn; then report every step, with the sum of the named metrics, and wait again."""
+    gate.ready()
+
+    def on_step(step: int, metrics: Mapping[str, float]) -> None:
+        gate.report(loss=sum(metrics[name] for name in names))
+
+    return Hooks(on_step)
+
+
+def shape(spec: Spec) -> dict[str, Any]:
+    """The LoRA settings."""
+    return {
+        "rank": spec["rank"],
+        "alpha": 2.0 * spec["rank"],
+        "dropout": 0.0,
+        "top_layers": spec["top_layers"],
+        "target_modules": spec["target_modules"],
+    }
+
+
+def shared(spec: Spec) -> dict[str, Any]:
+    """What the offline trainers share."""
+    return {
+        "batch_size": spec["batch_size"],
+        "accumulation": 1,
+        "learning_rate": spec["learning_rate"],
+        "warmup_steps": 0,
+        "schedule": "constant",
+        "max_grad_norm": 1.0,
+        "weight_decay": 0.0,
+        "seed": spec["seed"],
+        "accelerator": make_accelerator(spec["threads"]),
+    }
+
+
+def with_adapter(spec: Spec, *, critic: bool = False) -> tuple[Policy, PolicyScorer]:
+    """The policy with a new adapter, and its scorer."""
+    policy = load_policy(spec["model"], precision=spec["precision"])
+    model = add_adapter(policy.model, lora_config(policy.model, **shape(spec)), POLICY, seed=spec["seed"])
+    head = ValueHead(policy.model.config.hidden_size) if critic else None
+    return policy, PolicyScorer(model, top_layers=spec["top_layers"], value_head=head)
+
+
+def preferences(spec: Spec) -> list[Preference]:
+    """The rows as preferences."""
+    return [Preference(row["prompt"], row["chosen"], row["rejected"]) for row in spec["rows"]]
+
+
+def sft(spec: Spec, gate: Gate) -> None:
+    """Supervised fine-tuning."""
+    policy, scorer = with_adapter(spec)
+    texts = [(row["prompt"], row["completion"]) for row in spec["rows"]]
+    train_sft(
+        scorer,
+        encode_examples(policy.tokenizer, texts, max_tokens=spec["max_tokens"]),
+        validation=[],
+        validate_every=10**9,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        steps=spec["steps"],
+        hooks=reporting(gate, "loss/nats_per_token"),
+        **shared(spec),
+    )
+
+
+def reward(spec: Spec, gate: Gate) -> None:
+    """Reward model."""
+    model = new_reward_model(
+        spec["model"],
+        precision=spec["precision"],
+        max_tokens=spec["max_tokens"],
+        seed=spec["seed"],
+        **shape(spec),
+    )
+    hooks = reporting(gate, "loss/nats_per_pair", "loss/centring")
+    train_reward(model, preferences(spec), epochs=1, centre=spec["centre"], hooks=hooks, **shared(spec))
+
+
+def dpo(spec: Spec, gate: Gate) -> None:
+    """DPO; the reference is asked once, before the first step."""
+    policy, scorer = with_adapter(spec)
+    encoded = encode_preferences(policy.tokenizer, preferences(spec), max_tokens=spec["max_tokens"])
+    if encoded.refused:
+        raise ValueError(f"{len(encoded.refused)} pairs do not fit: the two sides would see other rows")
+    train_dpo(
+        scorer,
+        encoded.pairs,
+        reference=lambda: using_adapter(scorer.model, None),
+        beta=spec["beta"],
+        pad_token_id=policy.tokenizer.pad_token_id,
+        steps=spec["steps"],
+        hooks=reporting(gate, "loss/per_pair"),
+        **shared(spec),
+    )
+
+
+def e_letters(prompts: list[str], completions: list[str]) -> list[float]:
+    """The reward of RLOO and GRPO: the fraction of letters that are an e. It costs nothing."""
+    return [text.count("e") / max(1, len(text)) for text in completions]
+
+
+def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyPieces:
+    """What the policy-gradient trainers are handed; no end token, so that every completion is full."""
+
+    @contextmanager
+    def sampling() -> Iterator[object]:
+        with merged(scorer.model, POLICY):
+            yield scorer.model.get_base_model()
+
+    def reference() -> AbstractContextManager[None]:
+        return using_adapter(scorer.model, None)
+
+    return PolicyPieces(
+        scorer=scorer,
+        reference=reference,
+        sampling=sampling,
+        reward=score,
+        eos_token_id=None,
+        pad_token_id=policy.tokenizer.pad_token_id,
+        decode=lambda rows: policy.tokenizer.batch_decode(rows, skip_special_tokens=True),
+    )
+
+
+def online(spec: Spec) -> dict[str, Any]:
+    """What the policy-gradient trainers share."""
+    return {
+        "steps": spec["steps"],
+        "max_new_tokens": spec["new_tokens"],
+        "temperature": 1.0,
+        "learning_rate": spec["learning_rate"],
+        "warmup_steps": 0,
+        "max_grad_norm": 1.0,
+        "clip": 0.2,
+        "kl_coef": spec["kl_coef"],
+        "seed": spec["seed"],
+        "accelerator": make_accelerator(spec["threads"]),
+    }
+
+
+def groups(spec: Spec, gate: Gate) -> None:
+    """RLOO or GRPO."""
+    policy, scorer = with_adapter(spec)
+    train_grpo(
+        pieces(policy, scorer, text_reward(e_letters)),
+        encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),
+        prompts_per_step=spec["batch_size"] // spec["group_size"],
+        group_size=spec["group_size"],
+        epochs=1,
+        minibatches=1,
+        hooks=reporting(gate, "loss/policy"),
+        **METHODS[spec["task"]],
+        **online(spec),
+    )
+
+
+def ppo(spec: Spec, gate: Gate) -> None:
+    """PPO against an untrained reward model, which scores 0 but costs what a trained one costs."""
+    policy, scorer = with_adapter(spec, critic=True)
+    judge = new_reward_model(
+        spec["model"], precision=spec["precision"], max_tokens=64, seed=spec["seed"], **shape(spec)
+    )
+    judge.eval().requires_grad_(False)
+    train_ppo(
+        pieces(policy, scorer, model_reward(judge, shared_trunk=True)),
+        encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),
+        prompts_per_step=spec["batch_size"],
+        epochs=spec["epochs"],
+        minibatches=spec["minibatches"],
+        value_clip=0.2,
+        value_coef=0.1,
+        gamma=1.0,
+        lam=0.95,
+        kl_target=None,
+        kl_horizon=1.0,
+        whiten_advantages=True,
+        hooks=reporting(gate, "loss/policy"),
+        **online(spec),
+    )
+
+
+TASKS: dict[str, Callable[[Spec, Gate], None]] = {
+    "sft": sft,
+    "reward": reward,
+    "dpo": dpo,
+    "dpo_cached": dpo,
+    "rloo": groups,
+    "grpo": groups,
+    "ppo": ppo,
+}
+
+
+def main() -> None:
+    """Read the specification and train until the parent says stop."""
+    spec = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    TASKS[spec["task"]](spec, Gate())
+
+
+if __name__ == "__main__":
+    main()
