@@ -31,6 +31,7 @@ from rlhf_lite.functional import (
     simpo_loss,
     sppo_loss,
 )
+from rlhf_lite.functional.preference_loss_free import log1mexp
 
 LN2 = math.log(2)
 ln = math.log
@@ -212,6 +213,17 @@ def test_orpo_near_certainty_and_near_impossibility(dtype):
         assert bool(torch.isfinite(x.grad).all())
     # dL/dp_l: d log odds / d log p = 1 / (1 - p) = 1e6
     assert rejected.grad[1].item() == pytest.approx(1e6, rel=1e-3)
+
+
+def test_log1mexp_has_finite_gradients_in_both_branches():
+    # d/dx log(1 - e^x) = -e^x / (1 - e^x): about 1/x near zero, about -e^x far away
+    x = torch.tensor([-1e-30, -1e-3, -0.6931, -0.6932, -20.0, -200.0], requires_grad=True)
+    value = log1mexp(x)
+    value.sum().backward()
+    expected = [math.log(-math.expm1(number)) for number in x.detach().double().tolist()]
+    assert value.tolist() == pytest.approx(expected, rel=1e-5)
+    slopes = [math.exp(number) / math.expm1(number) for number in x.detach().double().tolist()]
+    assert x.grad.tolist() == pytest.approx(slopes, rel=1e-4, abs=1e-40)
 
 
 def test_cpo_by_hand():
