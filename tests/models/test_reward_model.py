@@ -56,7 +56,10 @@ def test_an_untrained_model_scores_everything_zero(base):
     assert all("lora_" in n or "score" in n for n in trainable)
 
 
-def test_scores_equal_plain_transformers_and_peft(base, tmp_path):
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_scores_equal_plain_transformers_and_peft(kind, base, tmp_path):
+    if kind != "llama":
+        base = str(save_base(tmp_path / "base", kind=kind))
     model = trained(base)
     model.mean, model.std = 0.25, 2.0
     scores = model.score_texts(TEXTS)

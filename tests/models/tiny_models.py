@@ -131,11 +131,12 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, bos_token=END)
 
 
-def save_base(folder: Path, *, seed: int = 0, **changes) -> Path:
-    """A Hugging Face folder with a tiny Llama and its byte tokenizer."""
+def save_base(folder: Path, *, kind: str = "llama", seed: int = 0, **changes) -> Path:
+    """A Hugging Face folder with a tiny model and its byte tokenizer."""
     tokenizer = byte_tokenizer()
     end = tokenizer.eos_token_id
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
-    llama(vocab=len(tokenizer), seed=seed, **ids | changes).save_pretrained(folder)
+    size = {"vocab": len(tokenizer)} if kind == "llama" else {"vocab_size": len(tokenizer)}
+    family(kind, seed=seed, **size | ids | changes).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

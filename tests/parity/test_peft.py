@@ -176,6 +176,20 @@ def test_merged_weights_agree(kind, dtype, tmp_path):
         torch.testing.assert_close(weight, plain.get_submodule(path).weight, atol=tolerance, rtol=tolerance)
 
 
+def test_the_same_dropout(tmp_path):
+    ours = add_lora(family("llama"), rank=4, alpha=8.0, dropout=0.4)
+    fill(lora_parameters(ours))
+    save_lora(ours, tmp_path / "a", base="b")
+    theirs = PeftModel.from_pretrained(family("llama"), str(tmp_path / "a"))
+    found = []
+    for model, training in ((ours, True), (theirs, True), (ours, False)):
+        model.train(training)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            found.append(model(input_ids=IDS).logits)
+    assert torch.equal(found[0], found[1]) and not torch.allclose(found[0], found[2], atol=0.05)
+
+
 def test_the_same_steps_of_training(tmp_path):
     """Five steps of AdamW from the same start: the same adapter."""
     ours = add_lora(family("llama"), rank=4, alpha=8.0, seed=3)
