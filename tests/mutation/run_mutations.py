@@ -7,6 +7,9 @@ forked child, which imports the changed package afresh: a fraction of a second i
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import io
 import json
 import os
 import shutil
@@ -31,6 +34,24 @@ import torch  # noqa: E402
 from hypothesis import strategies  # noqa: E402, F401  imported once for all children
 from mutations import TESTS as WATCHED_BY  # noqa: E402
 from mutations import Mutation, all_mutations  # noqa: E402
+
+# -x: one failure is enough. The watcher of unraisable exceptions collects garbage five times in each child.
+OPTIONS = ["-x", "-q", "-W", "ignore", "-p", "no:cacheprovider", "-p", "no:unraisableexception"]
+OPTIONS += ["--assert=plain", f"--rootdir={ROOT}"]
+# Run once in the parent, so that no child has to import what these lines import on their first use.
+WARM_UP = """
+import hypothesis, pytest, torch
+from torch.distributions import Categorical
+
+@hypothesis.given(hypothesis.strategies.lists(hypothesis.strategies.floats(0, 1)))
+def test_warm_up(numbers):
+    x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(x, x)
+    assert torch.autograd.gradcheck(torch.logsumexp, (x, 0))
+    assert Categorical(logits=x).entropy().item() == pytest.approx(0.6931, abs=1e-3)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(x, 2 * x)
+"""
 
 
 class FirstFailure:
@@ -67,17 +88,7 @@ def run_child(folder: Path, files: tuple[str, ...], report: int) -> None:
         if not rlhf_lite.functional.__file__.startswith(str(folder)):
             raise RuntimeError(f"the tests would run on {rlhf_lite.functional.__file__}")
         failure = FirstFailure()
-        options = [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "--assert=plain",
-            f"--rootdir={ROOT}",
-            "-W",
-            "ignore",
-        ]
-        code = pytest.main([*options, *(str(TESTS / name) for name in files)], plugins=[failure])
+        code = pytest.main([*OPTIONS, *(str(TESTS / name) for name in files)], plugins=[failure])
         status = {pytest.ExitCode.OK: "survived", pytest.ExitCode.TESTS_FAILED: "killed"}
         outcome = {"status": status.get(code, "broken"), "by": failure.node or str(code)}
     except BaseException:  # the child must report and leave, whatever happened
@@ -106,12 +117,26 @@ def judge(mutation: Mutation | None, files: tuple[str, ...]) -> dict[str, str | 
     return {"id": name, **outcome, "cpu_seconds": round(used.ru_utime + used.ru_stime, 2)}
 
 
-def main(wanted: list[str]) -> None:
-    """Print one JSON line for the control and one per mutation."""
+def warm_up() -> None:
+    """Load what the tests load, and keep it out of the way of the children's garbage collection."""
     torch.set_num_threads(1)  # a child forked from a threaded parent would wait for threads that it lacks
     phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)  # finding a failure is enough
-    hypothesis.settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
+    hypothesis.settings.register_profile(
+        "mutation", derandomize=True, database=None, phases=phases, deadline=None
+    )
     hypothesis.settings.load_profile("mutation")
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+        path = Path(folder) / "test_warm_up.py"
+        path.write_text(WARM_UP, encoding="utf-8")
+        if pytest.main([*OPTIONS, str(path)]) != pytest.ExitCode.OK:
+            raise RuntimeError(f"the warm-up failed:\n{said.getvalue()}")
+    gc.collect()
+    gc.freeze()
+
+
+def main(wanted: list[str]) -> None:
+    """Print one JSON line for the control and one per mutation."""
+    warm_up()
     every_file = tuple(sorted({name for names in WATCHED_BY.values() for name in names}))
     mutations = [m for m in all_mutations() if not wanted or m.id in wanted]
     for mutation, files in [(None, every_file), *((m, WATCHED_BY[m.file]) for m in mutations)]:
