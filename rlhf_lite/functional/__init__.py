@@ -1,4 +1,15 @@
-"""Pure tensor functions: the formulas of RLHF, one per function, per element, without models or settings."""
+"""Pure tensor functions: the formulas of RLHF, one per function, per element, without models or settings.
+
+- ``logprobs``, ``masking``, ``kl``: tokens, means over what counts, distance from the reference;
+- ``advantages``: GAE, returns, group and leave-one-out baselines;
+- ``policy_loss`` (PPO), ``group_loss`` (GRPO, REINFORCE, how tokens become one number);
+- ``reward_loss``: preferences, ratings and ordered grades;
+- ``preference_loss`` (DPO and its relatives with a reference), ``preference_loss_free`` (without one),
+  ``preference_loss_unpaired`` (KTO, BCO), ``preference_table`` (all of them by name, with their optimum);
+- ``best_of_n``: what choosing among n samples does.
+
+Log-probabilities are in nats. Reference, old policy, advantages and returns are constants everywhere.
+"""
 
 from rlhf_lite.functional.advantages import discounted_returns, gae, group_advantages, rloo_advantages
 from rlhf_lite.functional.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_law

@@ -126,5 +126,5 @@ def _groups(rewards: Tensor, group_size: int) -> Tensor:
         raise ValueError(f"group_size must be at least 2: a single answer has no baseline, got {group_size}")
     if rewards.numel() == 0 or rewards.numel() % group_size:
         raise ValueError(f"the {rewards.numel()} rewards are not whole groups of {group_size}")
-    groups = rewards.view(-1, group_size)
+    groups = rewards.reshape(-1, group_size)
     return groups - groups[:, :1]

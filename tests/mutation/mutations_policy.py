@@ -80,13 +80,13 @@ MUTATIONS = [
         "TRL's PPO and GRPO trainers have no limit; verl holds log-ratios within 20.",
     ),
     Mutation(
-        "value-mean-for-max",
+        "value-min-for-max",
         "ppo_value_loss",
         "policy_loss.py",
         "torch.maximum(plain, (near_old - returns) ** 2)",
         "torch.minimum(plain, (near_old - returns) ** 2)",
         "min and max exchanged between policy and value loss.",
-        "The clipped error is always chosen: values far from the target get no gradient.",
+        "The smaller error is chosen: a value beyond the clip gets no gradient, however wrong it is.",
     ),
     Mutation(
         "value-half",

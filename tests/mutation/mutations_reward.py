@@ -13,7 +13,7 @@ MUTATIONS = [
         "difference = chosen - rejected\n",
         "difference = rejected - chosen\n",
         "Chosen and rejected change places.",
-        "Training accuracy rises to 90 % when measured by the loss, held-out accuracy falls to 10 %.",
+        "Loss and accuracy look fine, for both have the same swap; the policy is trained downwards.",
     ),
     Mutation(
         "bt-log-of-sigmoid",
@@ -34,13 +34,13 @@ MUTATIONS = [
         "Accuracy on clear pairs drops a little; nothing else shows.",
     ),
     Mutation(
-        "bt-sigma-of-minus",
+        "bt-error-rate",
         "bradley_terry_loss",
         "reward_loss.py",
         "return -logsigmoid(difference)",
-        "return -(1 - torch.sigmoid(-difference)).log1p()",
-        "A reformulation of the sigmoid that is not one.",
-        "The loss falls and orders pairs rightly, but probabilities are not calibrated.",
+        "return 1.0 - torch.sigmoid(difference)",
+        "The probability of the wrong order instead of the log-likelihood: the logarithm is missing.",
+        "The worst pairs have the smallest gradients: a model that starts wrong about them stays so.",
     ),
     Mutation(
         "centring-difference",
