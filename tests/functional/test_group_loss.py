@@ -176,6 +176,47 @@ def test_total_weights(lengths):
     assert total["dr_grpo"] == pytest.approx(counted / (rows * 10))
 
 
+# Seven answers over the tokens 0, 1 and 2 = end, of at most two tokens: 2 and 00, 01, 02, 10, 11, 12
+ANSWERS = [(2,), *((a, b) for a in (0, 1) for b in (0, 1, 2))]
+
+
+def expected_descent(rule: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Minus the expected gradient of one sampled answer's loss, and the exact gradient of the mean reward."""
+    root, after = (
+        t(0.2, -0.4, 0.6).requires_grad_(),
+        t(0.5, 0, -1, 0.3, 0.9, -0.2).view(2, 3).requires_grad_(),
+    )
+    rewards = t(1.0, 2.0, -1.0, 0.5, 3.0, -2.0, 0.0)
+    loss = value = torch.zeros((), dtype=torch.float64)
+    for answer, reward in zip(ANSWERS, rewards, strict=True):
+        logp = torch.log_softmax(root, 0)[answer[0]].unsqueeze(0)
+        if len(answer) == 2:
+            logp = torch.cat([logp, torch.log_softmax(after[answer[0]], 0)[list(answer[1:])]])
+        logp = torch.nn.functional.pad(logp, (0, 2 - len(answer)), value=math.nan).unsqueeze(0)
+        mask = torch.tensor([[True, len(answer) == 2]])
+        per_token = reinforce_loss(logp, reward.expand(1, 2))
+        probability = torch.where(mask, logp, 0.0).sum().exp()
+        one = aggregate_tokens(per_token, mask, aggregation=rule, max_tokens=2)
+        loss = loss + probability.detach() * one
+        value = value + probability * reward
+    gradients = [torch.autograd.grad(x, (root, after), retain_graph=True) for x in (-loss, value)]
+    descent, exact = (torch.cat([part.flatten() for part in parts]) for parts in gradients)
+    return descent, exact
+
+
+def test_a_constant_divisor_keeps_the_direction_of_the_policy_gradient():
+    descent, exact = expected_descent("dr_grpo")
+    torch.testing.assert_close(2 * descent, exact, atol=1e-12, rtol=0)  # max_tokens = 2
+
+
+@pytest.mark.parametrize("rule", ["grpo", "dapo"])
+def test_dividing_by_the_answers_own_length_bends_it(rule):
+    # With one answer in the batch the token mean is the row mean; in a large batch dapo's divisor is nearly
+    # constant, so its bias fades and grpo's stays.
+    descent, exact = expected_descent(rule)
+    assert torch.cosine_similarity(descent, exact, dim=0).item() < 0.99
+
+
 def test_wrong_input_is_an_error():
     b, bt, mask = torch.zeros(2), torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match="logp must have 2 dim"):

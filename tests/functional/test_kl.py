@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import Categorical, kl_divergence
 
 from rlhf_lite.functional import AdaptiveKLController, FixedKLController, categorical_kl, kl_estimate
@@ -29,6 +31,23 @@ def test_expectations_by_enumeration():
     # E[k2] = .5 * (.5 + .2) * ln(2.5)^2
     assert _moments("k2")[0] == pytest.approx(0.35 * math.log(2.5) ** 2, abs=1e-12)
     assert _moments("k2")[0] == pytest.approx(0.29386, abs=5e-6)
+
+
+logits = st.lists(st.floats(-4, 4), min_size=5, max_size=5)
+
+
+@given(policy=logits, reference=logits)
+@settings(max_examples=30, deadline=None)
+def test_unbiased_for_every_policy_and_only_on_its_own_samples(policy, reference):
+    log_p, log_q = (torch.log_softmax(torch.tensor(x, dtype=torch.float64), 0) for x in (policy, reference))
+    exact = categorical_kl(log_p, log_q).item()
+    for kind in ("k1", "k3"):
+        assert (log_p.exp() * kl_estimate(log_p, log_q, kind=kind)).sum().item() == pytest.approx(
+            exact, abs=1e-9
+        )
+    # On samples of the reference k1 averages to minus the other KL.
+    wrong = (log_q.exp() * kl_estimate(log_p, log_q)).sum().item()
+    assert wrong == pytest.approx(-categorical_kl(log_q, log_p).item(), abs=1e-9)
 
 
 def test_variances_by_enumeration():
