@@ -174,7 +174,16 @@ class EvaluationConfig(_Section):
     gold_texts: Annotated[int, Field(ge=2)] = Field(600, description="rated texts to fit the gold judge on")
     max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
     temperature: Positive = Field(1.0, description="sampling temperature")
+    best_of_n: CountOrZero = Field(
+        0, description="also judge the best of N samples of the SFT policy, as a control; 0 = do not"
+    )
     samples_shown: CountOrZero = Field(8, description="prompts shown side by side in the report")
+
+    @model_validator(mode="after")
+    def _one_is_no_choice(self) -> EvaluationConfig:
+        if self.best_of_n == 1:
+            raise ValueError("best_of_n (1) is the policy itself; choose 0 for none, or 2 and more")
+        return self
 
 
 class CheckpointConfig(_Section):

@@ -105,6 +105,7 @@ def test_an_int_is_accepted_for_a_float_and_becomes_one() -> None:
         ("ppo.lam=true", "a number >= 0 and <= 1"),
         ("ppo.kl_target=0", "a number > 0 or null"),
         ("lora.dropout=1", "a number >= 0 and < 1"),
+        ("evaluation.best_of_n=-1", "a whole number >= 0"),
         ("lora.top_layers=0", "a whole number >= 1 or null"),
         ("model.precision=fp16", '"auto" or "fp32" or "bf16"'),
         ("model.precision=null", '"auto" or "fp32" or "bf16"'),
@@ -154,6 +155,8 @@ def test_lists_come_from_both_places(tmp_path: Path) -> None:
 def test_rules_over_several_settings() -> None:
     (found,) = problems(None, "data.prompt_words_min=9")
     assert found.startswith("command line: data: prompt_words_min (9) is above prompt_words_max (6)")
+    (found,) = problems(None, "evaluation.best_of_n=1")
+    assert found.startswith("command line: evaluation: best_of_n (1) is the policy itself")
     (found,) = problems(None, "ppo.minibatches=100")
     assert "prompts_per_step (40)" in found
 

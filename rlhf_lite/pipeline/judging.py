@@ -69,6 +69,9 @@ def compare(a: Measured, b: Measured, *, seed: int) -> dict[str, Any]:
 def run_evaluation(run: Run) -> dict[str, Any]:
     """Measure reference, SFT and PPO policies on the test prompts; writes ``samples.jsonl``.
 
+    With ``evaluation.best_of_n`` and a reward model, the best of n samples of the policy that PPO started
+    from is measured as well: what the reward model gives without any training.
+
     Returns:
         The parts of ``metrics.json`` that come from judging.
     """
@@ -78,6 +81,9 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {}
     has_ppo, has_reward = run.finished("ppo"), run.finished("reward")
     names = ["reference", *(["sft"] if run.finished("sft") else []), *(["ppo"] if has_ppo else [])]
+    control = f"best_of_{config.evaluation.best_of_n}"
+    if config.evaluation.best_of_n and has_reward:
+        names.append(control)
     with bar("evaluation", 2 + len(names), visible=run.visible) as show:
         judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens)
         gap = config.reward.eval_min_gap
@@ -92,7 +98,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
         actors = build_actors(run, policy, trained=has_ppo)
-        adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY}
+        adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY, control: actors.reference}
 
         def gold(written: Sequence[str]) -> np.ndarray:
             with using_adapter(actors.model, None):
@@ -108,8 +114,9 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         measured: dict[str, Measured] = {}
         for number, name in enumerate(names):
             adapter = adapters[name]
+            best_of = config.evaluation.best_of_n if name == control else 1
             measured[name] = measure(
-                Contender(name, adapter, actors.sampling(adapter)),
+                Contender(name, adapter, actors.sampling(adapter), best_of),
                 judges,
                 texts.test_prompts,
                 policy.tokenizer,
@@ -122,7 +129,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     found["policies"] = {name: summarise(rows, seed=seed) for name, rows in measured.items()}
     found["comparisons"] = {
         f"{a}_minus_{b}": compare(measured[a], measured[b], seed=seed)
-        for a, b in (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"))
+        for a, b in (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"), ("ppo", control))
         if a in measured and b in measured
     }
     write_samples(run, texts.test_prompts, measured)

@@ -186,15 +186,17 @@ class Cast:
     pieces: PPOPieces
 
 
-def build_cast(run: Run, *, trained: bool) -> Cast:
-    """Load everything that PPO works with.
+def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) -> Cast:
+    """Load everything that PPO works with. Notebooks begin with it.
 
     Args:
         run: with a finished ``reward`` phase.
         trained: take policy and critic from ``ppo/``; otherwise the policy starts as a copy of the reference
             and the critic at zero.
+        reward: the run's reward model, if it is in memory already.
     """
-    config, reward = run.config, load_run_reward(run)
+    config = run.config
+    reward = load_run_reward(run) if reward is None else reward
     policy = load_policy(config.model.name, precision=run.precision)
     actors = build_actors(run, policy, trained=trained)
     size = policy.model.config.hidden_size

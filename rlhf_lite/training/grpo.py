@@ -1,67 +1,39 @@
-"""Policy gradients without a critic: GRPO, Dr. GRPO and RLOO in one trainer.
+"""Policy gradients without a critic: GRPO, Dr. GRPO, DAPO and RLOO in one trainer.
 
-Several completions of the same prompt are each other's baseline. The published methods differ in three
-choices, and :data:`METHODS` names their combinations:
+Several completions of the same prompt are each other's baseline. What the methods differ in, and what they
+aim at, is in ``grpo_terms``; its ``METHODS`` are arguments of :func:`train_grpo`::
 
-- ``estimator``: reward minus the group's mean, divided by its standard deviation (``grpo``, Shao et al. 2024)
-  or not (``dr_grpo``, Liu et al. 2025), or minus the mean of the *others* (``rloo``, Ahmadian et al. 2024);
-- ``aggregation``: how tokens become a loss, see ``functional.aggregation_weights``; ``sequence`` takes whole
-  completions as the unit, with one ratio for each, as RLOO does;
-- ``kl_in``: the penalty for leaving the reference is taken off each completion's reward before the baseline
-  (``reward``), or added to the loss of each token as k3 (``loss``).
-
-Only some combinations aim at the optimum of E[r] - β KL(π || π_ref). With ``kl_in="reward"`` and ``rloo`` or
-``dr_grpo`` the expected gradient points there. Dividing by the deviation gives every prompt a β of its own.
-The gradient of k3 in the loss is that of KL(π_ref || π) instead, the other direction.
+    train_grpo(pieces, prompts, **METHODS["rloo"], steps=..., group_size=4, ...)
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
-from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlhf_lite.functional import (
-    aggregation_weights,
-    group_advantages,
-    grpo_loss,
-    kl_estimate,
-    masked_sum,
-    rloo_advantages,
-)
+from rlhf_lite.functional import kl_estimate, masked_sum
 from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.training.grpo_terms import (
+    ESTIMATORS,
+    METHODS,
+    Aggregation,
+    Estimator,
+    KLPlace,
+    check_method,
+    unit_losses,
+    unit_weights,
+)
 from rlhf_lite.training.pieces import PolicyPieces, trainable_module
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
 
-Estimator = Literal["grpo", "dr_grpo", "rloo"]
-Aggregation = Literal["grpo", "dapo", "bnpo", "dr_grpo", "sequence"]
-KLPlace = Literal["reward", "loss"]
-
-_ESTIMATORS: Mapping[str, Callable[..., Tensor]] = {
-    "grpo": partial(group_advantages, scale="std"),
-    "dr_grpo": partial(group_advantages, scale="none"),
-    "rloo": rloo_advantages,
-}
-_AGGREGATIONS = ("grpo", "dapo", "bnpo", "dr_grpo", "sequence")
-
-# The published methods, as arguments of train_grpo.
-METHODS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "grpo": {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
-        "dapo": {"estimator": "grpo", "aggregation": "dapo", "kl_in": "loss"},
-        "dr_grpo": {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "loss"},
-        "rloo": {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
-    }
-)
+__all__ = ["METHODS", "GroupBatch", "collect_groups", "train_grpo", "update_groups"]
 
 
 @dataclass(frozen=True)
@@ -83,23 +55,6 @@ class GroupBatch:
     def rows(self, index: Tensor) -> GroupBatch:
         """The given rows."""
         return GroupBatch(**{name: tensor[index] for name, tensor in vars(self).items()})
-
-
-def check_method(*, estimator: str, aggregation: str, kl_in: str, kl_coef: float, reference: bool) -> None:
-    """Raise a ValueError for a choice that does not exist, or two that do not fit together."""
-    for name, value, known in (
-        ("estimator", estimator, tuple(_ESTIMATORS)),
-        ("aggregation", aggregation, _AGGREGATIONS),
-        ("kl_in", kl_in, ("reward", "loss")),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    if aggregation == "sequence" and kl_in == "loss" and kl_coef > 0:
-        raise ValueError("a KL in the loss is paid per token: use kl_in='reward' with aggregation='sequence'")
-    if kl_coef > 0 and not reference:
-        raise ValueError(
-            f"kl_coef is {kl_coef}, but there is no reference to keep near: give one, or set it to 0"
-        )
 
 
 @torch.no_grad()
@@ -138,7 +93,7 @@ def collect_groups(
     rewards = found.scores
     if kl_in == "reward":
         rewards = rewards - kl_coef * masked_sum(kl_estimate(found.old_logps, ref_logps), found.wanted, dim=1)
-    advantages = _ESTIMATORS[estimator](rewards, group_size=group_size)
+    advantages = ESTIMATORS[estimator](rewards, group_size=group_size)
     flat = (advantages.view(-1, group_size) == 0).all(1)
     metrics |= {
         "kl_coef": kl_coef,
@@ -159,39 +114,6 @@ def collect_groups(
     return batch, metrics
 
 
-def unit_losses(
-    logps: Tensor,
-    batch: GroupBatch,
-    *,
-    aggregation: Aggregation,
-    clip: float,
-    clip_high: float | None,
-    kl_coef: float,
-) -> tuple[Tensor, Tensor]:
-    """Loss and ratio of each unit: tokens ``[B, S]``, or sequences ``[B, 1]``.
-
-    Args:
-        logps: ``[B, S]`` of the policy that is being trained.
-        batch: the same rows.
-        aggregation: only ``sequence`` matters here.
-        clip, clip_high: see ``functional.grpo_loss``.
-        kl_coef: price of a nat of k3 in the loss; 0 where the reward pays it.
-    """
-    old, ref = batch.old_logps, batch.ref_logps
-    if aggregation == "sequence":
-        logps, old, ref = (masked_sum(each, batch.wanted, dim=1).unsqueeze(1) for each in (logps, old, ref))
-    advantages = batch.advantages.unsqueeze(1).expand_as(logps)
-    loss = grpo_loss(logps, old, advantages, clip=clip, clip_high=clip_high, ref_logp=ref, kl_coef=kl_coef)
-    return loss, (logps.detach() - old).exp()
-
-
-def unit_weights(wanted: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:
-    """Weights of the units of a whole minibatch, ``[B, S]`` or ``[B, 1]``; the loss is their weighted sum."""
-    if aggregation == "sequence":
-        return torch.full((len(wanted), 1), 1 / len(wanted), device=wanted.device)
-    return aggregation_weights(wanted, aggregation=aggregation, max_tokens=max_tokens)
-
-
 _UPDATE = ("loss/policy", "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
 
 
@@ -202,9 +124,10 @@ def update_groups(
     epochs: int,
     minibatches: int,
     aggregation: Aggregation,
+    kl_in: KLPlace,
+    kl_coef: float,
     clip: float,
     clip_high: float | None,
-    kl_coef: float,
     max_new_tokens: int,
     temperature: float,
     seed: int,
@@ -227,11 +150,15 @@ def update_groups(
             now = optimisation.module(part.hidden, part.ids, part.mask, part.wanted, temperature=temperature)
             losses, ratio = unit_losses(
                 now.logps,
-                part,
+                part.old_logps,
+                part.ref_logps,
+                part.advantages,
+                part.wanted,
                 aggregation=aggregation,
+                kl_in=kl_in,
+                kl_coef=kl_coef,
                 clip=clip,
                 clip_high=clip_high,
-                kl_coef=kl_coef,
             )
             loss = (weight * losses).sum()
             # Processes average their gradients; the factor turns that average back into a sum.
@@ -277,6 +204,7 @@ def train_grpo(
     aggregation: Aggregation = "grpo",
     kl_in: KLPlace = "loss",
     clip_high: float | None = None,
+    schedule: str = "linear",
     micro_batch_size: int | None = None,
     resume: Resume | None = None,
 ) -> None:
@@ -287,7 +215,7 @@ def train_grpo(
     DAPO's upper limit of the ratio, 1 + clip_high; None takes ``clip``.
 
     Raises:
-        ValueError: if the choices of a method do not fit together (see the head of this file), the scorer has
+        ValueError: if the choices of a method do not fit together (see ``grpo_terms``), the scorer has
             a critic, or there are more minibatches than completions.
     """
     check_method(
@@ -311,6 +239,7 @@ def train_grpo(
         warmup_steps=warmup_steps * updates,
         total_steps=steps * updates,
         max_grad_norm=max_grad_norm,
+        schedule=schedule,
         bad_batches=hooks.bad_batches,
     )
     progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
@@ -336,9 +265,10 @@ def train_grpo(
             epochs=epochs,
             minibatches=minibatches,
             aggregation=aggregation,
+            kl_in=kl_in,
+            kl_coef=kl_coef,
             clip=clip,
             clip_high=clip_high,
-            kl_coef=kl_coef if kl_in == "loss" else 0.0,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             seed=seed * 1_000_003 + step,

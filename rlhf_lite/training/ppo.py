@@ -220,6 +220,7 @@ def train_ppo(
     seed: int,
     accelerator: Accelerator,
     hooks: Hooks,
+    schedule: str = "linear",
     micro_batch_size: int | None = None,
     resume: Resume | None = None,
 ) -> None:
@@ -238,6 +239,7 @@ def train_ppo(
         warmup_steps=warmup_steps * updates,
         total_steps=steps * updates,
         max_grad_norm=max_grad_norm,
+        schedule=schedule,
         bad_batches=hooks.bad_batches,
     )
     controller: Controller = FixedKLController(kl_coef)

@@ -54,6 +54,7 @@ def train_rejection(
     hooks: Hooks,
     weight_decay: float = 0.0,
     accumulation: int = 1,
+    schedule: str = "linear",
     micro_batch_size: int | None = None,
     resume: Resume | None = None,
 ) -> None:
@@ -70,8 +71,8 @@ def train_rejection(
         n: candidates per prompt, at least 2.
         max_new_tokens: length limit of a candidate.
         temperature: of the sampling.
-        steps_per_round, batch_size, learning_rate, warmup_steps, max_grad_norm, weight_decay, accumulation:
-            of the fine-tuning, see ``sft.train_sft``.
+        steps_per_round, batch_size, learning_rate, warmup_steps, max_grad_norm, weight_decay, accumulation,
+            schedule: of the fine-tuning, see ``sft.train_sft``.
         micro_batch_size: rows per forward pass when candidates are scored.
 
     Metrics of a round: those of ``rollouts.roll_out`` for all candidates, ``reward/best`` (the winners' mean
@@ -113,6 +114,7 @@ def train_rejection(
             steps=steps_per_round,
             batch_size=batch_size,
             accumulation=accumulation,
+            schedule=schedule,
             learning_rate=learning_rate,
             warmup_steps=warmup_steps,
             max_grad_norm=max_grad_norm,

@@ -1,0 +1,161 @@
+"""What the phases share: prompts that may be empty, the cast of PPO, the control, what a run remembers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import byte_tokenizer
+
+from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.evaluation.policies import Contender, Judges, measure
+from rlhf_lite.functional import best_of_n_kl_bound
+from rlhf_lite.models import policy as policy_module
+from rlhf_lite.models.adapters import using_adapter
+from rlhf_lite.pipeline import run as run_module
+from rlhf_lite.pipeline import run_pipeline
+from rlhf_lite.pipeline.context import STATE_FILE, Run
+from rlhf_lite.pipeline.phases import POLICY, build_cast
+from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.training.ppo import collect, token_rewards
+
+COLLECT = {
+    "max_new_tokens": 5,
+    "temperature": 1.0,
+    "kl_coef": 0.1,
+    "gamma": 1.0,
+    "lam": 0.95,
+    "whiten": False,
+}
+
+
+def test_an_empty_prompt_becomes_the_start_token():
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<start>"})
+    assert encode_prompts(tokenizer, ["", "ab"])[0] == [tokenizer.bos_token_id]
+    assert encode_prompts(tokenizer, ["", "ab"])[1] == tokenizer("ab", add_special_tokens=False)["input_ids"]
+    tokenizer.bos_token = None
+    assert encode_prompts(tokenizer, ("",)) == [[tokenizer.eos_token_id]]
+    assert encode_prompts(tokenizer, []) == []
+
+
+@pytest.fixture(scope="module")
+def run(finished, settings) -> Run:
+    return Run(settings(), finished, visible=False)
+
+
+@pytest.fixture(scope="module")
+def cast(run):
+    return build_cast(run, trained=True)
+
+
+def judges_of(cast, *, reward=True) -> Judges:
+    return Judges(
+        scorer=cast.pieces.scorer,
+        using=partial(using_adapter, cast.actors.model),
+        anchor=cast.actors.reference,
+        gold=lambda texts: np.zeros(len(texts)),
+        reward=cast.pieces.reward if reward else None,
+    )
+
+
+def test_the_cast_has_the_trained_policy_and_its_critic(run, cast):
+    prompts = encode_prompts(cast.policy.tokenizer, run.texts.test_prompts[:6])
+    batch, metrics = collect(cast.pieces, prompts, seeds=row_seeds(0, 7, rows=6), **COLLECT)
+    assert abs(metrics["kl/nats_per_seq"]) > 1e-4  # not the reference any more
+    assert float(batch.old_values[batch.wanted].abs().max()) > 0  # a critic that was trained
+    # The reward is the reward model's, on the scale of human texts.
+    text = batch.mask & ~(batch.wanted & (batch.ids == cast.policy.tokenizer.eos_token_id))
+    with torch.no_grad():
+        raw = cast.reward(cast.reward.body.trunk(batch.ids, text), text)
+    torch.testing.assert_close(batch.scores, cast.reward.normalise(raw), atol=1e-4, rtol=1e-4)
+    assert metrics["reward/rm_raw"] == pytest.approx(float(raw.mean()), abs=1e-4)
+    assert metrics["reward/part_rm"] == metrics["reward/rm_raw"]
+    rewards = token_rewards(batch.old_logps, batch.ref_logps, batch.scores, batch.wanted, kl_coef=0.1)
+    kl = (batch.old_logps - batch.ref_logps).sum(1)
+    torch.testing.assert_close(rewards.sum(1), batch.scores - 0.1 * kl, atol=1e-5, rtol=1e-5)
+
+
+def test_a_new_cast_starts_from_the_reference(run, cast):
+    fresh = build_cast(run, trained=False, reward=cast.reward)
+    assert fresh.reward is cast.reward
+    prompts = encode_prompts(fresh.policy.tokenizer, run.texts.test_prompts[:4])
+    batch, metrics = collect(fresh.pieces, prompts, seeds=range(4), **COLLECT)
+    assert metrics["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-5)
+    assert (batch.old_values == 0).all()
+
+
+def test_the_best_of_n_is_a_contender(run, cast):
+    judges, prompts = judges_of(cast), run.texts.test_prompts[:8]
+    adapter, sampling = cast.actors.reference, cast.actors.sampling(cast.actors.reference)
+    options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 0, "batch_size": 3}
+    tokenizer = cast.policy.tokenizer
+    plain = measure(Contender("sft", adapter, sampling), judges, prompts, tokenizer, **options)
+    best = measure(Contender("best", adapter, sampling, 8), judges, prompts, tokenizer, **options)
+    assert best.rm.mean() > plain.rm.mean()
+    assert best.kl_nats == pytest.approx(best_of_n_kl_bound(8), abs=1e-4)
+    assert plain.kl_nats == pytest.approx(0.0, abs=1e-4)
+    assert len(best.texts) == 8
+    with pytest.raises(ValueError, match="best of 8"):
+        measure(
+            Contender("best", adapter, sampling, 8),
+            judges_of(cast, reward=False),
+            prompts,
+            tokenizer,
+            **options,
+        )
+    with pytest.raises(ValueError, match="anchor"):
+        other = Contender("best", POLICY, cast.actors.sampling(POLICY), 8)
+        measure(other, judges, prompts, tokenizer, **options)
+
+
+def test_the_control_is_in_the_results(settings, tmp_path):
+    changes = {"evaluation.best_of_n": 3, "ppo.steps": 1, "sft.steps": 1, "reward.pairs": 4}
+    found = run_pipeline(settings(changes), output=tmp_path / "run", visible=False)
+    assert set(found["policies"]) == {"reference", "sft", "ppo", "best_of_3"}
+    assert "ppo_minus_best_of_3" in found["comparisons"]
+    assert found["policies"]["best_of_3"]["rm_reward"] > found["policies"]["sft"]["rm_reward"]
+    assert "best" in (tmp_path / "run" / "report.md").read_text().lower()
+
+
+# --- What a run remembers
+
+
+def test_what_auto_meant_at_the_start_holds_to_the_end(settings, tmp_path, monkeypatch):
+    config = settings({"model.precision": "auto", "sft.steps": 1, "ppo.steps": 1, "reward.pairs": 4})
+    monkeypatch.setattr(policy_module, "bfloat16_is_faster", lambda: True)
+    run_pipeline(config, output=tmp_path, only=["sft"], visible=False)
+    assert json.loads((tmp_path / STATE_FILE).read_text()) == {"precision": "bf16"}
+    monkeypatch.setattr(policy_module, "bfloat16_is_faster", lambda: False)
+    run = Run(config, tmp_path, visible=False)
+    assert run.precision == "bf16" and run.policy.model.dtype == torch.bfloat16
+    run_pipeline(config, output=tmp_path, only=["reward"], resume=True, visible=False)
+    cast = build_cast(run, trained=False)
+    assert cast.policy.model.dtype == torch.bfloat16
+    assert cast.reward.model.get_base_model().base_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+
+
+def test_a_named_precision_needs_no_memory(settings, tmp_path):
+    assert Run(settings(), tmp_path, visible=False).precision == "fp32"
+    assert not (tmp_path / STATE_FILE).exists()
+
+
+def test_the_commit_is_the_one_at_the_start(settings, tmp_path, monkeypatch):
+    """Somebody may commit while a run is going on; its numbers come from the code that was loaded."""
+    commits = iter(["first", "second", "third"])
+    monkeypatch.setattr(run_module, "run_info", lambda seed: {"seed": seed, "commit": next(commits)})
+    seen = []
+
+    def phase(run):
+        seen.append(next(commits))
+
+    monkeypatch.setitem(run_module._TRAINING, "sft", phase)
+    found = run_pipeline(settings(), output=tmp_path / "run", only=["sft"], visible=False)
+    assert (found["commit"], seen) == ("first", ["second"])
