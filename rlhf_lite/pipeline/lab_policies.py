@@ -26,18 +26,19 @@ from transformers import PreTrainedModel
 from rlhf_lite.lab import World, law, pretrained_world
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.pipeline.lab_results import LabResult, Point, measured, point, result
+from rlhf_lite.pipeline.lab_results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.grpo import train_grpo
 from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
 from rlhf_lite.training.ppo import train_ppo
 from rlhf_lite.training.step import Hooks
 
-_SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
+# The sentence for every algorithm that leads to π*.
+SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
 # Shared by all trainers; see the table below for what differs.
 _COMMON = {
     "temperature": 1.0,
-    "epochs": 2,
+    "epochs": 1,
     "minibatches": 2,
     "warmup_steps": 0,
     "max_grad_norm": 1.0,
@@ -69,7 +70,7 @@ POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
         # γ = λ = 1: the advantage is the return minus the critic's guess, which is a baseline and no more.
         # No whitening: at the optimum r - β log π/π_ref is constant, so that the noise dies out by itself.
         "ppo": PolicyCase(
-            _SAME_OPTIMUM,
+            SAME_OPTIMUM,
             True,
             train_ppo,
             {
@@ -83,20 +84,20 @@ POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
             },
         ),
         "rloo": PolicyCase(
-            _SAME_OPTIMUM,
+            SAME_OPTIMUM,
             False,
             train_grpo,
             {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
         ),
         "grpo": PolicyCase(
-            _SAME_OPTIMUM
+            SAME_OPTIMUM
             + "; with the KL in the reward, the deviation rescales a prompt's step, not its goal",
             False,
             train_grpo,
             {"estimator": "grpo", "aggregation": "grpo", "kl_in": "reward"},
         ),
         "dr_grpo": PolicyCase(
-            _SAME_OPTIMUM,
+            SAME_OPTIMUM,
             False,
             train_grpo,
             {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "reward"},
@@ -130,21 +131,22 @@ class _WorldReward:
         return self.world.reward_of(torch.tensor(prompts), batch.response_ids)
 
 
-class _Recorder:
-    """Measures the model's exact law every few steps, and how long that takes."""
+class Recorder:
+    """Measures the model's exact law every few steps of a trainer."""
 
-    def __init__(self, model: PreTrainedModel, world: World, *, every: int, last: int) -> None:
+    def __init__(
+        self, model: PreTrainedModel, world: World, *, every: int, last: int, on_point: OnPoint | None
+    ) -> None:
         self.model, self.world, self.every, self.last = model, world, every, last
-        self.curve: list[Point] = [point(0, measured(world, law(model, world)))]
-        self.seconds, self.first_errors = 0.0, [0.0]
+        self.curve = Curve(world, on_point)
+        self.curve.add(0, lambda: law(model, world))
+        self.largest_ratio_error = 0.0
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """For ``Hooks``."""
-        self.first_errors.append(metrics["ratio/first_error"])
+        self.largest_ratio_error = max(self.largest_ratio_error, metrics.get("ratio/first_error", 0.0))
         if step % self.every == 0 or step == self.last:
-            started = time.perf_counter()
-            self.curve.append(point(step, measured(self.world, law(self.model, self.world))))
-            self.seconds += time.perf_counter() - started
+            self.curve.add(step, lambda: law(self.model, self.world))
 
 
 def run_policy(
@@ -156,6 +158,7 @@ def run_policy(
     rows: int,
     learning_rate: float,
     evaluate_every: int,
+    on_point: OnPoint | None = None,
     pretraining_steps: int = 150,
     **changes: Any,
 ) -> LabResult:
@@ -169,6 +172,7 @@ def run_policy(
         rows: completions per rollout, shared evenly by the prompts; a multiple of their number.
         learning_rate: peak; it falls to a tenth.
         evaluate_every: rollouts between exact measurements.
+        on_point: called with every point of the curve as it is measured, for progress displays.
         pretraining_steps: of the reference.
         **changes: other arguments of the trainer.
 
@@ -196,7 +200,7 @@ def run_policy(
     else:
         shape = {"prompts_per_step": len(prompts), "group_size": each}
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
-    recorder = _Recorder(model, world, every=evaluate_every, last=steps)
+    recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
     started = time.perf_counter()
     case.train(
         pieces,
@@ -216,9 +220,8 @@ def run_policy(
         seed=seed,
         aims_at=case.aims_at,
         target=world.optimum if case.optimal else None,
-        seconds=time.perf_counter() - started - recorder.seconds,
-        seconds_measuring=recorder.seconds,
+        seconds=time.perf_counter() - started,
         curve=recorder.curve,
         settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps},
-        extra={"largest_first_ratio_error": max(recorder.first_errors)},
+        extra={"largest_first_ratio_error": recorder.largest_ratio_error},
     )

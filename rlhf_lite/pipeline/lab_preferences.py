@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rlhf_lite.functional import PREFERENCE_LOSSES, PairLogps, kto_loss
 from rlhf_lite.lab import TabularPolicy, World, exact_kl, optimal_policy, win_rates
-from rlhf_lite.pipeline.lab_results import LabResult, measured, point, result
+from rlhf_lite.pipeline.lab_results import Curve, LabResult, OnPoint, result
 
 # All ordered pairs of this many sequences per prompt are summed; above it, pairs are drawn afresh each step.
 ALL_PAIRS_UP_TO = 512
@@ -168,6 +168,7 @@ def run_preferences(
     steps: int,
     learning_rate: float,
     evaluate_every: int,
+    on_point: OnPoint | None = None,
     pairs_per_prompt: int | None = None,
 ) -> LabResult:
     """Minimise a preference loss on infinite data with a tabular policy that starts at the reference.
@@ -179,6 +180,7 @@ def run_preferences(
         steps: of Adam, whose rate falls to zero along a cosine.
         learning_rate: peak.
         evaluate_every: steps between exact measurements.
+        on_point: called with every point of the curve as it is measured, for progress displays.
         pairs_per_prompt: draw so many pairs per prompt and step; None takes all pairs, if there are at most
             512 sequences, or else draws 4,096.
     """
@@ -194,7 +196,9 @@ def run_preferences(
     policy = TabularPolicy(world)
     optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate, betas=(0.9, 0.99))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    curve, started, measuring = [point(0, measured(world, world.reference))], time.perf_counter(), 0.0
+    curve = Curve(world, on_point)
+    curve.add(0, lambda: world.reference)
+    started = time.perf_counter()
     for step in range(1, steps + 1):
         loss = expected(policy.log_probs())
         optimizer.zero_grad(set_to_none=True)
@@ -202,9 +206,7 @@ def run_preferences(
         optimizer.step()
         schedule.step()
         if step % evaluate_every == 0 or step == steps:
-            paused = time.perf_counter()
-            curve.append(point(step, measured(world, policy.log_probs().detach().exp())))
-            measuring += time.perf_counter() - paused
+            curve.add(step, lambda: policy.log_probs().detach().exp())
     return result(
         world,
         policy.log_probs().detach().exp(),
@@ -213,8 +215,7 @@ def run_preferences(
         seed=seed,
         aims_at=case.aims_at,
         target=None if case.target is None else case.target(world, beta),
-        seconds=time.perf_counter() - started - measuring,
-        seconds_measuring=measuring,
+        seconds=time.perf_counter() - started,
         curve=curve,
         settings={
             "steps": steps,

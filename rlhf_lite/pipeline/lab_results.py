@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -101,9 +102,32 @@ def measured(world: World, probs: Tensor) -> Evaluation:
     return found
 
 
-def point(step: int, found: Evaluation) -> Point:
-    """One point of a curve."""
-    return Point(step, found.fraction, found.kl_to_reference, found.expected_reward)
+OnPoint = Callable[[Point], None]
+
+
+class Curve:
+    """The points of a run, and the seconds that measuring them took since the first one.
+
+    Args:
+        world: where the policies are measured.
+        on_point: called with every new point.
+    """
+
+    def __init__(self, world: World, on_point: OnPoint | None = None) -> None:
+        self.points: list[Point] = []
+        self.seconds = 0.0
+        self._world, self._on_point = world, on_point
+
+    def add(self, step: int, law: Callable[[], Tensor]) -> Evaluation:
+        """Measure the law ``[P, N]`` that ``law`` gives now, after ``step`` steps."""
+        started = time.perf_counter()
+        found = measured(self._world, law())
+        self.points.append(Point(step, found.fraction, found.kl_to_reference, found.expected_reward))
+        if self._on_point is not None:
+            self._on_point(self.points[-1])
+        if len(self.points) > 1:  # the first one comes before the clock of the run starts
+            self.seconds += time.perf_counter() - started
+        return found
 
 
 def result(
@@ -116,14 +140,14 @@ def result(
     aims_at: str,
     target: Tensor | None,
     seconds: float,
-    seconds_measuring: float,
-    curve: Sequence[Point],
+    curve: Curve,
     settings: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> LabResult:
     """Measure the final law ``probs`` ``[P, N]`` and put everything together.
 
-    ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form.
+    ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form; ``seconds`` are
+    those since the curve's first point.
     """
     same = target is not None and torch.allclose(target, world.optimum, atol=1e-12, rtol=0)
     return LabResult(
@@ -140,9 +164,9 @@ def result(
         aims_at=aims_at,
         target=None if target is None or same else measured(world, target),
         kl_to_target=None if target is None else float(exact_kl(probs, target).mean()),
-        seconds=seconds,
-        seconds_measuring=seconds_measuring,
-        curve=tuple(curve),
+        seconds=seconds - curve.seconds,
+        seconds_measuring=curve.seconds,
+        curve=tuple(curve.points),
         settings=dict(settings),
         extra=dict(extra or {}),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 from rlhf_lite.lab import TabularPolicy, World, exact_kl, law, make_world, pretrained_world, win_rates
 from rlhf_lite.pipeline.lab import ALGORITHMS, run_best_of_n, run_lab
+from rlhf_lite.pipeline.lab_pairs import sampled_pairs
 from rlhf_lite.pipeline.lab_policies import POLICY_CASES, _WorldReward
 from rlhf_lite.pipeline.lab_preferences import PREFERENCE_CASES, _kto_objective, _pair_objective, _Pairs
-from rlhf_lite.pipeline.lab_results import BeyondOptimumError, measured
+from rlhf_lite.pipeline.lab_results import BeyondOptimumError, Point, measured
 from rlhf_lite.rollout.rewards import Completions
 
 TINY = make_world("dense", tokens=4, length=3, prompts=2, seed=100)
@@ -72,6 +74,29 @@ def test_others_reach_the_optimum_of_their_own(algorithm: str) -> None:
     assert found.fraction == pytest.approx(found.target.fraction, abs=0.02)
     assert found.target.fraction < 0.97
     assert found.evaluation.kl_to_optimum > 10 * found.kl_to_target
+
+
+def test_the_dpo_trainer_learns_from_verdicts() -> None:
+    found = run_lab("dpo_transformer", world=TINY, seed=3, **QUICK | {"steps": 30})
+    check_report(found, algorithm="dpo_transformer")
+    assert found.fraction > 0.9
+    assert found.settings["pairs"] == 30 * 32 and found.settings["loss_beta"] == pytest.approx(1.0)
+
+
+def test_sampled_verdicts_follow_bradley_terry() -> None:
+    """Who wins, how often who is drawn, and for which prompt."""
+    reference = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.1, 0.1, 0.1, 0.7]], dtype=torch.float64)
+    rewards = torch.tensor([[0.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    world = World("hand", 2, 2, ((0,), (1, 1)), reference, rewards, 0.5)
+    pairs = sampled_pairs(world, 40_000, sharpness=2.0, seed=0)
+    assert [pair.prompt_ids for pair in pairs[:3]] == [[0], [1, 1], [0]]
+    first = [pair for pair in pairs if pair.prompt_ids == [0]]
+    count = Counter((tuple(pair.chosen_ids), tuple(pair.rejected_ids)) for pair in first)
+    words = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    for a, b in itertools.product(range(4), repeat=2):
+        wins = 1 / (1 + math.exp(2.0 * float(rewards[0, b] - rewards[0, a])))
+        expected = 2 * float(reference[0, a] * reference[0, b]) * wins  # a was drawn first or second
+        assert count[words[a], words[b]] / len(first) == pytest.approx(expected, abs=0.012)
 
 
 def test_drawn_pairs_also_lead_to_the_optimum() -> None:
@@ -182,6 +207,13 @@ def test_the_reference_is_the_network_before_training() -> None:
     found = run_lab("ppo", world=TINY, seed=3, **QUICK | {"steps": 1})
     model, world = pretrained_world(TINY, seed=3, steps=20)
     assert found.evaluation.reference_objective == world.evaluate(law(model, world)).objective
+
+
+def test_points_are_told_as_they_are_measured() -> None:
+    heard: list[Point] = []
+    found = run_lab("grpo", world=TINY, seed=3, on_point=heard.append, **QUICK | {"steps": 2})
+    assert tuple(heard) == found.curve and [p.step for p in heard] == [0, 2]
+    assert found.seconds_measuring > 0
 
 
 def test_two_runs_are_the_same() -> None:
