@@ -47,6 +47,18 @@ def batch_rows(
     return batches[place]
 
 
+def drawn_rows(
+    n_rows: int, batch_size: int, steps: int, *, seed: int, lengths: Sequence[int] | None = None
+) -> list[int]:
+    """Every row that the first ``steps`` batches draw, ascending; arguments as for :func:`batch_rows`."""
+    if n_rows >= batch_size and steps > 2 * (n_rows // batch_size):
+        return list(range(n_rows))  # a row left out of one epoch's remainder is in another's
+    drawn: set[int] = set()
+    for step in range(steps):
+        drawn.update(batch_rows(n_rows, batch_size, step, seed=seed, lengths=lengths))
+    return sorted(drawn)
+
+
 def micro_batches(rows: list[int], *, accumulation: int, accelerator: Accelerator) -> list[list[int]]:
     """This process's share of ``rows``, cut into ``accumulation`` parts; empty parts are left out.
 

@@ -8,6 +8,7 @@ divergence of the policy, which would need its own samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.training.batches import drawn_rows
 from rlhf_lite.training.checks import require_frozen_trunk
 from rlhf_lite.training.preference_data import JudgedAnswer
 from rlhf_lite.training.preference_scoring import Completions, Reference
@@ -47,10 +49,40 @@ class _Means:
 
 
 class _Learning:
-    """A task on its data: log-probabilities in, losses and metrics out."""
+    """A task on its data: log-probabilities in, losses and metrics out.
 
-    def __init__(self, task: PreferenceTask, completions: Completions, accelerator: Accelerator) -> None:
-        self.task, self.completions, self._accelerator = task, completions, accelerator
+    Args:
+        task: what is learned, and from which completions.
+        scorer: the policy.
+        reference: see :func:`train_dpo`.
+        known: the reference's log-probabilities, if they have been computed before.
+        resume: a checkpoint that may hold them.
+        rows: the data rows that the run will use.
+        name: of them in a checkpoint.
+        accelerator: see :func:`train_dpo`.
+        options: further arguments of :class:`Completions`.
+    """
+
+    def __init__(
+        self,
+        task: PreferenceTask,
+        scorer: PolicyScorer,
+        *,
+        reference: Reference | None,
+        known: Tensor | None,
+        resume: Resume | None,
+        rows: Sequence[int],
+        name: str,
+        accelerator: Accelerator,
+        **options: int,
+    ) -> None:
+        if reference is None and known is None and task.needs_reference:
+            raise ValueError("this loss compares the policy with a reference: give reference")
+        self.task, self._accelerator = task, accelerator
+        self.completions = Completions(scorer, task.examples, accelerator=accelerator, name=name, **options)
+        saved = None if resume is None else self.completions.saved_reference(resume.tensors)
+        used = [*task.completions(rows), *task.baseline(rows)]
+        self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
 
     def losses(
         self, rows: Sequence[int], module: nn.Module, baseline: float
@@ -102,7 +134,7 @@ def reference_logps(
     """
     task = make_task(data, loss=loss, beta=1.0, options={}, sft_coef=0.0, seed=seed)
     bank = Completions(scorer, task.examples, pad_token_id=pad_token_id, accelerator=accelerator)
-    bank.prepare(reference)
+    bank.prepare(reference, rows=range(len(task.examples)))
     return bank.reference_logps
 
 
@@ -145,8 +177,8 @@ def train_dpo(
         data: pairs (``preference_data.encode_preferences``); for ``kto`` also judged answers
             (``encode_judged``). Kto takes a pair as two judged answers, and ``batch_size`` counts answers.
         reference: a context in which the scorer computes the reference policy (adapter off, or another one);
-            asked once, before the first step. None for losses without a reference; given to those, it is
-            used for a metric only.
+            asked once, before the first step, about the rows that the run will draw. None for losses without
+            a reference; given to those, it is used for a metric only.
         known_reference: what :func:`reference_logps` gave for this data, to ask once for several runs.
         beta: β of the loss (τ for IPO).
         pad_token_id: fills rows.
@@ -186,31 +218,31 @@ def train_dpo(
         bad_batches=hooks.bad_batches,
     )
 
-    def learning(rows: Data, name: str, known: Tensor | None, megabytes: int) -> _Learning:
-        task = make_task(rows, loss=loss, beta=beta, options=loss_options or {}, sft_coef=sft_coef, seed=seed)
-        if reference is None and known is None and task.needs_reference:
-            raise ValueError(f"the loss {loss!r} compares the policy with a reference: give reference")
-        bank = Completions(
-            scorer,
-            task.examples,
-            pad_token_id=pad_token_id,
-            accelerator=accelerator,
-            cache_megabytes=megabytes,
-            name=name,
-        )
-        saved = None if resume is None else bank.saved_reference(resume.tensors)
-        bank.prepare(reference, known=known if saved is None else saved)
-        return _Learning(task, bank, accelerator)
-
-    train = learning(data, "reference", known_reference, cache_megabytes)
-    held_out = learning(validation, "val_reference", None, 0) if validation else None
+    task = partial(make_task, loss=loss, beta=beta, options=loss_options or {}, sft_coef=sft_coef, seed=seed)
+    learning = partial(
+        _Learning,
+        scorer=scorer,
+        reference=reference,
+        resume=resume,
+        accelerator=accelerator,
+        pad_token_id=pad_token_id,
+    )
+    tasks = [task(data)] + ([task(validation)] if validation else [])
+    sizes = tasks[0].sizes
+    drawn = drawn_rows(len(sizes), batch_size, steps, seed=seed, lengths=sizes)
+    train = learning(
+        tasks[0], rows=drawn, known=known_reference, name="reference", cache_megabytes=cache_megabytes
+    )
+    held_out = None
+    if validation:
+        everything = range(len(tasks[1].sizes))
+        held_out = learning(tasks[1], rows=everything, known=None, name="val_reference")
     saved = train.completions.tensors() | ({} if held_out is None else held_out.completions.tensors())
     progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
     for step in progress:
         # Dropout draws from torch's global generator; a resumed run must draw the same.
         torch.manual_seed(seed * 1_000_003 + step)
         rate = optimisation.learning_rate
-        sizes = train.task.sizes
         rows = batch_rows(len(sizes), batch_size, step, seed=seed, lengths=sizes)
         parts = micro_batches(rows, accumulation=accumulation, accelerator=accelerator)
         means = _Means(train.task.names, accelerator)

@@ -58,7 +58,7 @@ class Completions:
         self.lengths = torch.tensor([example.counted for example in examples], device=accelerator.device)
         """Tokens of each completion ``[N]``."""
         self.reference_logps: Tensor | None = None
-        """Summed log-probabilities ``[N]`` under the reference, in nats."""
+        """Summed log-probabilities ``[N]`` under the reference, in nats; NaN where nobody asked."""
         self._names = (f"{name}/logps", f"{name}/key")
         self._scorer, self._pad, self._accelerator = scorer, pad_token_id, accelerator
         self._states: dict[int, Tensor] = {}
@@ -94,37 +94,54 @@ class Completions:
         return nn.utils.rnn.pad_sequence([self._states[row] for row in rows], batch_first=True)
 
     @torch.no_grad()
-    def prepare(self, reference: Reference | None, *, known: Tensor | None = None) -> None:
-        """Compute what never changes, without dropout.
+    def prepare(
+        self, reference: Reference | None, *, rows: Sequence[int], known: Tensor | None = None
+    ) -> None:
+        """Compute what never changes, without dropout, for the completions that the run will use.
 
         Every process takes its share of the reference pass. Its order depends on the data alone, so that a
         resumed run computes the same numbers in the same batches.
 
         Args:
             reference: a context in which the scorer computes the reference policy; None if there is none.
-            known: its log-probabilities ``[N]``, if they have been computed before.
+            rows: the completions that will be used.
+            known: the reference's log-probabilities ``[N]`` as far as they have been computed before, NaN
+                elsewhere.
+
+        Raises:
+            ValueError: if ``known`` has another length, or lacks a row and there is no reference to ask.
         """
-        n = len(self.examples)
+        n, device = len(self.examples), self._accelerator.device
         if known is not None and known.shape != (n,):
             raise ValueError(
                 f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} completions"
             )
-        ask = known is None and reference is not None
-        sums = torch.zeros(n, device=self._accelerator.device)
-        order = sorted(range(n), key=self._size)
-        mine = order[self._accelerator.process_index :: self._accelerator.num_processes]
-        if not ask and self._room == 0:
-            mine = []
+        order = sorted(rows, key=self._size)
+        if self._room > 0:
+            for start in range(0, len(order), _ROWS):
+                self._keep(order[start : start + _ROWS])
+        if known is None and reference is None:
+            return
+        logps = torch.full((n,), torch.nan, device=device) if known is None else known.to(device, copy=True)
+        missing = [row for row in order if bool(logps[row].isnan())]
+        if missing and reference is None:
+            raise ValueError(
+                f"known_reference lacks {len(missing)} of the rows, and there is no reference to ask"
+            )
+        if missing:
+            logps[missing] = self._ask(reference, missing)
+        self.reference_logps = logps
+
+    def _ask(self, reference: Reference, rows: Sequence[int]) -> Tensor:
+        """The reference's log-probabilities of some completions, each process computing its share."""
+        sums = torch.zeros(len(rows), device=self._accelerator.device)
+        mine = range(self._accelerator.process_index, len(rows), self._accelerator.num_processes)
         with evaluating(self._scorer):
             for start in range(0, len(mine), _ROWS):
-                part = mine[start : start + _ROWS]
-                self._keep(part)
-                if ask:
-                    with reference():
-                        sums[part] = self.logps(part)[0]
-        if ask:
-            known = self._accelerator.reduce(sums, "sum")
-        self.reference_logps = None if known is None else known.to(self._accelerator.device)
+                places = list(mine[start : start + _ROWS])
+                with reference():
+                    sums[places] = self.logps([rows[place] for place in places])[0]
+        return self._accelerator.reduce(sums, "sum")
 
     def _size(self, row: int) -> int:
         return len(self.examples[row].prompt) + len(self.examples[row].completion)
@@ -135,7 +152,8 @@ class Completions:
             return
         batch = collate_examples([self.examples[row] for row in rows], self._pad)
         ids, mask, _ = (tensor.to(self._accelerator.device) for tensor in batch)
-        hidden = self._scorer.body.trunk(ids, mask)
+        with evaluating(self._scorer):
+            hidden = self._scorer.body.trunk(ids, mask)
         for row, states in zip(rows, hidden, strict=True):
             # A copy: a slice would keep the whole padded batch alive.
             kept = states[: self._size(row)].clone()

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer, llama, shake, token_rows
+from tiny_models import byte_tokenizer, llama, naive_logps, shake, token_rows
 
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
@@ -155,6 +155,12 @@ def run_dpo(scorer: PolicyScorer, data=PAIRS, *, recorder: Recorder | None = Non
 def bare(scorer: PolicyScorer) -> Callable:
     """The reference: the model without its adapter."""
     return lambda: using_adapter(scorer.model, None)
+
+
+def sequence_sums(model, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """Summed log-probability of each completion, row by row, without padding."""
+    found = naive_logps(model, [prompt + completion for prompt, completion in rows])
+    return torch.stack([logps[-len(rows[i][1]) :].sum() for i, logps in enumerate(found)])
 
 
 def weights(module: nn.Module) -> dict[str, torch.Tensor]:

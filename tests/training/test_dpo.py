@@ -20,34 +20,21 @@ from runners import (
     assert_same_run,
     assert_same_weights,
     bare,
-    byte_tokenizer,
     new_scorer,
     run_dpo,
+    sequence_sums,
     shake,
     weights,
 )
-from tiny_models import naive_logps
 
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.functional import PREFERENCE_LOSSES
+from rlhf_lite.models.adapters import using_adapter
+from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.dpo import reference_logps
-from rlhf_lite.training.preference_data import (
-    JudgedAnswer,
-    JudgedText,
-    encode_judged,
-    encode_preferences,
-    judged_from_pairs,
-    mismatched,
-)
-from rlhf_lite.types import Preference
+from rlhf_lite.training.preference_data import judged_from_pairs
 
 ANSWERS = judged_from_pairs(PAIRS)
-
-
-def sums(model, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
-    """Summed log-probability of each completion, row by row, without padding."""
-    found = naive_logps(model, [prompt + completion for prompt, completion in rows])
-    return torch.stack([logps[-len(rows[i][1]) :].sum() for i, logps in enumerate(found)])
 
 
 def trained_scorer():
@@ -73,8 +60,10 @@ def test_loss_and_gradient_are_those_of_plain_autograd(batch_size):
     """The whole batch as eight rows without padding: -log σ(β h), through the full model's logits."""
     scorer = trained_scorer()
     with torch.no_grad(), bare(scorer)():
-        ref_good, ref_bad = (sums(scorer.model, rows(PAIRS, name)) for name in ("chosen_ids", "rejected_ids"))
-    good, bad = (sums(scorer.model, rows(PAIRS, name)) for name in ("chosen_ids", "rejected_ids"))
+        ref_good, ref_bad = (
+            sequence_sums(scorer.model, rows(PAIRS, name)) for name in ("chosen_ids", "rejected_ids")
+        )
+    good, bad = (sequence_sums(scorer.model, rows(PAIRS, name)) for name in ("chosen_ids", "rejected_ids"))
     h = (good - ref_good) - (bad - ref_bad)
     loss = -torch.nn.functional.logsigmoid(0.5 * h).mean()
     named = [(n, p) for n, p in scorer.named_parameters() if p.requires_grad]
@@ -133,7 +122,7 @@ def test_options_reach_the_loss():
 def test_the_sft_term_by_hand():
     scorer = trained_scorer()
     with torch.no_grad():
-        good = sums(scorer.model, rows(PAIRS, "chosen_ids"))
+        good = sequence_sums(scorer.model, rows(PAIRS, "chosen_ids"))
     lengths = torch.tensor([len(p.chosen_ids) for p in PAIRS])
     expected = (-good / lengths).mean().item()
     line = run_dpo(trained_scorer(), steps=1, batch_size=8, sft_coef=2.0).lines[0]
@@ -149,60 +138,6 @@ def test_swapping_the_answers_negates_the_margin():
     one = run_dpo(trained_scorer(), steps=1, batch_size=8).lines[0]
     two = run_dpo(trained_scorer(), swapped, steps=1, batch_size=8).lines[0]
     assert two["margin/implicit_reward"] == pytest.approx(-one["margin/implicit_reward"], rel=1e-4)
-
-
-# --- KTO
-
-
-def test_kto_by_hand():
-    scorer = trained_scorer()
-    others = mismatched(ANSWERS, seed=0)
-    own_rows = [(a.prompt_ids, a.completion_ids) for a in ANSWERS]
-    other_rows = [(e.prompt, e.completion) for e in others]
-    with torch.no_grad():
-        policy, z_policy = sums(scorer.model, own_rows), sums(scorer.model, other_rows)
-        with bare(scorer)():
-            ref, z_ref = sums(scorer.model, own_rows), sums(scorer.model, other_rows)
-    z = max(0.0, (z_policy - z_ref).mean().item())
-    ratio = policy - ref
-    liked = torch.tensor([a.desirable for a in ANSWERS])
-    losses = torch.where(
-        liked, 1.5 * (1 - torch.sigmoid(0.5 * (ratio - z))), 1 - torch.sigmoid(0.5 * (z - ratio))
-    )
-    line = run_dpo(
-        scorer, ANSWERS, steps=1, batch_size=16, loss="kto", loss_options={"desirable_weight": 1.5}
-    ).lines[0]
-    assert line["loss/per_answer"] == pytest.approx(losses.mean().item(), rel=1e-5)
-    assert line["kl/baseline_nats_per_seq"] == pytest.approx(z, abs=1e-5)
-    assert line["reward/implicit_desirable"] == pytest.approx(0.5 * ratio[liked].mean().item(), rel=1e-4)
-    assert line["reward/implicit_undesirable"] == pytest.approx(0.5 * ratio[~liked].mean().item(), rel=1e-4)
-
-
-def test_kto_takes_pairs_as_two_answers():
-    pairs = run_dpo(new_scorer(), PAIRS, loss="kto").lines
-    assert pairs == run_dpo(new_scorer(), ANSWERS, loss="kto").lines
-    assert pairs[0]["loss/per_answer"] == pytest.approx(0.5, abs=1e-6)
-
-
-def test_a_batch_of_liked_answers_only_has_no_metric_of_the_others():
-    line = run_dpo(new_scorer(), [a for a in ANSWERS if a.desirable], loss="kto", steps=1).lines[0]
-    assert "reward/implicit_desirable" in line and "reward/implicit_undesirable" not in line
-
-
-def test_mismatched_completions_belong_to_other_prompts():
-    found = mismatched(ANSWERS, seed=3)
-    assert [e.prompt for e in found] == [
-        a.prompt_ids[-len(e.prompt) :] for a, e in zip(ANSWERS, found, strict=True)
-    ]
-    own = {tuple(a.prompt_ids): [] for a in ANSWERS}
-    for a in ANSWERS:
-        own[tuple(a.prompt_ids)].append(a.completion_ids)
-    assert all(e.completion not in own[tuple(a.prompt_ids)] for a, e in zip(ANSWERS, found, strict=True))
-    longest = max(len(a.prompt_ids) + len(a.completion_ids) for a in ANSWERS)
-    assert max(len(e.prompt) + len(e.completion) for e in found) <= longest
-    assert [e.completion for e in found] != [e.completion for e in mismatched(ANSWERS, seed=4)]
-    same = [JudgedAnswer([5], [6], True), JudgedAnswer([5], [7], False)]  # nothing to choose from
-    assert [e.completion for e in mismatched(same, seed=0)] == [[7], [6]]
 
 
 # --- What must not change the trajectory
@@ -294,11 +229,42 @@ def test_the_reference_is_asked_once_per_completion():
     assert len(asked) == 1  # sixteen completions are one batch
 
 
+def test_the_reference_is_asked_about_the_rows_that_are_drawn():
+    first = run_dpo(new_scorer(), steps=1, batch_size=2, schedule="constant", warmup_steps=0)
+    known = first.saved[1][0]["reference/logps"]
+    assert int(known.isnan().sum()) == 12  # of sixteen completions, two pairs were drawn
+    # A run that is made longer asks about the rest.
+    longer = run_dpo(
+        new_scorer(), steps=4, batch_size=2, schedule="constant", warmup_steps=0, resume=first.resume(1)
+    )
+    assert not longer.saved[4][0]["reference/logps"].isnan().any()
+    expected = run_dpo(new_scorer(), steps=4, batch_size=2, schedule="constant", warmup_steps=0).lines
+    assert_same_run(longer.lines, expected[1:], rel=1e-4, abs=1e-5)
+    with pytest.raises(ValueError, match="lacks 12 of the rows"):
+        run_dpo(new_scorer(), steps=8, known_reference=known, reference=None)
+
+
+def test_the_reference_may_be_another_adapter():
+    """As after SFT: the policy starts as a copy of the adapter that it is compared with."""
+    model = new_scorer().model
+    model.add_adapter("copy", model.peft_config["policy"])
+    shake(model, "policy", scale=0.3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".copy." in name:
+                parameter.copy_(model.get_parameter(name.replace(".copy.", ".policy.")))
+    scorer = PolicyScorer(model, top_layers=2)
+    line = run_dpo(scorer, steps=1, reference=lambda: using_adapter(model, "copy")).lines[0]
+    assert line["loss/per_pair"] == pytest.approx(math.log(2), abs=1e-5)
+    assert all(".policy." in name for name in weights(scorer))
+    assert run_dpo(scorer, steps=1).lines[0]["loss/per_pair"] != pytest.approx(math.log(2), abs=1e-2)
+
+
 def test_known_reference_values_are_used():
     scorer, asked = trained_scorer(), []
     known = reference_logps(scorer, PAIRS, reference=bare(scorer), pad_token_id=0, accelerator=accelerator())
     with torch.no_grad(), bare(scorer)():
-        expected = sums(scorer.model, rows(PAIRS, "chosen_ids") + rows(PAIRS, "rejected_ids"))
+        expected = sequence_sums(scorer.model, rows(PAIRS, "chosen_ids") + rows(PAIRS, "rejected_ids"))
     torch.testing.assert_close(known, expected, atol=1e-4, rtol=1e-5)
     expected = run_dpo(trained_scorer()).lines
     got = run_dpo(scorer, reference=counted(scorer, asked), known_reference=known).lines
@@ -367,50 +333,3 @@ def test_recomputing_the_top_layers_changes_nothing():
     assert_same_run(
         run_dpo(new_scorer(0.1), steps=3, gradient_checkpointing=True).lines, expected, rel=1e-6, abs=1e-7
     )
-
-
-# --- Encoding
-
-
-def test_a_prompt_is_cut_and_an_answer_never():
-    tokenizer = byte_tokenizer()
-    end = tokenizer.eos_token
-    texts = [
-        Preference("abcdef", "gh", "i"),  # 6 + 3: fits
-        Preference("abcdefghij", "klm", "n"),  # the prompt loses its first five
-        Preference("abc", "d" * 8, "e"),  # the chosen answer and its end fill everything: refused
-        Preference("abc", "d", "e" * 9),  # so does the rejected one
-        Preference("", "a", "b"),  # sampling would start at the start token
-        Preference("x", "y", "y"),  # no preference at all
-    ]
-    found = encode_preferences(tokenizer, texts, max_tokens=9)
-    decode = tokenizer.decode
-    assert [(decode(p.prompt_ids), decode(p.chosen_ids), decode(p.rejected_ids)) for p in found.pairs] == [
-        ("abcdef", f"gh{end}", f"i{end}"),
-        ("fghij", f"klm{end}", f"n{end}"),
-        (end, f"a{end}", f"b{end}"),
-    ]
-    assert found.refused == [2, 3, 5]
-    bare_ends = encode_preferences(tokenizer, texts[:1], max_tokens=9, end=False).pairs[0]
-    assert decode(bare_ends.chosen_ids) == "gh"
-    with pytest.raises(ValueError, match="max_tokens must be at least 2"):
-        encode_preferences(tokenizer, texts, max_tokens=1)
-
-
-def test_an_end_that_is_there_is_not_doubled():
-    tokenizer = byte_tokenizer()
-    end = tokenizer.eos_token
-    pair = encode_preferences(tokenizer, [Preference("a", f"b{end}", "c")], max_tokens=9).pairs[0]
-    assert tokenizer.decode(pair.chosen_ids) == f"b{end}" and tokenizer.decode(pair.rejected_ids) == f"c{end}"
-
-
-def test_judged_texts():
-    tokenizer = byte_tokenizer()
-    texts = [JudgedText("abcdefgh", "ij", True), JudgedText("a", "b" * 9, False), JudgedText("a", "c", False)]
-    found = encode_judged(tokenizer, texts, max_tokens=6)
-    decode = tokenizer.decode
-    assert [(decode(a.prompt_ids), decode(a.completion_ids), a.desirable) for a in found.answers] == [
-        ("fgh", f"ij{tokenizer.eos_token}", True),
-        ("a", f"c{tokenizer.eos_token}", False),
-    ]
-    assert found.refused == [1]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
-from rlhf_lite.training.batches import epoch_steps, split_by_length
+from rlhf_lite.training.batches import drawn_rows, epoch_steps, split_by_length
 from rlhf_lite.training.schedule import SCHEDULES
 from rlhf_lite.training.step import (
     NonFiniteError,
@@ -110,6 +110,17 @@ def test_rows_of_a_batch_are_split_by_length():
         parts = split_by_length([(i * 5) % 7 for i in range(n)], parts=3)
         assert sorted(row for part in parts for row in part) == list(range(n))
         assert all(parts) and len(parts) <= 3
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 7])
+def test_drawn_rows_are_those_that_the_batches_draw(steps):
+    """Eleven rows in batches of four: two batches and a remainder per epoch."""
+    options = {"seed": 3, "lengths": [i * 7 % 11 for i in range(11)]}
+    drawn = {row for step in range(steps) for row in batch_rows(11, 4, step, **options)}
+    found = drawn_rows(11, 4, steps, **options)
+    assert found == sorted(set(found)) and drawn <= set(found)
+    if steps <= 4:
+        assert set(found) == drawn
 
 
 def test_epoch_steps():
