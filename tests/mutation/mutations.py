@@ -23,7 +23,7 @@ TESTS = {
     "preference_loss.py": ("test_preference_loss.py", "test_preference_optima.py"),
     "preference_loss_free.py": ("test_preference_loss.py",),
     "preference_loss_unpaired.py": ("test_kto.py", "test_preference_loss.py"),
-    "preference_table.py": ("test_preference_loss.py",),
+    "preference_table.py": ("test_preference_table.py",),
     "reward_loss.py": ("test_losses.py", "test_rating_losses.py"),
 }
 
