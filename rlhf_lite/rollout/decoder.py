@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from rlhf_lite.models.trunk import positions
@@ -27,7 +27,6 @@ class Decoder(Protocol):
         ...
 
 
-@runtime_checkable
 class Prepared(Protocol):
     """A model made ready for sampling. It may hold a copy of the weights as they were.
 
@@ -43,7 +42,7 @@ def prepare(model: PreTrainedModel | Prepared, *, steps: int | None = None) -> P
     """Make a model ready for sampling, in the fastest way that fits it. What is ready stays as it is.
 
     :class:`Generic` works for every causal model of transformers;
-    :mod:`rlhf_lite.rollout.llama_decoder` is several times faster for models built like Llama, on CPUs.
+    :mod:`rlhf_lite.rollout.llama_decoder` is faster for models built like Llama, on CPUs.
 
     Args:
         model: adapters should be merged or switched off; with active ones it is read as it is, slowly.
@@ -51,7 +50,7 @@ def prepare(model: PreTrainedModel | Prepared, *, steps: int | None = None) -> P
     """
     from rlhf_lite.rollout.llama_decoder import prepare_llama
 
-    if isinstance(model, Prepared):
+    if not isinstance(model, nn.Module):
         return model
     return prepare_llama(model, steps=steps) or Generic(model)
 
