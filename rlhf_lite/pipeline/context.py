@@ -142,7 +142,8 @@ class Run:
                     save_step(folder, step, tensors, numbers, keep=self.config.checkpoint.keep)
                 self.accelerator.wait_for_everyone()
 
-            yield Hooks(on_step, save, self.config.checkpoint.every_steps), resume
+            every, bad = self.config.checkpoint.every_steps, self.output / "bad-batches"
+            yield Hooks(on_step, save, every, bad_batches=bad), resume
         self.seconds[phase] = elapsed()
 
     @contextmanager

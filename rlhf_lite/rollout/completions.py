@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
+from rlhf_lite.rollout.sampler import join
 from rlhf_lite.types import Rollout
 
 Decode = Callable[[list[list[int]]], list[str]]
@@ -52,10 +52,8 @@ class Completions:
         trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Completions:
         """The completions of a rollout; ``trunk`` maps (ids, mask) to hidden states."""
-        ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)
-        mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)
-        response = torch.cat([torch.zeros_like(rollout.prompt_mask), rollout.response_mask], dim=1)
-        ended = torch.zeros(len(ids), dtype=torch.bool) if rollout.ended is None else rollout.ended
+        ids, mask, response = join(rollout)
+        ended = mask[:, 0].new_zeros(len(mask)) if rollout.ended is None else rollout.ended
         hidden = None if trunk is None else trunk(ids, mask)
         width = rollout.prompt_ids.shape[1]
         return cls(ids, mask, response, width, ended, eos_token_id, hidden, decode)

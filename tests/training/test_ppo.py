@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.phases import Actors
 from rlhf_lite.rollout.rewards import Mixture, Part, RewardError, Scale
+from rlhf_lite.training import rollouts
+from rlhf_lite.training.pieces import frozen_reference
 from rlhf_lite.training.ppo import PPOPieces, collect, token_rewards, train_ppo
 from rlhf_lite.training.step import Hooks, Resume
 
@@ -162,8 +165,7 @@ def frequent_token(parts: PPOPieces) -> int:
     return int(batch.ids[batch.wanted].bincount(minlength=TOKENS).argmax())
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("top_layers", [2, None])
+@pytest.mark.parametrize(("temperature", "top_layers"), [(1.0, 2), (1.0, None), (0.7, 2)])
 def test_the_first_ratio_is_one(temperature, top_layers):
     parts = pieces(trained=True, top_layers=top_layers)
     parts = replace(parts, eos_token_id=frequent_token(parts))
@@ -217,6 +219,25 @@ def test_only_the_adapter_and_the_critic_change():
     assert any(n.startswith("value_head.") for n in moved)
 
 
+def test_the_critic_may_have_an_adapter_of_its_own():
+    parts = pieces(trained=True)
+    model = add_adapter(
+        parts.scorer.model,
+        lora_config(parts.scorer.model.get_base_model(), rank=4, alpha=8.0, dropout=0.0, top_layers=2),
+        "critic",
+        seed=1,
+    )
+    model.set_adapter("policy")
+    head = ValueHead(HIDDEN)
+    scorer = PolicyScorer(model, top_layers=2, value_head=head, values_from="critic")
+    parts = replace(parts, scorer=scorer)
+    before = {n: p.detach().clone() for n, p in scorer.named_parameters()}
+    lines = train(parts, steps=2)
+    moved = {n for n, p in scorer.named_parameters() if not torch.equal(p, before[n])}
+    assert any(".critic." in n for n in moved) and any(".policy." in n for n in moved)
+    assert all(line["ratio/first_error"] < 1e-5 for line in lines)
+
+
 def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
     whole = pieces()
     expected = train(whole, steps=5)
@@ -264,6 +285,76 @@ def test_the_number_of_updates_is_the_one_the_schedule_expects(rows, minibatches
     once = {"steps": 1, "epochs": 1, "warmup_steps": 0}
     train(pieces(), hooks=hooks, prompts_per_step=rows, minibatches=minibatches, **once)
     assert states == [minibatches]
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_micro_batches_do_not_change_the_trajectory(size):
+    whole, parts = pieces(), pieces()
+    expected, found = train(whole, steps=3), train(parts, steps=3, micro_batch_size=size)
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if not name.startswith("seconds/"):
+                assert other[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
+    wanted = weights(whole)
+    for name, weight in weights(parts).items():
+        torch.testing.assert_close(weight, wanted[name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():
+    """The exact value of the objective, by enumeration of all 8 x 8 answers, rises towards its maximum."""
+    model = llama(vocab=8, num_hidden_layers=1, initializer_range=0.1).requires_grad_(True)
+    table = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
+    parts = PPOPieces(
+        scorer=PolicyScorer(model, top_layers=None, value_head=ValueHead(HIDDEN)),
+        reference=frozen_reference(model),
+        sampling=lambda: nullcontext(model),
+        reward=lambda batch: table[tuple(batch.response_ids.T)],
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    answers = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    ids = torch.cat([torch.full((64, 1), 5), answers], dim=1)
+
+    def logps():
+        with torch.no_grad():
+            law = model(ids).logits[:, :-1].log_softmax(-1)
+        return law.gather(-1, ids[:, 1:, None]).squeeze(-1).sum(1)
+
+    ref = logps()
+    best = 0.5 * float(torch.logsumexp(ref + table.flatten() / 0.5, 0))
+
+    def objective():
+        now = logps()
+        return float((now.exp() * (table.flatten() - 0.5 * (now - ref))).sum())
+
+    start, lines = objective(), []
+    changes = {
+        "steps": 40, "prompts_per_step": 64, "max_new_tokens": 2, "epochs": 2, "minibatches": 1, "lam": 1.0,
+        "kl_coef": 0.5, "kl_target": None, "value_coef": 0.5, "value_clip": None,
+    }  # fmt: skip
+    hooks = Hooks(lambda step, metrics: lines.append(dict(metrics)))
+    train_ppo(parts, [[5]] * 64, accelerator=ACCELERATOR, hooks=hooks, **OPTIONS | changes)
+    assert (objective() - start) / (best - start) > 0.85
+    with parts.reference():
+        torch.testing.assert_close(logps(), ref)
+    assert all(line["ratio/first_error"] < 1e-4 for line in lines)
+    assert all(line["length/tokens"] == 2 for line in lines)
+
+
+def test_a_scorer_without_a_critic_and_a_missing_reference_are_refused():
+    parts = pieces()
+    scorer = PolicyScorer(parts.scorer.model, top_layers=2)
+    for wrong in (replace(parts, scorer=scorer), replace(parts, reference=None)):
+        with pytest.raises(ValueError, match="value head and a reference"):
+            train(wrong, steps=1)
+
+
+def test_a_truncated_sampler_is_refused(monkeypatch):
+    plain = rollouts.sample
+    monkeypatch.setattr(rollouts, "sample", lambda *args, **options: plain(*args, **options, top_k=2))
+    with pytest.raises(ValueError, match="against the wrong law"):
+        train(pieces(), steps=1)
 
 
 def test_a_reward_that_is_not_finite_stops_the_run():
