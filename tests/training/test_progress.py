@@ -21,6 +21,7 @@ from runners import (
     run_sft,
     weights,
 )
+from safetensors.torch import load_file
 from torch import nn
 
 from rlhf_lite.training.progress import Progress
@@ -178,8 +179,6 @@ def test_a_trainer_saves_the_batch_that_went_wrong(tmp_path):
     with pytest.raises(RuntimeError, match=r"the loss is nan after 0 optimiser steps.*nonfinite-step-000001"):
         run_dpo(scorer, recorder=Recorder(bad_batches=tmp_path))
     (path,) = tmp_path.iterdir()
-    from safetensors.torch import load_file
-
     found = load_file(str(path))
     rows = found["0/rows"].tolist()
     assert len(rows) == 4

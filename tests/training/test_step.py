@@ -104,12 +104,12 @@ def test_a_process_without_rows_has_no_parts():
 
 
 def test_rows_of_a_batch_are_split_by_length():
-    assert split_by_length([5, 1, 4, 2, 3]) == [[1, 3, 4], [2, 0]]
-    assert split_by_length([5]) == [[0]]
-    for n in range(1, 9):
+    assert split_by_length([5, 1, 4, 2, 3, 9, 8, 7, 6]) == [[1, 3, 4, 2, 0], [8, 7, 6, 5]]
+    assert split_by_length([5, 1, 4, 2, 3]) == [[1, 3, 4, 2, 0]]  # too few to split
+    for n in range(1, 20):
         parts = split_by_length([(i * 5) % 7 for i in range(n)], parts=3)
         assert sorted(row for part in parts for row in part) == list(range(n))
-        assert all(parts) and len(parts) <= 3
+        assert len(parts) <= 3 and (len(parts) == 1 or min(map(len, parts)) >= 4)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 7])
