@@ -163,6 +163,36 @@ def generate(
 
 
 @app.command()
+def lab(
+    algorithm: Annotated[str, typer.Argument(help="ppo, rloo, dpo, best_of_n, ...; a wrong name lists all")],
+    world: Annotated[str, typer.Option(help="dense, order, sparse, deceptive, ...")] = "dense",
+    seed: Annotated[int, typer.Option(min=0, help="draws the world, the start and every sample")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="a tenth of the steps")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result")] = None,
+) -> None:
+    """Train in a world whose best policy is known exactly, and see how near it came."""
+    from rlhf_lite.checkpoint import write_json
+    from rlhf_lite.pipeline.lab import run_lab
+
+    def show(point: Any) -> None:
+        # + 0.0 turns a rounded -0.0 into 0.0
+        fraction, kl = round(point.fraction, 4) + 0.0, round(point.kl_to_reference, 3) + 0.0
+        typer.echo(f"{point.step:6}  {fraction:8.4f}  {point.expected_reward:8.3f}  {kl:8.3f}")
+
+    typer.echo("  step  of best    reward  KL to reference (nats per sequence)")
+    try:
+        found = run_lab(algorithm, world=world, seed=seed, quick=quick, on_point=show)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(
+        f"{found.algorithm} reached {100 * found.fraction:.1f} % of what is possible above the reference, in "
+        f"{found.seconds:.0f} s; it aims at {found.aims_at}"
+    )
+    if output is not None:
+        write_json(output, found.as_json())
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False) -> None:
     """What this machine has, what is missing, and how to get it."""
     from rlhf_lite import doctor as checks

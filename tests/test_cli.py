@@ -250,7 +250,7 @@ def test_version_and_help(run: Run) -> None:
     assert run("--version")[:2] == (0, f"rlhf-lite {rlhf_lite.__version__}\n")
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("quickstart", "pipeline", "reward", "score", "generate", "doctor", "assets"):
+    for command in ("quickstart", "pipeline", "reward", "score", "generate", "lab", "doctor", "assets"):
         assert command in out
         assert run(command, "--help")[0] == 0
 
@@ -267,6 +267,24 @@ def test_help_imports_nothing_heavy() -> None:
     assert "typer" in modules
     heavy = {"torch", "transformers", "numpy", "pandas", "datasets", "matplotlib", "sklearn"}
     assert not heavy & modules
+
+
+# --- lab -----------------------------------------------------------------------
+
+
+def test_lab_shows_the_curve_and_writes_the_result(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "found.json"
+    code, out, _ = run("lab", "best_of_n", "--world", "dense", "--output", str(file))
+    assert code == 0
+    assert "best_of_n reached" in out and len(out.splitlines()) > 10
+    assert json.loads(file.read_text(encoding="utf-8"))["algorithm"] == "best_of_n"
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("best_of_n", "--world", "nonsense")])
+def test_lab_names_what_there_is(run: Run, arguments: tuple[str, ...]) -> None:
+    code, _, err = run("lab", *arguments)
+    assert code == 2
+    assert "nonsense" in err and ("ppo" in err or "deceptive" in err)
 
 
 # --- doctor and assets -------------------------------------------------------
