@@ -26,6 +26,7 @@ from scipy.stats import t as student
 from rlhf_lite.checkpoint import write_json
 from rlhf_lite.lab import REWARDS
 from rlhf_lite.pipeline.lab import ALGORITHMS, BEST_OF_N, run_lab
+from rlhf_lite.pipeline.lab_pairs import DPO_TRAINER
 from rlhf_lite.pipeline.lab_policies import POLICY_CASES
 from rlhf_lite.pipeline.lab_preferences import PREFERENCE_CASES
 from rlhf_lite.tracking import run_info
@@ -42,7 +43,7 @@ def cases(algorithms: Sequence[str], worlds: Sequence[str] | None) -> list[tuple
     """Which worlds each algorithm is run in; ``worlds`` overrides the plan."""
     plan: dict[str, Sequence[str]] = {name: ("dense", "table") for name in PREFERENCE_CASES}
     plan |= {name: ("dense", "order", "sparse", "deceptive") for name in POLICY_CASES}
-    plan |= {"dr_grpo": ("dense",), "grpo_kl_in_loss": ("dense",)}
+    plan |= {"dr_grpo": ("dense",), "grpo_kl_in_loss": ("dense",), DPO_TRAINER: ("dense",)}
     plan |= {"dpo": tuple(REWARDS), BEST_OF_N: tuple(REWARDS)}
     return [(name, world) for name in algorithms for world in worlds or plan[name]]
 

@@ -35,10 +35,10 @@ _PREFERENCE_SETTINGS: Mapping[str, Any] = MappingProxyType(
     {"steps": 500, "learning_rate": 0.1, "evaluate_every": 50}
 )
 _POLICY_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"steps": 300, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
+    {"steps": 350, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
 )
 _DPO_TRAINER_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"steps": 250, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
+    {"steps": 250, "rows": 256, "learning_rate": 2e-3, "evaluate_every": 10}
 )
 # Sizes at which every pair can be summed: 216 sequences.
 _PREFERENCE_SIZE: Mapping[str, int] = MappingProxyType({"tokens": 6, "length": 3})

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import lab as lab_report
 from rlhf_lite.lab import TabularPolicy, World, exact_kl, law, make_world, pretrained_world, win_rates
 from rlhf_lite.pipeline.lab import ALGORITHMS, run_best_of_n, run_lab
 from rlhf_lite.pipeline.lab_pairs import sampled_pairs
@@ -233,6 +234,47 @@ def test_more_than_the_possible_is_an_error() -> None:
 def test_a_table_that_is_the_optimum_gets_full_marks() -> None:
     policy = TabularPolicy(TINY.with_reference(TINY.optimum))
     assert measured(TINY, policy.log_probs().exp().detach()).fraction == pytest.approx(1.0)
+
+
+def test_the_report_judges_by_its_bars(tmp_path, monkeypatch, capsys) -> None:
+    calls = []
+
+    def run(algorithm, *, world, seed, quick):
+        calls.append((algorithm, world, seed))
+        tiny = make_world(world, tokens=4, length=3, prompts=2, seed=100)
+        return run_lab(algorithm, world=tiny, seed=seed, steps=120 if seed < 2 else 1)
+
+    monkeypatch.setattr(lab_report, "run_lab", run)
+    arguments = ["--algorithms", "dpo", "hinge", "--worlds", "dense", "--output", str(tmp_path)]
+    assert lab_report.main([*arguments, "--seeds", "0", "1"]) == 0
+    assert calls == [(name, "dense", seed) for name in ("dpo", "hinge") for seed in (0, 1)]
+    assert "bar 0.99 reached" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    assert [row["algorithm"] for row in summary["rows"]] == ["dpo", "hinge"]
+    assert summary["rows"][1]["bar_reached"] is None  # hinge promises nothing
+    record = json.loads((tmp_path / "dpo_dense.json").read_text(encoding="utf-8"))
+    fractions = [run_["evaluation"]["fraction"] for run_ in record["runs"]]
+    assert record["summary"]["fraction"]["mean"] == pytest.approx(sum(fractions) / 2)
+    assert record["summary"]["commit"] == record["run"]["commit"]
+    # Hardly trained: the bar is missed, and the exit code says so; a quick run is not judged.
+    assert lab_report.main([*arguments, "--seeds", "2"]) == 1
+    assert lab_report.main([*arguments, "--seeds", "2", "--quick"]) == 0
+    assert lab_report.main([*arguments, "--seeds", "9", "--missing"]) == 0
+    assert (9 not in {seed for _, _, seed in calls}) and len(calls) == 8
+
+
+def test_the_plan_covers_every_algorithm_and_bar() -> None:
+    plan = lab_report.cases(ALGORITHMS, None)
+    assert {algorithm for algorithm, _ in plan} == set(ALGORITHMS)
+    assert set(lab_report.BARS) <= set(plan)
+
+
+def test_intervals_by_hand() -> None:
+    """Three values, two degrees of freedom: t = 4.302653 (any table)."""
+    got = lab_report.interval([1.0, 2.0, 3.0])
+    half = 4.302653 / math.sqrt(3)
+    assert (got["mean"], got["low"], got["high"]) == pytest.approx((2.0, 2 - half, 2 + half), abs=1e-6)
+    assert lab_report.interval([1.0]) == {"mean": 1.0, "low": None, "high": None}
 
 
 def test_errors_name_the_thing() -> None:
