@@ -22,8 +22,8 @@ from rlhf_lite.rollout.linear import Linear, PackedLinear, PlainLinear, can_pack
 _KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
 # Rotary angles that depend on the position alone, not on the length of the text.
 _ROPE = ("default", "linear", "llama3", "yarn")
-# Packing costs as much as some six steps save.
-_STEPS_TO_PACK = 8
+# Packing costs as much as some six steps save. It is a second copy of the weights: a large model gets none.
+_STEPS_TO_PACK, _BYTES_TO_PACK = 8, 4e9
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ def prepare_llama(
     """
     if not _fits(model):
         return None
-    weight = model.get_output_embeddings().weight
-    worth = steps is None or steps >= _STEPS_TO_PACK
-    return Llama(model, pack=(worth and can_pack(weight)) if pack is None else pack)
+    if pack is None:
+        size = sum(parameter.nbytes for parameter in model.parameters())
+        worth = (steps is None or steps >= _STEPS_TO_PACK) and size <= _BYTES_TO_PACK
+        pack = worth and can_pack(model.get_output_embeddings().weight)
+    return Llama(model, pack=pack)
 
 
 def _fits(model: PreTrainedModel) -> bool:

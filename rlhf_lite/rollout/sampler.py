@@ -85,7 +85,7 @@ def decode(
     rules: LogitRules,
     repeats: int = 1,
     stops: Callable[[Tensor, Tensor], Tensor] | None = None,
-    idle: float = 0.1,
+    idle: float = 0.05,
 ) -> Iterator[Step]:
     """Continue left-padded prompts step by step. Closing the generator stops decoding.
 

@@ -13,6 +13,7 @@ from tiny_models import gpt2, llama, qwen2, shake, token_rows
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
+from rlhf_lite.rollout import llama_decoder
 from rlhf_lite.rollout.decoder import Generic, prepare
 from rlhf_lite.rollout.linear import PackedLinear, PlainLinear, can_pack
 from rlhf_lite.rollout.llama_decoder import Llama, prepare_llama
@@ -147,13 +148,15 @@ def test_packed_layers_compute_the_same():
 
 
 @pytest.mark.skipif(not BF16, reason="no oneDNN")
-def test_few_steps_are_not_worth_packing():
+def test_few_steps_and_large_models_are_not_packed(monkeypatch):
     half = llama().to(torch.bfloat16)
     assert isinstance(prepare(half, steps=2).head, PlainLinear)
     assert isinstance(prepare(half, steps=50).head, PackedLinear) and isinstance(
         prepare(half).head, PackedLinear
     )
     assert isinstance(prepare(llama()).head, PlainLinear)
+    monkeypatch.setattr(llama_decoder, "_BYTES_TO_PACK", 1000)
+    assert isinstance(prepare(half).head, PlainLinear)
 
 
 # --- Adapters
