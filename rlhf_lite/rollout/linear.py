@@ -14,6 +14,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rlhf_lite.models.lora_layer import LoRALinear
+
 
 class Linear(Protocol):
     """y = x W^T + b on rows ``[N, in]``, alone or followed by one operation on each element."""
@@ -107,6 +109,6 @@ def plain_linear(module: nn.Module) -> nn.Linear | None:
     """
     if isinstance(module, BaseTunerLayer) and module.merged != module.disable_adapters:
         module = module.get_base_layer()
-    elif getattr(module, "active", ...) is None:  # models.lora.LoRALinear
+    elif isinstance(module, LoRALinear) and module.active is None:
         module = module.base
     return module if type(module) is nn.Linear else None

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import gpt2, llama, qwen2, shake, token_rows
 
 from rlhf_lite.data.collate import pad_left
+from rlhf_lite.models import lora
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.rollout import llama_decoder
 from rlhf_lite.rollout.decoder import Generic, prepare
@@ -193,6 +194,22 @@ def test_active_adapters_are_not_forgotten():
         ready = prepare(whole)
         assert isinstance(ready, Generic)
         torch.testing.assert_close(logits_of(ready), exact(model), atol=5e-4, rtol=1e-3)
+
+
+def test_adapters_from_scratch_take_the_same_ways():
+    model = lora.add_lora(llama(), rank=4, alpha=8.0)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in lora.lora_parameters(model):
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    expected = exact(model)
+    assert isinstance(prepare(model), Generic)
+    torch.testing.assert_close(logits_of(prepare(model)), expected, atol=5e-4, rtol=1e-3)
+    with lora.merged(model, "default"):
+        assert isinstance(prepare(model), Llama)
+        torch.testing.assert_close(logits_of(prepare(model)), expected, atol=5e-4, rtol=1e-3)
+    with lora.using_adapter(model, None):
+        assert isinstance(prepare(model), Llama)
+        torch.testing.assert_close(logits_of(prepare(model)), exact(llama()), atol=2e-4, rtol=1e-4)
 
 
 def test_the_weights_are_those_of_the_call():
