@@ -73,8 +73,8 @@ def micro_batches(rows: list[int], *, accumulation: int, accelerator: Accelerato
 def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]]:
     """The rows of a batch in groups of similar length, the shorter ones first.
 
-    Padding costs as much as text, and the answers of one batch differ in length: for pairs of movie reviews in
-    batches of 16, two forward passes over a shorter and a longer half have 19 % padding instead of 26 %. A
+    Padding costs as much as text, and the answers of one batch differ in length: for pairs of movie reviews
+    in batches of 16, two forward passes over a shorter and a longer half have 19 % padding instead of 26 %. A
     group has at least four rows, for every pass reads all weights.
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])

@@ -227,16 +227,15 @@ def train_dpo(
         accelerator=accelerator,
         pad_token_id=pad_token_id,
     )
-    tasks = [task(data)] + ([task(validation)] if validation else [])
-    sizes = tasks[0].sizes
+    learned, held_out = task(data), None
+    sizes = learned.sizes
     drawn = drawn_rows(len(sizes), batch_size, steps, seed=seed, lengths=sizes)
     train = learning(
-        tasks[0], rows=drawn, known=known_reference, name="reference", cache_megabytes=cache_megabytes
+        learned, rows=drawn, known=known_reference, name="reference", cache_megabytes=cache_megabytes
     )
-    held_out = None
     if validation:
-        everything = range(len(tasks[1].sizes))
-        held_out = learning(tasks[1], rows=everything, known=None, name="val_reference")
+        others = task(validation)
+        held_out = learning(others, rows=range(len(others.sizes)), known=None, name="val_reference")
     saved = train.completions.tensors() | ({} if held_out is None else held_out.completions.tensors())
     progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
     for step in progress:
