@@ -18,6 +18,7 @@ from rlhf_lite.functional import masked_mean, reinforce_loss, rloo_advantages
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.models.runtime import keep_freed_memory
+from rlhf_lite.rollout.decoder import Generic
 from rlhf_lite.rollout.sampler import row_seeds, sample
 
 POLICY = "policy"
@@ -100,16 +101,15 @@ class Step:
                         pad_token_id=self.tokenizer.pad_token_id,
                     )
                 return full[:, prompt_ids.shape[1] :]
-            options = {"decoder": "generic"} if spec["sampling"] == "ours_generic" else {}
+            model = self.model.get_base_model()
             return sample(
-                self.model.get_base_model(),
+                Generic(model) if spec["sampling"] == "ours_generic" else model,
                 prompt_ids,
                 prompt_mask,
                 max_new_tokens=length,
-                eos_token_id=-1,
+                eos_token_id=[],
                 pad_token_id=self.tokenizer.pad_token_id,
                 seeds=row_seeds(spec["seed"], number, rows=len(prompt_ids)),
-                **options,
             ).response_ids
 
     def logps(self, ids: Tensor, mask: Tensor, wanted: Tensor, hidden: Tensor | None) -> Tensor:

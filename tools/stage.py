@@ -17,10 +17,12 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.make_student import replace_solution
+from tools.measured import lab_page, speed_page
 from tools.recorded import recorded_page
 
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks")
-GENERATED = ("book/timings.md", "book/recorded.md")
+PAGES = {"recorded": recorded_page, "optimum": lab_page, "speed": speed_page}
+GENERATED = ("book/timings.md", *(f"book/{name}.md" for name in PAGES))
 
 
 def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
@@ -42,7 +44,8 @@ def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
         copy = target / notebook.relative_to(root)
         wanted.add(copy)
         _write_if_changed(copy, _site_copy(root, notebook, shared, only_fresh))
-    _write_if_changed(target / "book" / "recorded.md", recorded_page(root).encode())
+    for name, page in PAGES.items():
+        _write_if_changed(target / "book" / f"{name}.md", page(root).encode())
     for path in sorted(target.rglob("*")):
         if path.is_file() and path not in wanted:
             path.unlink()
