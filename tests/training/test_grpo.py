@@ -21,10 +21,10 @@ from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.phases import Actors
 from rlhf_lite.training import rollouts
-from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo
+from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo, update_groups
 from rlhf_lite.training.grpo_terms import unit_losses, unit_weights
 from rlhf_lite.training.pieces import PolicyPieces, frozen_reference, trainable_module
-from rlhf_lite.training.step import Hooks, NonFiniteError, Resume
+from rlhf_lite.training.step import Hooks, NonFiniteError, Optimisation, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
 EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
@@ -199,6 +199,31 @@ def test_micro_batches_do_not_change_the_trajectory(method, size):
         for name in one:
             if not name.startswith("seconds/"):
                 assert other[name] == pytest.approx(one[name], abs=2e-3, rel=2e-3), name
+
+
+@pytest.mark.parametrize("method", ["dapo", "grpo", "rloo"])
+def test_a_minibatch_is_weighed_by_itself(method):
+    """A learning rate of almost nothing: the gradients of both minibatches are those at the start."""
+    parts, chosen = pieces(trained=True), METHODS[method]
+    options = {"estimator": chosen["estimator"], "kl_in": chosen["kl_in"]}
+    batch, _ = collect_groups(parts, PROMPTS, **COLLECT | {"temperature": 1.0}, **options)
+    free = {"learning_rate": 1e-30, "warmup_steps": 0, "total_steps": 9, "max_grad_norm": 1e9}
+    optimisation = Optimisation(parts.scorer, accelerator=ACCELERATOR, **free)
+    how = {"aggregation": chosen["aggregation"], "kl_in": chosen["kl_in"], "kl_coef": 0.3, "clip": 0.2}
+    sizes = {"epochs": 1, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 5}
+    found = update_groups(batch, optimisation, clip_high=None, **how, **sizes)
+    norms, trained = [], [p for p in parts.scorer.parameters() if p.requires_grad]
+    for index in rollouts.minibatch_rows(len(batch.ids), epochs=1, minibatches=2, seed=5):
+        part = batch.rows(index)
+        now = parts.scorer(part.hidden, part.ids, part.mask, part.wanted)
+        losses, _ = unit_losses(
+            now.logps, part.old_logps, part.ref_logps, part.advantages, part.wanted, **how
+        )
+        weight = unit_weights(part.wanted, aggregation=chosen["aggregation"], max_tokens=6)
+        gradients = torch.autograd.grad((losses * weight).sum(), trained)
+        norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
+    assert norms[0] != pytest.approx(norms[1], rel=1e-2)
+    assert found["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
 
 
 @EVERY_METHOD

@@ -114,6 +114,8 @@ def test_scoring_in_parts_gives_the_same_batch(size):
 
 def test_a_rollout_does_not_depend_on_its_neighbours_or_their_padding():
     whole, _ = roll_out(pieces(), PROMPTS, **OPTIONS)
+    # Every row has a seed of its own, also within a group.
+    assert len({tuple(row.tolist()) for row in whole.ids}) == len(OPTIONS["seeds"])
     for row, prompt in enumerate(PROMPTS):
         alone, _ = roll_out(
             pieces(), [prompt], **OPTIONS | {"seeds": OPTIONS["seeds"][2 * row : 2 * row + 2]}
