@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks import lab as lab_report
 from rlhf_lite.lab import TabularPolicy, World, exact_kl, law, make_world, pretrained_world, win_rates
+from rlhf_lite.pipeline import lab_policies
 from rlhf_lite.pipeline.lab import ALGORITHMS, run_best_of_n, run_lab
 from rlhf_lite.pipeline.lab_pairs import sampled_pairs
 from rlhf_lite.pipeline.lab_policies import POLICY_CASES, _WorldReward
@@ -202,6 +204,18 @@ def test_the_trainer_pays_the_worlds_price() -> None:
     found = run_lab("rloo", world=dear, seed=3, **QUICK)
     cheap = run_lab("rloo", world=TINY, seed=3, **QUICK)
     assert found.evaluation.kl_to_reference < 0.1 * cheap.evaluation.kl_to_reference
+
+
+@pytest.mark.parametrize("algorithm", POLICY_CASES)
+def test_the_trainer_is_told_the_price_that_the_optimum_has(algorithm: str, monkeypatch) -> None:
+    """Half the price would still climb in a short run, to another optimum."""
+    told: dict[str, object] = {}
+    case = replace(POLICY_CASES[algorithm], train=lambda pieces, prompts, **given: told.update(given))
+    monkeypatch.setattr(lab_policies, "POLICY_CASES", {algorithm: case})
+    run_lab(algorithm, world=TINY, seed=3, **QUICK)
+    assert (told["kl_coef"], told["temperature"], told["max_new_tokens"]) == (TINY.beta, 1.0, TINY.length)
+    assert told.get("kl_target") is None and told.get("gamma", 1.0) == 1.0
+    assert told.get("kl_in", "reward") == ("loss" if algorithm == "grpo_kl_in_loss" else "reward")
 
 
 def test_the_reference_is_the_network_before_training() -> None:
