@@ -68,6 +68,16 @@ class Gate:
         sys.stdout.flush()
 
 
+def random_score(model: Any, seed: int) -> None:
+    """Give a sequence classifier's score the same random weights on both sides."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if ".score." in f".{name}" and name.endswith("weight"):
+            parameter.data.copy_(0.02 * torch.randn(parameter.shape, generator=generator))
+
+
 # --- The parent's end
 
 

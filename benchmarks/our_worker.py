@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Gate
+from benchmarks.common import Gate, random_score
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.heads import ValueHead
@@ -187,12 +187,13 @@ def groups(spec: Spec, gate: Gate) -> None:
 
 
 def ppo(spec: Spec, gate: Gate) -> None:
-    """PPO against an untrained reward model, which scores 0 but costs what a trained one costs."""
+    """PPO against a reward model with a random score, which costs what a trained one costs."""
     policy, scorer = with_adapter(spec, critic=True)
     judge = new_reward_model(
         spec["model"], precision=spec["precision"], max_tokens=64, seed=spec["seed"], **shape(spec)
     )
     judge.eval().requires_grad_(False)
+    random_score(judge.model, spec["seed"])
     train_ppo(
         pieces(policy, scorer, model_reward(judge, shared_trunk=True)),
         encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),

@@ -17,15 +17,20 @@ from transformers import (
     TrainerCallback,
 )
 
+from benchmarks.common import random_score
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def classifier(spec: dict[str, Any], *, trainable_score: bool) -> Any:
-    """A sequence classifier whose body stays frozen and whose score starts at zero."""
+    """A sequence classifier whose body stays frozen: a critic that starts at zero, or a reward model."""
     model = AutoModelForSequenceClassification.from_pretrained(
         spec["model"], num_labels=1, dtype=DTYPES[spec["precision"]]
     )
-    torch.nn.init.zeros_(model.score.weight)
+    if trainable_score:
+        torch.nn.init.zeros_(model.score.weight)
+    else:
+        random_score(model, spec["seed"])
     model.requires_grad_(False)
     model.score.requires_grad_(trainable_score)
     return model

@@ -1,1 +1,4 @@
-"""Trainers: supervised fine-tuning, reward model, PPO. Plain loops over the pure functions."""
+"""Trainers: SFT, reward model, DPO and its family, PPO, GRPO and RLOO, rejection sampling.
+
+Plain loops over the pure functions.
+"""
