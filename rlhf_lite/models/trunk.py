@@ -11,13 +11,15 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from rlhf_lite.models.llama_layers import LlamaLayers, layers_fit
 
 # What the list of layers and the last norm are called: Llama and most others, Phi, GPT-NeoX, GPT-2.
 _LAYERS = ("layers", "h")
@@ -145,6 +147,7 @@ class SplitBody:
     upper: PreTrainedModel
     depth: int
     _entry: _Entry = field(default_factory=lambda: _Entry(None), repr=False)
+    _fast: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @torch.no_grad()
     def trunk(self, input_ids: Tensor, mask: Tensor) -> Tensor:
@@ -155,13 +158,35 @@ class SplitBody:
             mask: bool ``[B, S]``; True counts; padding may be on either side.
 
         Returns:
-            ``[B, S, H]`` in the model's own precision. Without a lower half these are the token embeddings.
+            ``[B, S, H]`` in the model's own precision; what stands at padding has no meaning. Without a lower
+            half these are the token embeddings.
         """
+        embed = self.lower.get_input_embeddings()
         if self.depth == 0:
-            return self.lower.get_input_embeddings()(input_ids)
+            return embed(input_ids)
+        fast = self._reader()
+        if fast is not None:
+            x, place = embed(input_ids[mask]), positions(mask)[mask]  # (N, H), (N,)
+            states = x.new_zeros(*mask.shape, x.shape[-1])
+            states[mask] = fast.read(x, mask, fast.turns(mask.shape[1], x)[place])
+            return states
         return self.lower(
             input_ids=input_ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
         ).last_hidden_state
+
+    def _reader(self) -> LlamaLayers | None:
+        """The lower half arranged for reading, made anew when weights changed; None if it cannot be."""
+        weights = list(self.lower.parameters())
+        now = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if self._fast.get("weights") != now:
+            # Layers that carry adapters may compute something else at any moment.
+            linears = (m for m in self.lower.modules() if hasattr(m, "weight") and hasattr(m, "in_features"))
+            plain = all(type(linear) is nn.Linear for linear in linears)
+            # Packed weights would gain a twentieth on a whole batch of texts, and cost a copy of the trunk.
+            fits = plain and layers_fit(self.lower)
+            self._fast["layers"] = LlamaLayers(self.lower, pack=False) if fits else None
+            self._fast["weights"] = now
+        return self._fast["layers"]
 
     def top(
         self,

@@ -12,11 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import gpt2, llama, qwen2, shake, token_rows
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.models import lora
+from rlhf_lite.models import llama_layers, lora
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
-from rlhf_lite.rollout import llama_decoder
+from rlhf_lite.models.linear import PackedLinear, PlainLinear, can_pack
 from rlhf_lite.rollout.decoder import Generic, prepare
-from rlhf_lite.rollout.linear import PackedLinear, PlainLinear, can_pack
 from rlhf_lite.rollout.llama_decoder import Llama, prepare_llama
 from rlhf_lite.rollout.sampler import row_seeds, sample
 
@@ -87,8 +86,8 @@ def test_padding_is_not_computed():
     model = llama()
     seen: list[int] = []
     ready = prepare(model)
-    down = ready.layers[0].down
-    ready.layers[0] = _replace(ready.layers[0], down=_Watched(down, seen))
+    down = ready.blocks.layers[0].down
+    ready.blocks.layers[0] = _replace(ready.blocks.layers[0], down=_Watched(down, seen))
     logits_of(ready, steps=1)
     assert seen == [int(MASK.sum()), len(ROWS)]
 
@@ -156,7 +155,7 @@ def test_few_steps_and_large_models_are_not_packed(monkeypatch):
         prepare(half).head, PackedLinear
     )
     assert isinstance(prepare(llama()).head, PlainLinear)
-    monkeypatch.setattr(llama_decoder, "_BYTES_TO_PACK", 1000)
+    monkeypatch.setattr(llama_layers, "_BYTES_TO_PACK", 1000)
     assert isinstance(prepare(half).head, PlainLinear)
 
 
