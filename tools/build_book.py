@@ -47,6 +47,7 @@ def build(root: Path = state.REPOSITORY, *, show: bool = True) -> Path:
     _run_sphinx(root, staged)
     site = root / "_build" / "html"
     _prune_mathjax(site / "_static" / "mathjax")
+    _write_entry(site)
     state.write_atomically(root / "_build" / STAMP, _stamp(root, staged).encode())
     if show:
         _report(site, results)
@@ -89,6 +90,31 @@ def _run_sphinx(root: Path, staged: Path) -> None:
         raise BuildFailed(
             f"{output}\n\nthe site was not built: {len(lines)} warnings or errors (exit {run.returncode})"
         )
+
+
+def _write_entry(site: Path) -> None:
+    """The page at the root, which leads to the welcome page.
+
+    Jupyter Book writes a bare redirect there. Without an icon of its own, a browser asks the server for
+    ``/favicon.ico``, which does not exist; without a link, a browser that does not follow is stuck.
+    """
+    entry = site / "index.html"
+    if "book/index.html" not in entry.read_text(encoding="utf-8"):
+        raise BuildFailed(f"{entry} does not lead to book/index.html: see root in _toc.yml")
+    icon = '<link rel="icon" href="_static/favicon.svg">' if (site / "_static/favicon.svg").is_file() else ""
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="0; url=book/index.html">
+<title>Welcome</title>
+{icon}
+</head>
+<body><p><a href="book/index.html">To the first page</a></p></body>
+</html>
+"""
+    state.write_atomically(entry, page.encode())
 
 
 def _prune_mathjax(folder: Path) -> None:

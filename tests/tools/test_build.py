@@ -20,6 +20,8 @@ def test_build_and_its_failures(tiny_repo: Path) -> None:
     assert "41" in (site / "book" / "index.html").read_text()
     assert "notebooks/one.html" in (site / "book" / "timings.html").read_text()
     assert is_current(tiny_repo)
+    entry = page.read_text()
+    assert "url=book/index.html" in entry and '<a href="book/index.html">' in entry
     assert (site / "_static" / "mathjax" / "tex-chtml.js").is_file()
     assert not (site / "_static" / "mathjax" / "sre").exists()
     assert sum(path.stat().st_size for path in site.rglob("*") if path.is_file()) < 15e6
