@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 NOTHING = "\nNothing is recorded yet.\n"
+# An interval in a narrow column stays on one line.
+TO = "\u00a0to\u00a0"
 
 LAB_HEAD = """# Near the optimum
 
@@ -117,7 +119,7 @@ def _lab_table(rows: Sequence[dict[str, Any]]) -> str:
     def interval(value: dict[str, float | None]) -> str:
         if value["low"] is None:
             return f"{value['mean']:.4f}"
-        return f"{value['mean']:.4f} ({value['low']:.4f} to {value['high']:.4f})"
+        return f"{value['mean']:.4f} ({value['low']:.4f}{TO}{value['high']:.4f})"
 
     verdicts = {None: "", True: "reached", False: "**missed**"}
     lines = [
@@ -157,7 +159,7 @@ def speed_page(root: Path) -> str:
 
 
 def _ratio(value: dict[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['min']:.2f} to {value['max']:.2f})"
+    return f"{value['median']:.2f} ({value['min']:.2f}{TO}{value['max']:.2f})"
 
 
 def _training_table(records: Sequence[dict[str, Any]]) -> str:
@@ -167,7 +169,7 @@ def _training_table(records: Sequence[dict[str, Any]]) -> str:
         rows.append(
             (
                 f"`{settings['task']}`",
-                f"{settings['precision']}, top {settings['top_layers']}",
+                f"{settings['precision']}, top\u00a0{settings['top_layers']}",
                 f"{record['ours']['seconds_per_step']['median']:.2f}",
                 f"{record['theirs']['seconds_per_step']['median']:.2f}",
                 _ratio(record["speedup"]),

@@ -22,6 +22,10 @@ def write(root: Path, name: str, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
+def readable(page: str) -> str:
+    return page.replace("\u00a0", " ")
+
+
 def spread(middle: float) -> dict[str, float]:
     return {"median": middle, "min": middle - 0.5, "max": middle + 0.5}
 
@@ -56,7 +60,7 @@ def test_lab_page(tmp_path: Path) -> None:
         lab_row("ipo", "table", 0.8, None),
     ]
     write(tmp_path, "lab/summary.json", {"run": RUN, "rows": rows})
-    page = lab_page(tmp_path)
+    page = readable(lab_page(tmp_path))
     assert (
         "| `ppo` | dense | 0.9876 (0.9866 to 0.9886) | 0.0123 | 1.500 | 12 | 0.97 reached |" in page
     )
@@ -104,7 +108,7 @@ def test_speed_page(tmp_path: Path) -> None:
         "peak_megabytes": 2000.0,
     }
     write(tmp_path, "bench/ablation.json", {**RUN, "machine": MACHINE, "variants": [variant]})
-    page = speed_page(tmp_path)
+    page = readable(speed_page(tmp_path))
     assert "| `dpo` | bf16, top 8 | 2.00 | 5.00 | 2.50 (2.00 to 3.00) | 1.25 | 1.50 | 2e-04 |" in page
     assert "| ours | 48 | 600 | 4.00 (3.50 to 4.50) | 1234 | 42% |" in page
     assert "| by hand | 100 | 1.50 (1.00 to 2.00) | 3.50 (3.00 to 4.00) | 999 |" in page
