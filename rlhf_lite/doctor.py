@@ -173,7 +173,7 @@ def _library(name: str, bounds: str, group: str, state: str, fix: str) -> Check:
 def _import_trouble() -> str | None:
     """Why torch cannot be imported although it is installed; None if it can."""
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401  (imported to see whether it can be)
     except Exception as error:  # a half-installed torch raises OSError and others
         return f"{type(error).__name__}: {error}".splitlines()[0][:100]
     return None

@@ -266,14 +266,14 @@ def _memory_gb() -> float | None:
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             sizes.append(int(Path(limit).read_text(encoding="ascii")))
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # there is no such file, or it says "max": no limit is set
             continue
     if not sizes:
         try:
             import psutil
 
             sizes.append(psutil.virtual_memory().total)
-        except ImportError:
+        except ImportError:  # psutil is not there, and unknown is better than guessed
             return None
     return round(min(sizes) / 1e9, 1)
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -44,8 +45,5 @@ def _no_network() -> Iterator[None]:
             raise RuntimeError(f"a test tried to reach {address[0]}:{address[1]}; tests use no network")
         return real(self, address)
 
-    socket.socket.connect = connect  # type: ignore[method-assign]
-    try:
+    with mock.patch.object(socket.socket, "connect", connect):
         yield
-    finally:
-        socket.socket.connect = real  # type: ignore[method-assign]

@@ -163,7 +163,7 @@ def test_rules_over_several_settings() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load_config(None).ppo.clip = 0.5  # type: ignore[misc]
+        load_config(None).ppo.clip = 0.5  # type: ignore[misc]  # frozen: that is the test
 
 
 # --- Unknown keys ------------------------------------------------------------

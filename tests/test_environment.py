@@ -114,7 +114,7 @@ def test_the_lock_is_closed_under_its_own_requirements() -> None:
     for name in versions:
         try:
             asks = importlib.metadata.requires(name) or []
-        except importlib.metadata.PackageNotFoundError:
+        except importlib.metadata.PackageNotFoundError:  # locked for another platform
             continue
         if importlib.metadata.version(name).partition("+")[0] != str(version_of(versions[name])):
             continue

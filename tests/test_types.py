@@ -28,7 +28,7 @@ def test_records_are_frozen_and_hashable() -> None:
     assert len({preference, Preference("a", " b", " c", meta={"list": [1]})}) == 1
     assert preference != Preference("a", " b", " c")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        preference.prompt = "x"  # type: ignore[misc]
+        preference.prompt = "x"  # type: ignore[misc]  # frozen: that is the test
 
 
 def test_protocols_accept_plain_functions() -> None:
@@ -52,7 +52,7 @@ def _rollout(**changes: object) -> Rollout:
         "response_mask": torch.ones(2, 4, dtype=torch.bool),
         "logps": torch.zeros(2, 4),
     }
-    return Rollout(**{**parts, **changes})  # type: ignore[arg-type]
+    return Rollout(**{**parts, **changes})  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_rollout_checks_shapes_and_mask_type() -> None:

@@ -102,7 +102,7 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(BrowserError):
+        with contextlib.suppress(BrowserError):  # a driver that is gone already is stopped below
             self._call("DELETE", self._session)
         self._stop()
 
@@ -159,7 +159,7 @@ class Browser:
     def _wait_for_driver(self) -> None:
         end = time.monotonic() + 20
         while time.monotonic() < end:
-            with contextlib.suppress(BrowserError):
+            with contextlib.suppress(BrowserError):  # it does not listen yet
                 if self._call("GET", "/status")["ready"]:
                     return
             if self._driver.poll() is not None:

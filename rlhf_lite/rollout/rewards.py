@@ -128,7 +128,7 @@ def _number(value: Any, batch: Completions, name: str, row: int) -> float:
         if not isinstance(value, str) and getattr(value, "shape", ()) == ():
             return float(value)
     except (TypeError, ValueError):
-        pass
+        pass  # not a number either: the error below says what it is
     raise RewardError(
         f"reward part {name!r} gave {value!r} ({type(value).__name__}) for {_shown(batch, row)}; "
         "expected a number"

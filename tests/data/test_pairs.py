@@ -208,7 +208,7 @@ def test_every_pair_within_reach_is_drawn_about_equally() -> None:
 @pytest.mark.parametrize("bad", [{"n": -1}, {"min_gap": -0.1}, {"prompt_words": -1}, {"max_uses": 0}])
 def test_senseless_settings(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(bad))}={next(iter(bad.values()))}"):
-        make_pairs(many(10), **{"n": 1, **bad})  # type: ignore[arg-type]
+        make_pairs(many(10), **{"n": 1, **bad})  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_the_real_reviews_give_enough_pairs_for_the_quick_start() -> None:

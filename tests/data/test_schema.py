@@ -233,7 +233,7 @@ def test_limit_stops_reading(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         load_preferences(path, limit=0)
     with pytest.raises(ValueError, match="'ignore'"):
-        load_preferences(path, on_error="ignore")  # type: ignore[arg-type]
+        load_preferences(path, on_error="ignore")  # type: ignore[arg-type]  # wrong on purpose
 
 
 # --- data sets ------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def test_unknown_exercise_suggests_the_nearest() -> None:
 
 
 def test_not_a_function() -> None:
-    assert "needs the function itself" in check("bradley_terry", 0.5).message  # type: ignore[arg-type]
+    assert "needs the function itself" in check("bradley_terry", 0.5).message  # type: ignore[arg-type]  # wrong on purpose
 
 
 def test_result_is_quiet_in_a_notebook() -> None:

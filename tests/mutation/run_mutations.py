@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 # Plug-ins of other tools are not needed here and take longer to load than most children run.
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
+# Below, not at the head (E402): the path and the variable above must be set before these are imported.
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -7,7 +7,9 @@ import torch
 
 from rlhf_lite.functional import entropy, token_logps
 
-trl_utils = pytest.importorskip("trl.trainer.utils")
+trl_utils = pytest.importorskip(
+    "trl.trainer.utils", reason="TRL is not installed (extra 'dev')"
+)
 
 
 def _leaf(*shape: int, seed: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ def lengths(texts):
 
 @pytest.fixture(scope="module")
 def trl():
-    return pytest.importorskip("trl")
+    return pytest.importorskip("trl", reason="TRL is not installed (extra 'dev')")
 
 
 @pytest.fixture(scope="module")

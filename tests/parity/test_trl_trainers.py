@@ -65,7 +65,7 @@ SHAPE = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "top_layers": 2}
 
 @pytest.fixture(scope="module")
 def trl():
-    return pytest.importorskip("trl")
+    return pytest.importorskip("trl", reason="TRL is not installed (extra 'dev')")
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
 def trl_class(module: str, name: str) -> type:
     """``name`` from ``trl.module``; the test is skipped where this TRL does not have it."""
-    pytest.importorskip("trl")
+    pytest.importorskip("trl", reason="TRL is not installed (extra 'dev')")
     try:
         return getattr(importlib.import_module(f"trl.{module}"), name)
     except (ImportError, AttributeError) as error:

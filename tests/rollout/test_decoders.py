@@ -23,6 +23,7 @@ ROWS = token_rows([6, 1, 3, 5])
 IDS, MASK = pad_left(ROWS, 0)
 LATER = torch.tensor(token_rows([5, 5, 5, 5], seed=1))  # what the rows go on with
 BF16 = can_pack(torch.zeros(1, dtype=torch.bfloat16))
+NO_BF16 = "this processor, or this PyTorch, has no oneDNN kernels for bfloat16, so nothing is packed"
 
 
 def logits_of(ready, *, repeats=1, keep=None, steps=LATER.shape[1]):
@@ -114,7 +115,7 @@ def test_the_cache_has_room_for_what_was_asked_and_no_more():
 
 
 @pytest.mark.parametrize(
-    "pack", [False, pytest.param(True, marks=pytest.mark.skipif(not BF16, reason="no oneDNN"))]
+    "pack", [False, pytest.param(True, marks=pytest.mark.skipif(not BF16, reason=NO_BF16))]
 )
 def test_bfloat16_is_as_near_to_float32_as_transformers_is(pack):
     model = llama(initializer_range=0.15)
@@ -127,7 +128,7 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(pack):
     assert float((ours - truth).abs().mean()) < 1.3 * float((theirs - truth).abs().mean())
 
 
-@pytest.mark.skipif(not BF16, reason="no oneDNN")
+@pytest.mark.skipif(not BF16, reason=NO_BF16)
 def test_packed_layers_compute_the_same():
     generator = torch.Generator().manual_seed(0)
 
@@ -147,7 +148,7 @@ def test_packed_layers_compute_the_same():
             torch.testing.assert_close(got, expected, atol=0.05, rtol=0.02)
 
 
-@pytest.mark.skipif(not BF16, reason="no oneDNN")
+@pytest.mark.skipif(not BF16, reason=NO_BF16)
 def test_few_steps_and_large_models_are_not_packed(monkeypatch):
     half = llama().to(torch.bfloat16)
     assert isinstance(prepare(half, steps=2).head, PlainLinear)

@@ -57,7 +57,7 @@ def launch(processes: int, *arguments: str) -> None:
         output, _ = started.communicate(timeout=SECONDS)
     finally:
         # The launcher leads a group of its own: this reaches its ranks, even if it ended before them.
-        with suppress(ProcessLookupError):
+        with suppress(ProcessLookupError):  # all of them have ended
             os.killpg(started.pid, signal.SIGKILL)
         started.wait()
     assert started.returncode == 0, output[-4000:]
