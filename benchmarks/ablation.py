@@ -15,10 +15,11 @@ import json
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Worker, roofline, spread, write_result
+from benchmarks.common import Worker, roofline, spread, take_turns, write_result
 from benchmarks.training import specification
 
 
@@ -59,27 +60,19 @@ VARIANTS = (
 def measure(rounds: int, seed: int) -> list[dict[str, Any]]:
     """All variants in turn; one record each."""
     spec = specification("rloo", precision="fp32", shape="top8", rounds=rounds, seed=seed)
-    workers: list[Worker] = []
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number, variant in enumerate(VARIANTS):
-                path = Path(folder) / f"{number}.json"
-                path.write_text(json.dumps({**spec, **asdict(variant)}), encoding="utf-8")
-                command = [sys.executable, "-m", "benchmarks.ablation_worker", str(path)]
-                workers.append(Worker(variant.label, command))
-            steps: list[list[dict[str, float]]] = [[] for _ in workers]
-            for turn in range(rounds + 1):
-                order = range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers)))
-                for which in order:
-                    steps[which].append(workers[which].step())
-            peaks = [worker.stop() for worker in workers]
-        finally:
-            for worker in workers:
-                worker.close()
-    plain = [step["seconds"] for step in steps[0][1:]]
+
+        def start(number: int) -> Worker:
+            path = Path(folder) / f"{number}.json"
+            path.write_text(json.dumps({**spec, **asdict(VARIANTS[number])}), encoding="utf-8")
+            command = [sys.executable, "-m", "benchmarks.ablation_worker", str(path)]
+            return Worker(VARIANTS[number].label, command)
+
+        sides = take_turns([partial(start, n) for n in range(len(VARIANTS))], rounds=rounds)
+    plain = [step["seconds"] for step in sides[0].steps]
     records = []
-    for variant, done, peak in zip(VARIANTS, steps, peaks, strict=True):
-        counted = done[1:]
+    for variant, side in zip(VARIANTS, sides, strict=True):
+        counted = side.steps
         parts = {
             name: spread([step[name] for step in counted])["median"]
             for name in ("sampling_seconds", "scoring_seconds", "update_seconds")
@@ -91,7 +84,7 @@ def measure(rounds: int, seed: int) -> list[dict[str, Any]]:
                 "seconds": spread(seconds),
                 **parts,
                 "times_faster_than_plain": spread([a / b for a, b in zip(plain, seconds, strict=True)]),
-                "peak_megabytes": peak,
+                "peak_megabytes": side.peak_megabytes,
             }
         )
     return records

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.common import Gate
+from benchmarks.common import Gate, e_share
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import masked_mean, reinforce_loss, rloo_advantages
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
@@ -66,7 +66,7 @@ class Step:
         with torch.no_grad(), using_adapter(self.model, None):
             reference = self.logps(ids, mask, wanted, hidden)
         texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        rewards = torch.tensor([text.count("e") / max(1, len(text)) for text in texts])
+        rewards = torch.tensor([e_share(text) for text in texts])
         scored = time.perf_counter()
 
         logps = self.logps(ids, mask, wanted, hidden)

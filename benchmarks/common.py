@@ -68,6 +68,11 @@ class Gate:
         sys.stdout.flush()
 
 
+def e_share(text: str) -> float:
+    """The reward of RLOO and GRPO: the fraction of letters that are an e. It costs nothing."""
+    return text.count("e") / max(1, len(text))
+
+
 def random_score(model: Any, seed: int) -> None:
     """Give a sequence classifier's score the same random weights on both sides."""
     import torch
@@ -167,32 +172,33 @@ class Side:
         }
 
 
-def take_turns(
-    first: Callable[[], Worker], second: Callable[[], Worker], *, rounds: int
-) -> tuple[Side, Side]:
-    """Start both sides one after the other, then let them step in turn; who begins alternates.
+def take_turns(starts: Sequence[Callable[[], Worker]], *, rounds: int) -> list[Side]:
+    """Start all sides one after the other, then let them step in turn; the order alternates.
 
     Args:
-        first: starts one worker.
-        second: starts the other.
+        starts: each starts one worker.
         rounds: counted steps of each, after one that is not counted.
+
+    Returns:
+        One side per worker, in the order of ``starts``.
     """
     workers: list[Worker] = []
     try:
-        for start in (first, second):
+        for start in starts:
             workers.append(start())
-        done: list[list[dict[str, float]]] = [[], []]
+        done: list[list[dict[str, float]]] = [[] for _ in workers]
         for number in range(rounds + 1):
-            for which in (0, 1) if number % 2 == 0 else (1, 0):
+            order = range(len(workers))
+            for which in order if number % 2 == 0 else reversed(order):
                 done[which].append(workers[which].step())
         peaks = [worker.stop() for worker in workers]
     finally:
         for worker in workers:
             worker.close()
-    return tuple(  # type: ignore[return-value]  # two workers give two sides
+    return [
         Side(worker.name, worker.start_seconds, peak, steps[0], steps[1:])
         for worker, peak, steps in zip(workers, peaks, done, strict=True)
-    )
+    ]
 
 
 def spread(numbers: Sequence[float]) -> dict[str, float]:

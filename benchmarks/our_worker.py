@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Gate, random_score
+from benchmarks.common import Gate, e_share, random_score
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.heads import ValueHead
@@ -127,11 +127,6 @@ def dpo(spec: Spec, gate: Gate) -> None:
     )
 
 
-def e_letters(prompts: list[str], completions: list[str]) -> list[float]:
-    """The reward of RLOO and GRPO: the fraction of letters that are an e. It costs nothing."""
-    return [text.count("e") / max(1, len(text)) for text in completions]
-
-
 def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyPieces:
     """What the policy-gradient trainers are handed; no end token, so that every completion is full."""
 
@@ -174,7 +169,7 @@ def groups(spec: Spec, gate: Gate) -> None:
     """RLOO or GRPO."""
     policy, scorer = with_adapter(spec)
     train_grpo(
-        pieces(policy, scorer, text_reward(e_letters)),
+        pieces(policy, scorer, text_reward(lambda _, completions: list(map(e_share, completions)))),
         encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),
         prompts_per_step=spec["batch_size"] // spec["group_size"],
         group_size=spec["group_size"],

@@ -15,10 +15,11 @@ import json
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import Worker, ratios, roofline, spread, write_result
+from benchmarks.common import Worker, ratios, roofline, spread, take_turns, write_result
 
 PEERS = ("generate, adapters as they are", "generate, adapters merged", "ours")
 # From written plainly to as shipped: every line adds one thing to the line above.
@@ -54,32 +55,23 @@ def floor_seconds(machine: dict[str, float], *, batch: int, tokens: int, precisi
 
 def turns(names: tuple[str, ...], spec: dict[str, Any], *, rounds: int) -> dict[str, dict[str, Any]]:
     """Run the sides in turn; seconds of each counted turn, tokens per second, and peak memory."""
-    workers: list[Worker] = []
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            for number, name in enumerate(names):
-                path = Path(folder) / f"{number}.json"
-                path.write_text(json.dumps(spec | {"name": name}), encoding="utf-8")
-                threads = {"OMP_NUM_THREADS": str(spec["threads"])}
-                command = [sys.executable, "-m", "benchmarks.sampling_worker", str(path)]
-                workers.append(Worker(name, command, threads))
-            done: list[list[dict[str, float]]] = [[] for _ in workers]
-            for turn in range(rounds + 1):
-                order = range(len(workers))
-                for which in order if turn % 2 == 0 else reversed(order):
-                    done[which].append(workers[which].step())
-            peaks = [worker.stop() for worker in workers]
-        finally:
-            for worker in workers:
-                worker.close()
+
+        def start(number: int) -> Worker:
+            path = Path(folder) / f"{number}.json"
+            path.write_text(json.dumps(spec | {"name": names[number]}), encoding="utf-8")
+            command = [sys.executable, "-m", "benchmarks.sampling_worker", str(path)]
+            return Worker(names[number], command, {"OMP_NUM_THREADS": str(spec["threads"])})
+
+        sides = take_turns([partial(start, n) for n in range(len(names))], rounds=rounds)
     records = {}
-    for name, steps, peak in zip(names, done, peaks, strict=True):
-        seconds = [step["seconds"] for step in steps[1:]]
-        records[name] = {
+    for side in sides:
+        seconds = [step["seconds"] for step in side.steps]
+        records[side.name] = {
             "seconds": spread(seconds),
             "all_seconds": seconds,
-            "tokens_per_second": spread([step["counted_tokens"] / step["seconds"] for step in steps[1:]]),
-            "peak_megabytes": peak,
+            "tokens_per_second": spread([step["counted_tokens"] / step["seconds"] for step in side.steps]),
+            "peak_megabytes": side.peak_megabytes,
         }
     return records
 

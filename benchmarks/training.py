@@ -153,7 +153,8 @@ def compare(spec: dict[str, Any], *, rounds: int) -> tuple[Side, Side]:
                 extra = {"PYTHONPATH": os.pathsep.join([str(TRL_WITH_PPO), str(ROOT)])}
             return Worker("trl", [sys.executable, "-m", "benchmarks.trl_worker", str(path)], extra)
 
-        return take_turns(ours, theirs, rounds=rounds)
+        first, second = take_turns([ours, theirs], rounds=rounds)
+        return first, second
 
 
 def to_first_step(side: Side) -> float:

@@ -27,7 +27,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from benchmarks.common import Gate
+from benchmarks.common import Gate, e_share
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -120,8 +120,8 @@ def causal(spec: dict[str, Any]) -> Any:
 
 
 def score_of_completions(completions: list[str], **kwargs: Any) -> list[float]:
-    """The reward of the policy-gradient tasks: the fraction of letters that are an e. It costs nothing."""
-    return [text.count("e") / max(1, len(text)) for text in completions]
+    """The reward of RLOO and GRPO, as TRL calls it."""
+    return [e_share(text) for text in completions]
 
 
 def make_trainer(spec: dict[str, Any], turns: TrainerCallback, folder: str) -> Any:
