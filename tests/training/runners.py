@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
@@ -14,6 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama, naive_logps, shake, token_rows
 
+from rlhf_lite.checkpoint import load_step, save_step, saved_steps
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
 from rlhf_lite.models.policy import PolicyScorer
@@ -187,3 +189,45 @@ def assert_same_weights(got: nn.Module, expected: nn.Module, *, atol: float = 0.
         torch.testing.assert_close(
             weight, wanted[name], atol=atol, rtol=0.0, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+def timeless(lines: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Metrics without the measured seconds."""
+    return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
+
+
+def assert_resume_is_exact(
+    pieces: Callable[[], Any],
+    train: Callable[..., list[dict[str, float]]],
+    folder: Path,
+    *,
+    stop: int,
+    **length: int,
+) -> None:
+    """A policy-gradient run that is stopped and resumed from disk ends where the other ends.
+
+    Args:
+        pieces: makes what ``train`` trains; has a ``scorer``.
+        train: takes pieces, ``hooks`` and ``resume``, and returns the metrics of its steps.
+        folder: for the saved states.
+        stop: the step that is interrupted before it is saved; the resumed run repeats it.
+        **length: the argument of ``train`` that says how long the run is.
+    """
+    whole = pieces()
+    expected = train(whole, **length)
+
+    def on_step(step: int, metrics) -> None:
+        if step == stop:
+            raise KeyboardInterrupt
+
+    def save(step, tensors, numbers) -> None:
+        save_step(folder, step, tensors, numbers, keep=1)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(pieces(), hooks=Hooks(on_step, save, 1), **length)
+    assert saved_steps(folder) == [stop - 1]
+    parts = pieces()
+    torch.manual_seed(99)  # another process
+    got = train(parts, resume=Resume(stop - 1, *load_step(folder, stop - 1)), **length)
+    assert timeless(got) == timeless(expected[stop - 1 :])
+    assert_same_weights(parts.scorer, whole.scorer)

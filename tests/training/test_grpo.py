@@ -15,7 +15,9 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, naive_logps, shake, token_rows
 
-from rlhf_lite.checkpoint import load_step, save_step
+sys.path.insert(0, str(Path(__file__).parent))
+from runners import assert_resume_is_exact
+
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
@@ -266,25 +268,7 @@ def test_padding_does_not_change_the_loss(method):
 
 
 def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
-    whole = pieces()
-    expected = train(whole, steps=4)
-
-    def on_step(step: int, metrics) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    def save(step, tensors, numbers) -> None:
-        save_step(tmp_path, step, tensors, numbers, keep=1)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(pieces(), steps=4, hooks=Hooks(on_step, save, 1))
-    tensors, numbers = load_step(tmp_path, 2)
-    parts = pieces()
-    torch.manual_seed(99)  # another process
-    got = train(parts, steps=4, resume=Resume(2, tensors, numbers))
-    timeless = [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in expected[2:]]
-    assert [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in got] == timeless
-    assert_close(weights(parts), weights(whole), atol=0, rtol=0)
+    assert_resume_is_exact(pieces, train, tmp_path, stop=3, steps=4)
 
 
 def test_the_same_seed_gives_the_same_numbers():

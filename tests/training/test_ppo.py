@@ -14,7 +14,9 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import HIDDEN, llama, naive_logps, shake, token_rows
 
-from rlhf_lite.checkpoint import load_step, save_step, saved_steps
+sys.path.insert(0, str(Path(__file__).parent))
+from runners import assert_resume_is_exact
+
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
@@ -239,31 +241,7 @@ def test_the_critic_may_have_an_adapter_of_its_own():
 
 
 def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
-    whole = pieces()
-    expected = train(whole, steps=5)
-
-    def on_step(step: int, metrics) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-
-    def save(step, tensors, numbers) -> None:
-        save_step(tmp_path, step, tensors, numbers, keep=1)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(pieces(), steps=5, hooks=Hooks(on_step, save, 1))
-    assert saved_steps(tmp_path) == [3]
-    tensors, numbers = load_step(tmp_path, 3)
-    parts = pieces()
-    torch.manual_seed(99)  # another process
-    got = train(parts, steps=5, resume=Resume(3, tensors, numbers))
-
-    def comparable(lines):
-        return [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in lines]
-
-    assert comparable(got) == comparable(expected[3:])
-    wanted = weights(whole)
-    for name, weight in weights(parts).items():
-        assert torch.equal(weight, wanted[name]), name
+    assert_resume_is_exact(pieces, train, tmp_path, stop=4, steps=5)
 
 
 def test_two_runs_are_the_same_and_another_seed_is_not():

@@ -12,14 +12,16 @@ from accelerate import Accelerator
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, token_rows
 
-from rlhf_lite.checkpoint import load_step, save_step
+sys.path.insert(0, str(Path(__file__).parent))
+from runners import assert_resume_is_exact
+
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.phases import Actors
 from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.rejection import train_rejection, winners
 from rlhf_lite.training.rollouts import Scored, roll_out
-from rlhf_lite.training.step import Hooks, Resume
+from rlhf_lite.training.step import Hooks
 
 ACCELERATOR = Accelerator(cpu=True)
 EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
@@ -114,25 +116,7 @@ def test_only_the_adapter_changes():
 
 
 def test_a_run_resumed_after_a_round_is_the_same(tmp_path):
-    whole = pieces()
-    expected = train(whole, rounds=3)
-
-    def on_step(step: int, metrics) -> None:
-        if step == 3:
-            raise KeyboardInterrupt
-
-    def save(step, tensors, numbers) -> None:
-        save_step(tmp_path, step, tensors, numbers, keep=1)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(pieces(), rounds=3, hooks=Hooks(on_step, save, 1))
-    parts = pieces()
-    torch.manual_seed(99)  # another process
-    got = train(parts, rounds=3, resume=Resume(2, *load_step(tmp_path, 2)))
-    timeless = [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in expected[2:]]
-    assert [{k: v for k, v in line.items() if not k.startswith("seconds/")} for line in got] == timeless
-    wanted = weights(whole)
-    assert all(torch.equal(weight, wanted[name]) for name, weight in weights(parts).items())
+    assert_resume_is_exact(pieces, train, tmp_path, stop=3, rounds=3)
 
 
 def test_the_same_seed_gives_the_same_weights():
