@@ -25,7 +25,8 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
-from rlhf_lite.training.ppo import PPOPieces, train_ppo
+from rlhf_lite.training.pieces import PolicyPieces
+from rlhf_lite.training.ppo import train_ppo
 from rlhf_lite.training.reward import reward_steps, train_reward
 from rlhf_lite.training.sft import encode_examples, train_sft
 
@@ -183,7 +184,7 @@ class Cast:
     policy: Policy
     actors: Actors
     reward: RewardModel
-    pieces: PPOPieces
+    pieces: PolicyPieces
 
 
 def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) -> Cast:
@@ -202,7 +203,7 @@ def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) ->
     size = policy.model.config.hidden_size
     critic = load_value_head(run.output / "ppo", hidden_size=size) if trained else ValueHead(size)
     scale = Scale(mean=reward.mean, std=reward.std)
-    pieces = PPOPieces(
+    pieces = PolicyPieces(
         scorer=PolicyScorer(actors.model, top_layers=config.lora.top_layers, value_head=critic),
         reference=actors.scoring(actors.reference),
         sampling=actors.sampling(POLICY),

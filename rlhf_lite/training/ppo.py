@@ -34,8 +34,6 @@ from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_row
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
 
 Controller = AdaptiveKLController | FixedKLController
-# The same parts as for the other policy-gradient trainers; the scorer needs a value head.
-PPOPieces = PolicyPieces
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def token_rewards(
 
 @torch.no_grad()
 def collect(
-    pieces: PPOPieces,
+    pieces: PolicyPieces,
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[int],
@@ -196,7 +194,7 @@ def update(
 
 
 def train_ppo(
-    pieces: PPOPieces,
+    pieces: PolicyPieces,
     prompts: Sequence[list[int]],
     *,
     steps: int,
@@ -228,6 +226,8 @@ def train_ppo(
 
     Neither ``micro_batch_size`` (rows per forward pass; None takes a whole minibatch) nor the number of
     processes changes the trajectory beyond rounding.
+
+    The scorer of ``pieces`` needs a value head.
 
     The metrics are those of :func:`collect` and :func:`update`; the book's metrics page explains each.
     """

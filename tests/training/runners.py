@@ -13,14 +13,18 @@ from accelerate import Accelerator
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer, llama, naive_logps, shake, token_rows
+from tiny_models import HIDDEN, byte_tokenizer, llama, naive_logps, shake, token_rows
 
 from rlhf_lite.checkpoint import load_step, save_step, saved_steps
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
+from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.models.reward_model import RewardModel, new_reward_model
+from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.reward import train_reward
 from rlhf_lite.training.sft import Example, train_sft
 from rlhf_lite.training.step import Hooks, Resume
@@ -152,6 +156,30 @@ def run_dpo(scorer: PolicyScorer, data=PAIRS, *, recorder: Recorder | None = Non
     accelerator_ = changes.pop("accelerator", None) or accelerator()
     train_dpo(scorer, data, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
     return recorder
+
+
+# The policy-gradient tests: few tokens, so that a batch holds the wanted one.
+EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
+
+
+def policy_pieces(
+    *, reward: Reward, trained: bool = False, top_layers: int | None = 2, critic: bool = False
+) -> PolicyPieces:
+    """A tiny policy with an adapter, its bare model as the reference, and perhaps a critic."""
+    model = llama(vocab=TOKENS, initializer_range=0.1)
+    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
+    actors = Actors(add_adapter(model, shape, "policy", seed=0).eval(), None)
+    if trained:
+        shake(actors.model, "policy", scale=0.05)
+    head = ValueHead(HIDDEN) if critic else None
+    return PolicyPieces(
+        scorer=PolicyScorer(actors.model, top_layers=top_layers, value_head=head),
+        reference=actors.scoring(None),
+        sampling=actors.sampling("policy"),
+        reward=reward,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+    )
 
 
 def bare(scorer: PolicyScorer) -> Callable:

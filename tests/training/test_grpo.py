@@ -6,6 +6,7 @@ import itertools
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,13 @@ import torch
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import llama, naive_logps, shake, token_rows
+from tiny_models import llama, naive_logps, token_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runners import assert_resume_is_exact
+from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
 
-from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.pipeline.phases import Actors
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo, update_groups
 from rlhf_lite.training.grpo_terms import unit_losses, unit_weights
@@ -29,7 +28,6 @@ from rlhf_lite.training.pieces import PolicyPieces, frozen_reference, trainable_
 from rlhf_lite.training.step import Hooks, NonFiniteError, Optimisation, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
-EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2], vocab=TOKENS, seed=1)
 
 
@@ -37,22 +35,7 @@ def count_wanted(batch):
     return 10 * ((batch.ids == WANTED_TOKEN) & batch.response_mask).sum(1) / batch.response_mask.sum(1)
 
 
-def pieces(*, trained: bool = False, reward=count_wanted, top_layers: int | None = 2) -> PolicyPieces:
-    model = llama(vocab=TOKENS, initializer_range=0.1)
-    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
-    peft_model = add_adapter(model, shape, "policy", seed=0).eval()
-    if trained:
-        shake(peft_model, "policy", scale=0.05)
-    actors = Actors(peft_model, None)
-    return PolicyPieces(
-        scorer=PolicyScorer(peft_model, top_layers=top_layers),
-        reference=actors.scoring(None),
-        sampling=actors.sampling("policy"),
-        reward=reward,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-
+pieces = partial(policy_pieces, reward=count_wanted)
 
 OPTIONS = {
     "steps": 3,
@@ -77,10 +60,6 @@ def train(parts: PolicyPieces, *, hooks: Hooks | None = None, resume: Resume | N
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
     train_grpo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
     return lines
-
-
-def weights(parts: PolicyPieces) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in parts.scorer.named_parameters() if p.requires_grad}
 
 
 def assert_close(ours, theirs, **tolerance):
@@ -139,17 +118,17 @@ def test_groups_without_a_difference_are_counted_and_teach_nothing():
     parts = pieces(
         reward=lambda batch: torch.where(batch.ids[:, batch.prompt_width - 1] == PROMPTS[0][-1], 3.0, 5.0)
     )
-    before = weights(parts)
+    before = weights(parts.scorer)
     lines = train(parts, kl_coef=0.0, **METHODS["rloo"])
     assert all(line["group/zero_variance_fraction"] == 1.0 and line["grad_norm"] == 0.0 for line in lines)
-    assert_close(weights(parts), before, atol=0, rtol=0)
+    assert_close(weights(parts.scorer), before, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
 def test_a_constant_on_every_reward_changes_nothing(method):
     plain, shifted = pieces(), pieces(reward=lambda batch: count_wanted(batch) + 1000)
     first, second = train(plain, **METHODS[method]), train(shifted, **METHODS[method])
-    assert_close(weights(plain), weights(shifted), atol=2e-4, rtol=2e-3)
+    assert_close(weights(plain.scorer), weights(shifted.scorer), atol=2e-4, rtol=2e-3)
     for one, other in zip(first, second, strict=True):
         assert other["reward/score"] == pytest.approx(one["reward/score"] + 1000, abs=1e-2)
         assert other["advantage/std"] == pytest.approx(one["advantage/std"], rel=1e-3)
@@ -196,7 +175,7 @@ def test_micro_batches_do_not_change_the_trajectory(method, size):
     whole, parts = pieces(), pieces()
     expected = train(whole, **METHODS[method])
     found = train(parts, micro_batch_size=size, **METHODS[method])
-    assert_close(weights(parts), weights(whole), atol=1e-4, rtol=1e-3)
+    assert_close(weights(parts.scorer), weights(whole.scorer), atol=1e-4, rtol=1e-3)
     for one, other in zip(expected, found, strict=True):
         for name in one:
             if not name.startswith("seconds/"):
@@ -276,7 +255,7 @@ def test_the_same_seed_gives_the_same_numbers():
     for seed in (0, 0, 1):
         parts = pieces()
         train(parts, steps=1, seed=seed)
-        runs.append(weights(parts))
+        runs.append(weights(parts.scorer))
     assert_close(runs[0], runs[1], atol=0, rtol=0)
     assert not all(torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
 

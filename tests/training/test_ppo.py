@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,21 @@ import torch
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import HIDDEN, llama, naive_logps, shake, token_rows
+from tiny_models import HIDDEN, llama, naive_logps, token_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runners import assert_resume_is_exact
+from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
 
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.pipeline.phases import Actors
 from rlhf_lite.rollout.rewards import Mixture, Part, RewardError, Scale
 from rlhf_lite.training import rollouts
-from rlhf_lite.training.pieces import frozen_reference
-from rlhf_lite.training.ppo import PPOPieces, collect, token_rewards, train_ppo
+from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
+from rlhf_lite.training.ppo import collect, token_rewards, train_ppo
 from rlhf_lite.training.step import Hooks, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
-EOS, PAD, WANTED_TOKEN = 2, 0, 7
-TOKENS = 16  # few, so that a batch holds the wanted one
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 5, 1, 2, 4, 6], vocab=TOKENS, seed=1)
 
 
@@ -53,23 +51,7 @@ def fraction_wanted(batch):
 count_wanted = Mixture({"wanted": Part(fraction_wanted, scale=Scale(std=0.1))})
 
 
-def pieces(*, trained: bool = False, reward=count_wanted, top_layers: int | None = 2) -> PPOPieces:
-    model = llama(vocab=TOKENS, initializer_range=0.1)
-    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
-    peft_model = add_adapter(model, shape, "policy", seed=0).eval()
-    if trained:
-        shake(peft_model, "policy", scale=0.05)
-    actors = Actors(peft_model, None)
-    head = ValueHead(HIDDEN)
-    return PPOPieces(
-        scorer=PolicyScorer(peft_model, top_layers=top_layers, value_head=head),
-        reference=actors.scoring(None),
-        sampling=actors.sampling("policy"),
-        reward=reward,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-
+pieces = partial(policy_pieces, reward=count_wanted, critic=True)
 
 OPTIONS = {
     "steps": 4,
@@ -94,15 +76,11 @@ OPTIONS = {
 }
 
 
-def train(parts: PPOPieces, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
+def train(parts: PolicyPieces, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
     lines: list[dict[str, float]] = []
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
     train_ppo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
     return lines
-
-
-def weights(parts: PPOPieces) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in parts.scorer.named_parameters() if p.requires_grad}
 
 
 COLLECT = {
@@ -160,7 +138,7 @@ def test_collected_numbers_equal_the_naive_computation():
         assert (tensor[~batch.wanted] == 0).all()
 
 
-def frequent_token(parts: PPOPieces) -> int:
+def frequent_token(parts: PolicyPieces) -> int:
     batch, _ = collect(
         replace(parts, eos_token_id=-1), PROMPTS, seeds=range(len(PROMPTS)), **COLLECT | {"max_new_tokens": 4}
     )
@@ -250,9 +228,9 @@ def test_two_runs_are_the_same_and_another_seed_is_not():
     train(again, steps=1)
     other = pieces()
     train(other, steps=1, seed=1)
-    wanted = weights(first)
-    assert all(torch.equal(w, wanted[n]) for n, w in weights(again).items())
-    assert not all(torch.equal(w, wanted[n]) for n, w in weights(other).items())
+    wanted = weights(first.scorer)
+    assert all(torch.equal(w, wanted[n]) for n, w in weights(again.scorer).items())
+    assert not all(torch.equal(w, wanted[n]) for n, w in weights(other.scorer).items())
 
 
 @pytest.mark.parametrize(("rows", "minibatches"), [(5, 4), (9, 4), (6, 5)])
@@ -274,8 +252,8 @@ def test_micro_batches_do_not_change_the_trajectory(size):
         for name, value in one.items():
             if not name.startswith("seconds/"):
                 assert other[name] == pytest.approx(value, abs=1e-4, rel=1e-3), name
-    wanted = weights(whole)
-    for name, weight in weights(parts).items():
+    wanted = weights(whole.scorer)
+    for name, weight in weights(parts.scorer).items():
         torch.testing.assert_close(weight, wanted[name], atol=1e-4, rtol=1e-3)
 
 
@@ -283,7 +261,7 @@ def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():
     """The exact value of the objective, by enumeration of all 8 x 8 answers, rises towards its maximum."""
     model = llama(vocab=8, num_hidden_layers=1, initializer_range=0.1).requires_grad_(True)
     table = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
-    parts = PPOPieces(
+    parts = PolicyPieces(
         scorer=PolicyScorer(model, top_layers=None, value_head=ValueHead(HIDDEN)),
         reference=frozen_reference(model),
         sampling=lambda: nullcontext(model),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,16 @@ import torch
 from accelerate import Accelerator
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import llama, token_rows
+from tiny_models import token_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runners import assert_resume_is_exact
+from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
 
-from rlhf_lite.models.adapters import add_adapter, lora_config
-from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.pipeline.phases import Actors
-from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.rejection import train_rejection, winners
 from rlhf_lite.training.rollouts import Scored, roll_out
 from rlhf_lite.training.step import Hooks
 
 ACCELERATOR = Accelerator(cpu=True)
-EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 1], vocab=TOKENS, seed=1)
 
 
@@ -32,19 +28,7 @@ def count_wanted(batch):
     return ((batch.ids == WANTED_TOKEN) & batch.response_mask).sum(1) / batch.response_mask.sum(1)
 
 
-def pieces(reward=count_wanted) -> PolicyPieces:
-    model = llama(vocab=TOKENS, initializer_range=0.1)
-    shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=2)
-    actors = Actors(add_adapter(model, shape, "policy", seed=0).eval(), None)
-    return PolicyPieces(
-        scorer=PolicyScorer(actors.model, top_layers=2),
-        reference=actors.scoring(None),
-        sampling=actors.sampling("policy"),
-        reward=reward,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-    )
-
+pieces = partial(policy_pieces, reward=count_wanted)
 
 OPTIONS = {
     "rounds": 4,
@@ -66,10 +50,6 @@ def train(parts, *, hooks=None, **changes):
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
     train_rejection(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, **OPTIONS | changes)
     return lines
-
-
-def weights(parts) -> dict[str, torch.Tensor]:
-    return {n: p.detach().clone() for n, p in parts.scorer.named_parameters() if p.requires_grad}
 
 
 def test_winners_by_hand():
@@ -123,8 +103,8 @@ def test_the_same_seed_gives_the_same_weights():
     first, again, other = pieces(), pieces(), pieces()
     for parts, seed in ((first, 0), (again, 0), (other, 1)):
         train(parts, rounds=1, seed=seed)
-    assert all(torch.equal(w, weights(first)[n]) for n, w in weights(again).items())
-    assert not all(torch.equal(w, weights(first)[n]) for n, w in weights(other).items())
+    assert all(torch.equal(w, weights(first.scorer)[n]) for n, w in weights(again.scorer).items())
+    assert not all(torch.equal(w, weights(first.scorer)[n]) for n, w in weights(other.scorer).items())
 
 
 @pytest.mark.parametrize(
