@@ -41,8 +41,11 @@ class _Layer:
     down: Linear  # F -> H
 
 
-def layers_fit(body: PreTrainedModel) -> bool:
-    """Whether :class:`LlamaLayers` computes what the layers of ``body`` compute just now."""
+def layers_fit(body: PreTrainedModel, *, bare: bool = False) -> bool:
+    """Whether :class:`LlamaLayers` computes what the layers of ``body`` compute just now.
+
+    ``bare`` refuses layers that carry adapters even if these are switched off: they may be switched on later.
+    """
     config = body.config
     if type(body) not in _KINDS or body.device.type != "cpu":
         return False
@@ -53,7 +56,8 @@ def layers_fit(body: PreTrainedModel) -> bool:
         return False
     if config.rope_parameters["rope_type"] not in _ROPE or config.hidden_act != "silu":
         return False
-    if any(plain_linear(module) is None for layer in body.layers for module in _linears(layer)):
+    linears = [module for layer in body.layers for module in _linears(layer)]
+    if any(plain_linear(module) is None or (bare and type(module) is not nn.Linear) for module in linears):
         return False
     # Somebody wants to see, or change, what passes through the modules.
     return not any(

@@ -179,11 +179,8 @@ class SplitBody:
         weights = list(self.lower.parameters())
         now = tuple((weight.data_ptr(), weight._version) for weight in weights)
         if self._fast.get("weights") != now:
-            # Layers that carry adapters may compute something else at any moment.
-            linears = (m for m in self.lower.modules() if hasattr(m, "weight") and hasattr(m, "in_features"))
-            plain = all(type(linear) is nn.Linear for linear in linears)
             # Packed weights would gain a twentieth on a whole batch of texts, and cost a copy of the trunk.
-            fits = plain and layers_fit(self.lower)
+            fits = layers_fit(self.lower, bare=True)
             self._fast["layers"] = LlamaLayers(self.lower, pack=False) if fits else None
             self._fast["weights"] = now
         return self._fast["layers"]
