@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-CHAPTER_MODULES = ("rlhf_lite.exercises.chapter00",)
+CHAPTERS = ("00", "01", "02", "03", "04", "05", "07", "08", "09")
 DIFFICULTIES = ("easy", "medium", "hard")
 NOT_SOLVED = "not solved yet"
 
@@ -159,8 +159,9 @@ def grading() -> bool:
 
 def _registry() -> dict[str, Exercise]:
     registry: dict[str, Exercise] = {}
-    for module in CHAPTER_MODULES:
-        for exercise in importlib.import_module(module).EXERCISES:
+    for chapter in CHAPTERS:
+        module = importlib.import_module(f"rlhf_lite.exercises.chapter{chapter}")
+        for exercise in module.EXERCISES:
             if exercise.name in registry:
                 raise ValueError(f"two exercises are called {exercise.name!r}; rename one of them")
             registry[exercise.name] = exercise

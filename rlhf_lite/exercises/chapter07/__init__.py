@@ -1,0 +1,7 @@
+"""The exercises of chapter 7."""
+
+from __future__ import annotations
+
+from rlhf_lite.exercises.core import Exercise
+
+EXERCISES: tuple[Exercise, ...] = ()
