@@ -1,4 +1,4 @@
-"""Small helpers for notebooks: numbers for the book's pages, computed sentences, and the budget.
+"""Small helpers for notebooks: computed sentences, pictures, recorded runs, numbers for the book's pages.
 
 Only IPython is needed, and only inside a notebook, so that the same cells run in Colab, in JupyterLab and
 as a plain script.
@@ -6,8 +6,16 @@ as a plain script.
 
 from __future__ import annotations
 
+import json
 import os
-from typing import Any
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.display import Image
+    from matplotlib.figure import Figure
 
 BUDGETS = ("fast", "full")
 # The prefix under which MyST-NB looks for recorded values; front ends show nothing for this type.
@@ -73,6 +81,84 @@ def note(markdown: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(markdown))
+
+
+def picture(figure: Figure, width: int = 560) -> Image:
+    """A matplotlib figure for the end of a cell: PNG with enough dots for every screen.
+
+    Args:
+        figure: the figure; see ``rlhf_lite.plotting``.
+        width: how wide it is shown, in CSS pixels.
+    """
+    from IPython.display import Image
+
+    from rlhf_lite.plotting import to_png
+
+    return Image(to_png(figure), width=width)
+
+
+def quiet() -> None:
+    """Silence what other libraries say about themselves: progress bars, advice, coming renames."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """The recorded runs in ``results/<name>/``, in the order of their file names.
+
+    They are found beside the package, in a checkout as well as in an installed package.
+
+    Raises:
+        FileNotFoundError: if nothing is recorded under this name; it says what there is.
+    """
+    homes = [Path(__file__).parents[1] / "results", Path(__file__).parent / "recorded"]
+    for home in homes:
+        files = sorted((home / name).glob("*.json"))
+        if files:
+            return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    known = sorted({folder.name for home in homes if home.is_dir() for folder in home.iterdir()})
+    raise FileNotFoundError(f"there are no recorded runs called {name!r}; recorded are {', '.join(known)}")
+
+
+def replay_line(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The sentence that belongs to every replayed figure: which commit, which seeds, which machine.
+
+    Args:
+        runs: entries of ``recorded``. Commit and hardware stand in the entry itself or under ``run``; seeds
+            under ``seed``, or under ``summary`` where one file holds several.
+
+    Raises:
+        ValueError: without a run.
+    """
+    if not runs:
+        raise ValueError("replay_line: expected at least one recorded run, got none")
+    about = [run.get("run", run) for run in runs]
+    commits = sorted({str(entry["commit"])[:10] for entry in about})
+    seeds = sorted({seed for run in runs for seed in _seeds(run)})
+    machines = sorted({_machine(entry["hardware"]) for entry in about})
+    what = "a recorded run" if len(runs) == len(seeds) == 1 else "recorded runs"
+    return f"Replay of {what}: commit {', '.join(commits)}; {_name_seeds(seeds)}; {'; '.join(machines)}."
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    return f"{hardware['cpu']}, {hardware['physical_cores']} cores"
+
+
+def _seeds(run: Mapping[str, Any]) -> list[int]:
+    if isinstance(run.get("seed"), int):
+        return [run["seed"]]
+    return list(run.get("seeds") or run.get("summary", {}).get("seeds") or [])
+
+
+def _name_seeds(seeds: Sequence[int]) -> str:
+    if not seeds:
+        return "no seed recorded"
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds {seeds[0]} to {seeds[-1]}"
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _in_ipython() -> bool:

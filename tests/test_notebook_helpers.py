@@ -69,3 +69,33 @@ def test_helpers_import_nothing_heavy() -> None:
     code += "print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
+
+
+def test_recorded_runs_are_found_beside_the_package() -> None:
+    runs = notebook.recorded("quickstart")
+    assert [run["seed"] for run in runs] == [0, 1, 2]
+    line = notebook.replay_line(runs)
+    assert "seeds 0 to 2" in line and runs[0]["commit"][:10] in line and runs[0]["hardware"]["cpu"] in line
+
+
+def test_replay_line_reads_files_that_hold_several_seeds() -> None:
+    run = {
+        "run": {"seed": None, "commit": "abcdef0123456", "hardware": {"cpu": "X", "physical_cores": 2}},
+        "summary": {"seeds": [0, 2, 5]},
+    }
+    line = notebook.replay_line([run])
+    assert line == "Replay of recorded runs: commit abcdef0123; seeds 0, 2, 5; X, 2 cores."
+    with pytest.raises(ValueError, match="at least one"):
+        notebook.replay_line([])
+
+
+def test_an_unknown_record_names_what_there_is() -> None:
+    with pytest.raises(FileNotFoundError, match=r"'quickstrat'.*quickstart"):
+        notebook.recorded("quickstrat")
+
+
+def test_a_picture_is_a_png_of_the_wanted_width() -> None:
+    from matplotlib.figure import Figure
+
+    image = notebook.picture(Figure(figsize=(2, 1)), width=300)
+    assert image.data.startswith(b"\x89PNG") and image.width == 300

@@ -12,9 +12,12 @@ import difflib
 import importlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+# What an exercise may ask for: a number, a choice, or a tensor written as nested lists.
+Answer = float | str | Sequence[Any]
 
 CHAPTERS = ("00", "01", "02", "03", "04", "05", "07", "08", "09")
 DIFFICULTIES = ("easy", "medium", "hard")
@@ -32,13 +35,13 @@ class Case:
     Attributes:
         title: what is hard about this input, completing "the case with ...".
         inputs: builds the arguments (a function, so that torch is imported only when a check runs).
-        expected: the right answer, a number.
+        expected: the right answer: a number, a text (a choice), or nested lists of numbers for a tensor.
         hint: one or two sentences for a reader whose answer differs and fits no known misconception.
     """
 
     title: str
     inputs: Callable[[], tuple[Any, ...]]
-    expected: float
+    expected: Answer
     hint: str
 
 
@@ -91,17 +94,30 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one call returned: a number, or a word for what went wrong, with a detail for the reader."""
+    """What one call returned: its numbers and their shape, or a word for what went wrong, with a detail.
 
-    value: float | None
+    ``values`` holds the entries in reading order; a number is an answer of shape ``()``, and so is a text.
+    """
+
+    values: tuple[float | str, ...] = ()
+    shape: tuple[int, ...] = ()
     problem: str = ""
     detail: str = ""
 
     def same_as(self, other: _Outcome, tolerance: float) -> bool:
         if self.problem or other.problem:
             return self.problem == other.problem
-        assert self.value is not None and other.value is not None
-        return _close(self.value, other.value, tolerance)
+        if self.shape != other.shape:
+            return False
+        return all(_close(a, b, tolerance) for a, b in zip(self.values, other.values, strict=True))
+
+    def __str__(self) -> str:
+        """The answer as a reader would write it, shortened if it is long."""
+        if self.shape == ():
+            return _show(self.values[0])
+        if len(self.values) > 16:
+            return f"a tensor of shape {self.shape}, beginning {_show_rows(self.values[:8], (8,))}"
+        return _show_rows(self.values, self.shape)
 
 
 def exercise_names() -> list[str]:
@@ -179,7 +195,7 @@ def _examine(exercise: Exercise, function: Callable[..., Any]) -> CheckResult:
         )
         return CheckResult(exercise.name, False, text)
     for case, outcome in zip(exercise.cases, outcomes, strict=True):
-        if not outcome.same_as(_Outcome(case.expected), exercise.tolerance):
+        if not outcome.same_as(_read(case.expected), exercise.tolerance):
             return _explain(exercise, case, outcome, outcomes)
     text = f"{exercise.name}: solved. All {len(exercise.cases)} cases pass. {exercise.praise}"
     return CheckResult(exercise.name, True, text)
@@ -187,11 +203,13 @@ def _examine(exercise: Exercise, function: Callable[..., Any]) -> CheckResult:
 
 def _explain(exercise: Exercise, case: Case, outcome: _Outcome, outcomes: list[_Outcome]) -> CheckResult:
     """Name the misconception if the answers are those of a known wrong solution; otherwise give the hint."""
-    start = f"{exercise.name}: not right yet, on the case with {case.title}. "
+    start, wanted = f"{exercise.name}: not right yet, on the case with {case.title}. ", _read(case.expected)
     if outcome.problem:
-        found = f"Your function {outcome.detail}; the answer is {case.expected:.6g}."
+        found = f"Your function {outcome.detail}; the answer is {wanted}."
+    elif outcome.shape != wanted.shape and wanted.shape != ():
+        found = f"Your function returned shape {outcome.shape}; the answer {wanted} has shape {wanted.shape}."
     else:
-        found = f"Your function returned {outcome.value:.6g}; the answer is {case.expected:.6g}."
+        found = f"Your function returned {outcome}; the answer is {wanted}."
     for wrong in exercise.wrong_answers:
         theirs = [_call(wrong.function, case) for case in exercise.cases]
         if all(a.same_as(b, exercise.tolerance) for a, b in zip(outcomes, theirs, strict=True)):
@@ -202,39 +220,88 @@ def _explain(exercise: Exercise, case: Case, outcome: _Outcome, outcomes: list[_
 def _call(function: Callable[..., Any], case: Case) -> _Outcome:
     inputs = case.inputs()
     before = copy.deepcopy(inputs)
+    wants_number = _read(case.expected).shape == ()
     try:
         answer = function(*inputs)
     except NotImplementedError:
-        return _Outcome(None, NOT_SOLVED, "is not written yet")
+        return _Outcome(problem=NOT_SOLVED, detail="is not written yet")
     except Exception as error:  # the reader's code may raise anything, and the book must go on
-        return _Outcome(None, type(error).__name__, f"raised {type(error).__name__}: {error}")
+        return _Outcome(problem=type(error).__name__, detail=f"raised {type(error).__name__}: {error}")
     if not all(_unchanged(a, b) for a, b in zip(inputs, before, strict=True)):
-        return _Outcome(None, "changed inputs", "changed the tensors it was given (an operation ending in _)")
-    return _read_number(answer)
-
-
-def _read_number(answer: Any) -> _Outcome:
-    if answer is None:
-        return _Outcome(None, "returned None", "returned nothing (is a `return` missing?)")
-    if hasattr(answer, "numel") and answer.numel() != 1:
         return _Outcome(
-            None, "returned a tensor", f"returned a tensor of shape {tuple(answer.shape)}, not a number"
+            problem="changed inputs", detail="changed the tensors it was given (an operation ending in _)"
         )
+    return _read(answer, one_number=wants_number)
+
+
+def _read(answer: Any, *, one_number: bool = False) -> _Outcome:
+    """Numbers and shape of an answer: a number, a text, a tensor, an array or nested lists."""
+    if answer is None:
+        return _Outcome(problem="returned None", detail="returned nothing (is a `return` missing?)")
+    if isinstance(answer, str):
+        return _Outcome((answer.strip().lower(),))
+    if hasattr(answer, "detach"):
+        answer = answer.detach()
+    if hasattr(answer, "tolist"):
+        answer = answer.tolist()
     try:
-        return _Outcome(float(answer))
+        shape = _shape(answer)
+        values = tuple(float(entry) for entry in _entries(answer))
     except (TypeError, ValueError):
-        return _Outcome(None, "not a number", f"returned {answer!r}, which is not a number")
+        return _Outcome(problem="not a number", detail=f"returned {answer!r}, which is not a number")
+    if one_number and shape != ():
+        if len(values) == 1:  # a tensor of one entry is a number
+            return _Outcome(values)
+        detail = f"returned a tensor of shape {shape}, not a number"
+        return _Outcome(problem="returned a tensor", detail=detail)
+    return _Outcome(values, shape)
+
+
+def _shape(nested: Any) -> tuple[int, ...]:
+    """Shape of nested lists. Raises ValueError if the rows have different shapes."""
+    if not isinstance(nested, list | tuple):
+        return ()
+    inner = {_shape(part) for part in nested} or {()}
+    if len(inner) > 1:
+        raise ValueError("rows of different lengths")
+    return (len(nested), *inner.pop())
+
+
+def _entries(nested: Any) -> Iterator[Any]:
+    if isinstance(nested, list | tuple):
+        for part in nested:
+            yield from _entries(part)
+    else:
+        yield nested
+
+
+def _show(value: float | str) -> str:
+    return repr(value) if isinstance(value, str) else f"{value:.6g}"
+
+
+def _show_rows(values: Sequence[float | str], shape: tuple[int, ...]) -> str:
+    if len(shape) == 1:
+        return f"[{', '.join(_show(value) for value in values)}]"
+    size = len(values) // shape[0] if shape[0] else 0
+    rows = [values[i * size : (i + 1) * size] for i in range(shape[0])]
+    return f"[{', '.join(_show_rows(row, shape[1:]) for row in rows)}]"
 
 
 def _unchanged(now: Any, before: Any) -> bool:
-    if hasattr(now, "numel"):
+    if hasattr(now, "detach"):
         import torch
 
         return torch.equal(torch.nan_to_num(now.float()), torch.nan_to_num(before.float()))
-    return bool(now == before)
+    if hasattr(now, "tolist"):
+        return repr(now.tolist()) == repr(before.tolist())  # repr: NaN equals NaN
+    if isinstance(now, list | tuple):
+        return len(now) == len(before) and all(_unchanged(a, b) for a, b in zip(now, before, strict=True))
+    return bool(now == before) or repr(now) == repr(before)
 
 
-def _close(a: float, b: float, tolerance: float) -> bool:
+def _close(a: float | str, b: float | str, tolerance: float) -> bool:
+    if isinstance(a, str) or isinstance(b, str):
+        return a == b
     if math.isnan(a) or math.isnan(b):
         return math.isnan(a) and math.isnan(b)
     return math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)

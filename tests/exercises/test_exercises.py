@@ -7,8 +7,17 @@ import math
 import pytest
 import torch
 
-from rlhf_lite.exercises import CheckResult, ExerciseFailed, check, exercise_names, get_exercise
-from rlhf_lite.exercises.core import NOT_SOLVED
+from rlhf_lite.exercises import (
+    Case,
+    CheckResult,
+    Exercise,
+    ExerciseFailed,
+    WrongAnswer,
+    check,
+    exercise_names,
+    get_exercise,
+)
+from rlhf_lite.exercises.core import NOT_SOLVED, _examine
 
 ALL = [get_exercise(name) for name in exercise_names()]
 WRONG = [(exercise, wrong) for exercise in ALL for wrong in exercise.wrong_answers]
@@ -111,3 +120,41 @@ def test_not_a_function() -> None:
 
 def test_result_is_quiet_in_a_notebook() -> None:
     assert CheckResult("x", True, "fine")._ipython_display_() is None
+
+
+def make_exercise(expected: object, *wrong: object) -> Exercise:
+    case = Case("one input", lambda: (torch.tensor([1.0, 2.0]),), expected, "Think again.")  # type: ignore[arg-type]  # any answer
+    answers = tuple(
+        WrongAnswer(f"wrong {i}", lambda _, w=w: w, f"Reason {i}.") for i, w in enumerate(wrong)
+    )
+    return Exercise("e", "E", "00_quickstart", "easy", 1, (case,), answers, lambda _: expected, "Well done.")
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "passed"),
+    [
+        ([1.0, 2.0], torch.tensor([1.0, 2.0]), True),
+        ([1.0, 2.0], torch.tensor([1.0, 2.1]), False),
+        ([1.0, 2.0], torch.tensor([[1.0, 2.0]]), False),  # the values are right, the shape is not
+        ([1.0, 2.0], 1.0, False),
+        ([[1.0], [0.0]], torch.tensor([[True], [False]]), True),
+        ([1.0, math.nan], [1.0, math.nan], True),
+        ([1.0, 2.0], [[1.0], [2.0, 3.0]], False),
+        (3.0, torch.tensor([3.0]), True),  # a tensor of one entry is a number
+        ("lora", " LoRA ", True),
+        ("lora", "ppo", False),
+        ("lora", 1.0, False),
+    ],
+)
+def test_tensors_and_choices(expected: object, answer: object, passed: bool) -> None:
+    assert bool(_examine(make_exercise(expected), lambda _: answer)) is passed
+
+
+def test_a_wrong_shape_is_named() -> None:
+    message = _examine(make_exercise([1.0, 2.0]), lambda _: torch.ones(2, 1)).message
+    assert "shape (2, 1)" in message and "shape (2,)" in message
+
+
+def test_a_wrong_tensor_is_recognised() -> None:
+    result = _examine(make_exercise([1.0, 2.0], [2.0, 1.0]), lambda _: torch.tensor([2.0, 1.0]))
+    assert result.wrong_answer == "wrong 0" and "Reason 0." in result.message
