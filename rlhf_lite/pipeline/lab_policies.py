@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf_lite.lab import World, law, pretrained_world
+from rlhf_lite.lab import World, law, optimal_policy, pretrained_world
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab_results import Curve, LabResult, OnPoint, result
@@ -160,6 +160,8 @@ def run_policy(
     evaluate_every: int,
     on_point: OnPoint | None = None,
     pretraining_steps: int = 150,
+    kl_coef: float | None = None,
+    value_head_std: float = 0.0,
     **changes: Any,
 ) -> LabResult:
     """Train the tiny transformer from its own pre-trained law towards the world's optimum.
@@ -174,6 +176,9 @@ def run_policy(
         evaluate_every: rollouts between exact measurements.
         on_point: called with every point of the curve as it is measured, for progress displays.
         pretraining_steps: of the reference.
+        kl_coef: price of a nat in the trainer; None takes the world's β, which the measurement always uses. A
+            run at another price aims at another law.
+        value_head_std: standard deviation of the critic's first weights; 0 is the package's own start.
         **changes: other arguments of the trainer.
 
     Raises:
@@ -184,7 +189,8 @@ def run_policy(
         raise ValueError(f"rows must be a multiple of the {len(world.prompts)} prompts, got {rows}")
     case = POLICY_CASES[algorithm]
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
-    head = ValueHead(model.config.hidden_size) if case.critic else None
+    head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
+    price = world.beta if kl_coef is None else kl_coef
     pieces = PolicyPieces(
         scorer=PolicyScorer(model, top_layers=None, value_head=head),
         reference=frozen_reference(model),
@@ -206,7 +212,7 @@ def run_policy(
         pieces,
         prompts,
         max_new_tokens=world.length,
-        kl_coef=world.beta,
+        kl_coef=price,
         seed=seed,
         accelerator=Accelerator(cpu=True),
         hooks=Hooks(recorder.on_step),
@@ -218,10 +224,31 @@ def run_policy(
         algorithm=algorithm,
         policy="transformer",
         seed=seed,
-        aims_at=case.aims_at,
-        target=world.optimum if case.optimal else None,
+        aims_at=case.aims_at if price == world.beta else f"the same at a price of {price:g} for a nat",
+        target=_target(world, price) if case.optimal else None,
         seconds=time.perf_counter() - started,
         curve=recorder.curve,
-        settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps},
+        settings=settings
+        | {
+            "rows": rows,
+            "pretraining_steps": pretraining_steps,
+            "kl_coef": price,
+            "value_head_std": value_head_std,
+        },
         extra={"largest_first_ratio_error": recorder.largest_ratio_error},
     )
+
+
+def _value_head(hidden_size: int, *, std: float, seed: int) -> ValueHead:
+    """The critic at its start: zeros, or normal weights for those who want to see what zeros are good for."""
+    head = ValueHead(hidden_size)
+    if std > 0:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.linear.weight.normal_(0.0, std, generator=generator)
+    return head
+
+
+def _target(world: World, price: float) -> Tensor | None:
+    """The optimum at this price of a nat, ``[P, N]``; None at price 0, where no tilt is best."""
+    return optimal_policy(world.reference, world.rewards, beta=price) if price > 0 else None
