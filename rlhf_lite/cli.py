@@ -113,6 +113,20 @@ def pipeline(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="phases, seeds and arms, YAML")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for one JSON file per run")],
+    arm: Annotated[list[str] | None, typer.Option(help="run only this arm (repeatable)")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="these seeds, not the file's (repeatable)")] = None,
+) -> None:
+    """Many runs from one file: settings varied, several seeds. Goes on where it was stopped."""
+    from rlhf_lite.pipeline.sweep import run_sweep
+
+    found = run_sweep(file, output, arms=arm, seeds=seed)
+    typer.echo(f"{len(found)} files in {output}")
+
+
+@app.command()
 def reward(
     data: Annotated[str, typer.Option("--data", help="preference file, datasets folder or Hub id")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the reward model")],

@@ -11,6 +11,7 @@ so a new field needs no other change.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,8 +33,11 @@ __all__ = [
     "PipelineConfig",
     "RewardConfig",
     "SFTConfig",
+    "budget",
     "load_config",
 ]
+
+BUDGETS = ("fast", "full")
 
 _CLEAN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
@@ -229,3 +233,15 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Pipel
             expected and, for an unknown key, the nearest key that exists.
     """
     return config_io.build(PipelineConfig, None if path is None else Path(path), overrides)
+
+
+def budget() -> str:
+    """How long the notebook may take: ``"fast"`` (the default) or ``"full"``, from ``RLHF_LITE_BUDGET``.
+
+    Raises:
+        ValueError: if the variable holds anything else.
+    """
+    value = os.environ.get("RLHF_LITE_BUDGET", "") or "fast"
+    if value not in BUDGETS:
+        raise ValueError(f"RLHF_LITE_BUDGET is {value!r}; use one of {', '.join(BUDGETS)}")
+    return value

@@ -7,31 +7,20 @@ as a plain script.
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lite.config import budget
+
 if TYPE_CHECKING:
     from IPython.display import Image
     from matplotlib.figure import Figure
 
-BUDGETS = ("fast", "full")
+__all__ = ["budget", "note", "picture", "quiet", "record", "recorded", "replay_line"]
 # The prefix under which MyST-NB looks for recorded values; front ends show nothing for this type.
 RECORD_PREFIX = "application/papermill.record/"
-
-
-def budget() -> str:
-    """How long the notebook may take: ``"fast"`` (the default) or ``"full"``, from ``RLHF_LITE_BUDGET``.
-
-    Raises:
-        ValueError: if the variable holds anything else.
-    """
-    value = os.environ.get("RLHF_LITE_BUDGET", "") or "fast"
-    if value not in BUDGETS:
-        raise ValueError(f"RLHF_LITE_BUDGET is {value!r}; use one of {', '.join(BUDGETS)}")
-    return value
 
 
 def record(name: str, value: Any) -> Any:

@@ -23,7 +23,8 @@ MAX_LINES = 400
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config_io", "plotting_pipeline"),
     ("config", "tracking", "plotting", "functional", "lab"),
-    ("checkpoint",),
+    ("checkpoint", "interactive"),
+    ("plotting_dashboard", "plotting_frontier", "plotting_ledger", "plotting_tokens"),
     ("models", "data"),
     ("rollout",),
     ("serving", "training", "constitutional", "evaluation"),

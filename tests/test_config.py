@@ -344,4 +344,5 @@ def test_every_settings_file_of_the_repository_loads() -> None:
     paths = sorted((Path(__file__).parents[1] / "configs").glob("*.y*ml"))
     assert paths, "configs/ holds at least one settings file"
     for path in paths:
-        load_config(path)
+        if "\narms:" not in path.read_text(encoding="utf-8"):  # sweeps are checked in pipeline/test_sweep.py
+            load_config(path)

@@ -31,7 +31,7 @@ MYST = {
     "a substitution": re.compile(r"\{\{.*?\}\}"),
 }
 ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})", re.IGNORECASE)
-PLOTS = re.compile(r"\bplt\.show\(|\bdisplay\(fig|\bshow_figure\(")
+PLOTS = re.compile(r"\bplt\.show\(|\bdisplay\(fig|\bshow_figure\(|\bpicture\(|\bslider\(")
 EFFORT = re.compile(r"Difficulty: (\w+)\. Time: (\d+) minutes?\.")
 CHECK_CALL = re.compile(r"""\bcheck\(\s*["'](\w+)["']\s*,\s*\w+""")
 SOLUTION = {"grade": False, "solution": True, "locked": False, "schema_version": 3}

@@ -20,7 +20,7 @@ from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 from rlhf_lite.tracking import run_info
 
 PHASES = ("sft", "reward", "ppo", "evaluation")
-_TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo}
 
 
 class PhaseError(RuntimeError):
@@ -114,7 +114,7 @@ def run_pipeline(
             elif run.finished(phase):
                 run.verify(phase)
             else:
-                _TRAINING[phase](run)
+                TRAINING[phase](run)
         except Exception as error:
             (output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
             raise PhaseError(
@@ -164,7 +164,7 @@ def collect_metrics(
         "seconds": {name: value and round(value, 2) for name, value in seconds.items()},
         "steps": steps,
     }
-    return _without_nan(metrics)
+    return without_nan(metrics)
 
 
 def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
@@ -198,12 +198,12 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON has no NaN: it becomes null."""
     if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
+        return {key: without_nan(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
+        return [without_nan(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

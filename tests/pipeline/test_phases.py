@@ -156,6 +156,6 @@ def test_the_commit_is_the_one_at_the_start(settings, tmp_path, monkeypatch):
     def phase(run):
         seen.append(next(commits))
 
-    monkeypatch.setitem(run_module._TRAINING, "sft", phase)
+    monkeypatch.setitem(run_module.TRAINING, "sft", phase)
     found = run_pipeline(settings(), output=tmp_path / "run", only=["sft"], visible=False)
     assert (found["commit"], seen) == ("first", ["second"])

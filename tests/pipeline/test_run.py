@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_is_named(settings, tmp_path, monkeypatch):
     def stop(run):
         raise RuntimeError("stop here")
 
-    monkeypatch.setitem(run_module._TRAINING, "reward", stop)
+    monkeypatch.setitem(run_module.TRAINING, "reward", stop)
     with pytest.raises(PhaseError):
         run_pipeline(settings(), output=output, visible=False)
     place = output / "checkpoints" / "sft" / "step-000002"
@@ -340,7 +340,7 @@ def test_a_broken_phase_says_what_how_and_where(settings, tmp_path, monkeypatch)
         raise RuntimeError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setitem(run_module._TRAINING, "reward", broken)
+        patch.setitem(run_module.TRAINING, "reward", broken)
         with pytest.raises(PhaseError) as found:
             run_pipeline(config, output=output, only=["sft", "reward"], visible=False)
     message = str(found.value)

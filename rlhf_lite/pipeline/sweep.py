@@ -1,0 +1,311 @@
+"""Many runs from one file: a few settings varied, each over several seeds, one JSON file for each run.
+
+The file names the phases to run, the seeds, settings that all arms share, and the arms:
+
+    phases: [sft]
+    seeds: [0, 1, 2]
+    base: [sft.steps=30]
+    arms:
+      "rank 1": [lora.rank=1, lora.alpha=2.0]
+      "rank 4": [lora.rank=4, lora.alpha=8.0]
+
+Arms of a seed that agree in everything a phase depends on share its result: it is trained once. Every run has
+a process of its own, so that its peak of memory is its own. ``seconds`` are by the clock; ``cpu_seconds`` count the
+work of all threads, whatever else the machine was doing.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import multiprocessing
+import re
+import shutil
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rlhf_lite.checkpoint import fingerprint, read_phase, write_json
+from rlhf_lite.config import ConfigError, PipelineConfig, load_config
+from rlhf_lite.pipeline.run import PHASES, PhaseError
+from rlhf_lite.tracking import read_metrics, run_info
+
+if TYPE_CHECKING:
+    from rlhf_lite.pipeline.context import Run
+
+SCHEMA = 1
+_LOG = "sweep-log.json"
+
+
+class Sweep(BaseModel):
+    """The content of a sweep's file; see the module's text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    phases: list[str] = Field(min_length=1)
+    seeds: list[int] = Field(min_length=1)
+    base: list[str] = []
+    arms: dict[str, list[str]] = Field(min_length=1)
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_exist(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in PHASES:
+                raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        return [name for name in PHASES if name in names]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep: an arm with a seed."""
+
+    sweep: str
+    phases: tuple[str, ...]
+    arm: str
+    seed: int
+    overrides: tuple[str, ...]
+    command: str
+    work: Path
+    result: Path
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The settings of this run."""
+        return load_config(None, [*self.overrides, f"seed={self.seed}"])
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read a sweep's file and check every arm's settings.
+
+    Raises:
+        ConfigError: naming the file, the entry, the value received and what was expected.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        sweep = Sweep.model_validate(content)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}, got {str(e['input'])[:60]!r}"
+            for e in error.errors()
+        ]
+        raise ConfigError(problems) from error
+    for arm, overrides in sweep.arms.items():
+        try:
+            load_config(None, [*sweep.base, *overrides])
+        except ConfigError as error:
+            raise ConfigError([f"{path}: arm {arm!r}: {problem}" for problem in error.problems]) from error
+    return sweep
+
+
+def plan(
+    path: Path, output: Path, *, arms: list[str] | None = None, seeds: list[int] | None = None
+) -> list[Job]:
+    """The runs of a sweep, seed by seed, so that arms can share phases.
+
+    Args:
+        path: the sweep's file.
+        output: folder of the JSON files.
+        arms: only these arms; None is all.
+        seeds: these seeds instead of the file's.
+
+    Raises:
+        ConfigError: if the file is broken or an arm does not exist.
+    """
+    sweep = load_sweep(path)
+    unknown = [arm for arm in arms or () if arm not in sweep.arms]
+    if unknown:
+        raise ConfigError([f"{path}: there is no arm {unknown[0]!r}; there are {', '.join(sweep.arms)}"])
+    jobs = []
+    for seed in seeds or sweep.seeds:
+        for index, (arm, overrides) in enumerate(sweep.arms.items()):
+            if arms and arm not in arms:
+                continue
+            name = f"{index:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}_seed{seed}.json"
+            job = Job(
+                sweep=path.stem,
+                phases=tuple(sweep.phases),
+                arm=arm,
+                seed=seed,
+                overrides=(*sweep.base, *overrides),
+                command=f"rlhf-lite sweep {path} --output {output}",
+                work=output / ".work" / f"seed{seed}",
+                result=output / name,
+            )
+            jobs.append(job)
+    return jobs
+
+
+def is_done(job: Job) -> bool:
+    """Whether the run's file is there and was made with these settings and phases."""
+    try:
+        found = json.loads(job.result.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    wanted = {"settings": list(job.overrides), "phases": list(job.phases), "seed": job.seed, "schema": SCHEMA}
+    return all(found.get(key) == value for key, value in wanted.items())
+
+
+def run_sweep(
+    path: Path, output: Path, *, arms: list[str] | None = None, seeds: list[int] | None = None
+) -> list[Path]:
+    """Run what is not there yet; a killed sweep goes on where it was when it is started again.
+
+    Returns:
+        The JSON files of the sweep.
+
+    Raises:
+        ConfigError: if the sweep's file is broken.
+        PhaseError: if a run failed; the files of the others are kept.
+    """
+    jobs = plan(path, output, arms=arms, seeds=seeds)
+    context = multiprocessing.get_context("spawn")
+    waiting = [job for job in jobs if not is_done(job)]
+    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done before", flush=True)
+    for number, job in enumerate(waiting, start=1):
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            try:
+                line = pool.submit(run_job, job).result()
+            except Exception as error:
+                raise PhaseError(
+                    f"arm {job.arm!r}, seed {job.seed} failed: {error}\n"
+                    f"What is finished is kept in {output}; mend the cause and start the same command again"
+                ) from error
+        print(f"{number}/{len(waiting)}  {job.arm}, seed {job.seed}: {line}", flush=True)
+    shutil.rmtree(output / ".work", ignore_errors=True)
+    return [job.result for job in jobs]
+
+
+def run_job(job: Job) -> str:
+    """Run one arm with one seed in this process and write its file; returns a line for the log."""
+    from rlhf_lite.pipeline.context import Run
+    from rlhf_lite.pipeline.judging import run_evaluation
+    from rlhf_lite.pipeline.run import TRAINING, without_nan
+
+    config, info = job.config, run_info(seed=job.seed)
+    folder = job.work / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run = Run(config, folder, visible=False)
+    seconds: dict[str, float] = {}
+    cpu_seconds: dict[str, float] = {}
+    series: dict[str, dict[str, list[Any]]] = {}
+    judged: dict[str, Any] = {}
+    for phase in job.phases:
+        before = time.process_time()
+        if phase == "evaluation":
+            judged |= run_evaluation(run)
+            seconds[phase] = round(run.seconds[phase], 2)
+            cpu_seconds[phase] = round(time.process_time() - before, 2)
+            continue
+        shared = job.work / f"{phase}-{_phase_key(config, phase, job.phases)}"
+        if not shared.is_dir():
+            TRAINING[phase](run)
+            log = {"cpu_seconds": round(time.process_time() - before, 2), "series": _series(folder, phase)}
+            _keep(folder / phase, shared, log)
+        else:
+            shutil.copytree(shared, folder / phase, ignore=shutil.ignore_patterns(_LOG))
+        log = json.loads((shared / _LOG).read_text(encoding="utf-8"))
+        series[phase], cpu_seconds[phase] = log["series"], log["cpu_seconds"]
+        record = read_phase(folder / phase) or {}
+        seconds[phase] = round(float(record.get("seconds") or 0.0), 2)
+    if "reward" in job.phases:
+        judged["reward_model"] = _reward_accuracy(run, judged.get("reward_model"))
+    last = [phase for phase in job.phases if phase != "evaluation"][-1]
+    result = {
+        "schema": SCHEMA,
+        "sweep": job.sweep,
+        "arm": job.arm,
+        "seed": job.seed,
+        "phases": list(job.phases),
+        "settings": list(job.overrides),
+        "command": job.command,
+        **info,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "peak_memory_mb": _peak_memory_mb(),
+        "trainable_parameters": _adapter_parameters(folder / last),
+        "series": series,
+        "judged": judged,
+    }
+    write_json(job.result, without_nan(result))
+    run.log.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return f"{sum(seconds.values()):.0f} s of phases"
+
+
+def _phase_key(config: PipelineConfig, phase: str, phases: tuple[str, ...]) -> str:
+    """What a phase's result depends on: PPO stands on the phases before it, the others on themselves."""
+    parts = [name for name in phases if name != "evaluation"] if phase == "ppo" else [phase]
+    shared = ("seed", "model", "lora", "data", *parts)
+    return fingerprint(config.model_dump(mode="json", include=set(shared)))
+
+
+def _keep(folder: Path, shared: Path, log: dict[str, Any]) -> None:
+    """Put a finished phase aside for other arms; the folder appears complete or not at all."""
+    temporary = shared.with_name(f"{shared.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(folder, temporary)
+    write_json(temporary / _LOG, log)
+    temporary.rename(shared)
+
+
+def _series(folder: Path, phase: str) -> dict[str, list[Any]]:
+    """The phase's log, one list for each metric; None where a step did not log it."""
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["phase"] == phase]
+    names = dict.fromkeys(name for row in rows for name in row if name != "phase")
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]:
+    """How the reward model does on held-out pairs: choices are made on "validation", reported on "test"."""
+    from rlhf_lite.data import load_ratings, make_pairs, split_ratings
+    from rlhf_lite.pipeline.judging import judge_reward_model
+    from rlhf_lite.pipeline.phases import load_run_reward
+
+    model, reward = load_run_reward(run), run.config.reward
+    model.eval()
+    found: dict[str, Any] = dict(
+        on_test or judge_reward_model(model, run.texts.test_pairs, min_gap=reward.eval_min_gap)
+    )
+    if run.config.data.source == "reviews":
+        texts = split_ratings(load_ratings("movie"))["validation"]
+        pairs = make_pairs(
+            texts, n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words
+        )
+        found["validation"] = judge_reward_model(model, pairs, min_gap=reward.eval_min_gap)
+    return found
+
+
+def _adapter_parameters(folder: Path) -> int | None:
+    """How many numbers the phase's adapter holds."""
+    from safetensors import safe_open
+
+    path = folder / "adapter" / "adapter_model.safetensors"
+    if not path.is_file():
+        return None
+    with safe_open(str(path), "pt") as tensors:
+        names = list(tensors.keys())
+        return sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+
+
+def _peak_memory_mb() -> float | None:
+    """The most memory this process has held, where the system tells (not on Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)

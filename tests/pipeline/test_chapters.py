@@ -1,0 +1,48 @@
+"""The run that chapters share: made, found again, forgotten, made anew when it does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_lite.pipeline import chapters
+from rlhf_lite.pipeline.context import Run
+
+
+@pytest.fixture
+def run(settings, tmp_path: Path) -> Run:
+    return Run(settings(), tmp_path / "run", visible=False)
+
+
+def test_what_is_missing_is_trained_and_then_found(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    chapters.require(run, "sft", "reward")
+    assert "sft: not there yet" in capsys.readouterr().out
+    chapters.require(run, "reward", "sft")
+    assert "not there yet" not in capsys.readouterr().out
+    chapters.remake(run, "sft")
+    assert not run.finished("sft") and run.finished("reward")
+
+
+def test_what_does_not_fit_is_made_anew(run: Run, settings, capsys: pytest.CaptureFixture[str]) -> None:
+    chapters.require(run, "sft")
+    other = Run(settings({"sft.steps": 2}), run.output, visible=False)
+    capsys.readouterr()
+    chapters.require(other, "sft")
+    assert "not there yet" in capsys.readouterr().out
+    assert other.verify("sft")["steps"] == 2
+
+
+def test_no_chapter_makes_ppo(run: Run) -> None:
+    with pytest.raises(ValueError, match="'sft' or 'reward'"):
+        chapters.require(run, "ppo")
+
+
+def test_budgets_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chapters, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(Run, "texts", property(lambda self: None))
+    monkeypatch.setenv("RLHF_LITE_BUDGET", "full")
+    full = chapters.chapter_run()
+    assert full.output.parent == tmp_path / "chapters" and full.output.name.startswith("full-")
+    assert chapters.chapter_run().output == full.output
+    assert full.config.seed == 0 and full.config.sft.steps == 30
