@@ -16,7 +16,8 @@ class BuildWithRecordedRuns(build_py):
         """Build as usual, then copy. An editable install reads ``results/`` itself."""
         super().run()
         if not self.editable_mode:
-            source, target = Path(__file__).parent / "results", Path(self.build_lib) / "rlhf_lite" / "recorded"
+            source = Path(__file__).parent / "results"
+            target = Path(self.build_lib) / "rlhf_lite" / "recorded"
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("bench"))
 
 

@@ -10,8 +10,8 @@ The file names the phases to run, the seeds, settings that all arms share, and t
       "rank 4": [lora.rank=4, lora.alpha=8.0]
 
 Arms of a seed that agree in everything a phase depends on share its result: it is trained once. Every run has
-a process of its own, so that its peak of memory is its own. ``seconds`` are by the clock; ``cpu_seconds`` count
-the work of all threads, whatever else the machine was doing.
+a process of its own, so that its peak of memory is its own. ``seconds`` are by the clock; ``cpu_seconds``
+count the work of all threads, whatever else the machine was doing.
 """
 
 from __future__ import annotations
