@@ -1,0 +1,246 @@
+"""Is this reward model good enough to be optimised against? A check to run before PPO.
+
+Held-out accuracy alone does not answer the question: it is measured on texts that people wrote, and PPO will
+ask about texts that a policy writes, and will look for the best of them. So five things are measured, each
+with an interval and a bar (:class:`Bars` gives the reasons):
+
+- *accuracy*, as a share of what the disagreement of the raters allows;
+- *calibration*: does a score difference mean the probability that it claims?
+- *best-of-n gain*: when the reward model chooses among samples of the policy, is a gold judge happier?
+- *over-optimisation*: does the gold judge still gain at the largest n, or has it passed its peak?
+- *length*: do longer texts score higher although people rate them alike?
+
+The gold judge must not have seen what the reward model was trained on; see ``evaluation.gold``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlhf_lite.data.collate import pad_left
+from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.evaluation._readiness_measures import (
+    best_of_n_curve,
+    calibration_error_ci,
+    length_correlation,
+    powers_of_two,
+    skill_ci,
+)
+from rlhf_lite.evaluation._readiness_result import Bar, Bars, Criterion, Readiness
+from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci, wilson_interval
+from rlhf_lite.rollout.sampler import row_seeds, sample
+from rlhf_lite.types import Preference, Rating
+
+__all__ = [
+    "DEFAULT_BARS",
+    "Bar",
+    "Bars",
+    "Criterion",
+    "Evidence",
+    "Readiness",
+    "best_of_n_curve",
+    "check_readiness",
+    "length_correlation",
+    "powers_of_two",
+    "readiness",
+    "sample_pool",
+    "skill_ci",
+]
+
+DEFAULT_BARS = Bars()
+_POOL = 2_000_000  # the pool's random numbers are far from those of training and evaluation
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a reward model is checked on. Nothing of it may have been used to train the model.
+
+    Attributes:
+        pairs: held-out preferences; ``meta["agreement"]``, if all have it, gives the ceiling of accuracy.
+        pool: for each prompt the same number of whole texts, sampled from the policy that PPO starts from.
+        gold: ``[P, M]`` the gold judge's score of each text of the pool.
+        ratings: held-out rated texts for the length criterion; may be empty.
+    """
+
+    pairs: Sequence[Preference]
+    pool: Sequence[Sequence[str]] = ()
+    gold: ArrayLike = ()
+    ratings: Sequence[Rating] = ()
+
+
+def check_readiness(
+    score: Callable[[Sequence[str]], ArrayLike],
+    evidence: Evidence,
+    *,
+    bars: Bars = DEFAULT_BARS,
+    seed: int = 0,
+) -> Readiness:
+    """Measure a reward model on the evidence and hold it against the bars.
+
+    Args:
+        score: whole texts to raw scores, such as ``RewardModel.score_texts`` or any function.
+        evidence: held-out pairs, a pool of samples with their gold scores, rated texts.
+        bars: the thresholds.
+        seed: of the bootstrap intervals.
+
+    Raises:
+        ValueError: if the pool is ragged or does not fit its gold scores, or a score is not finite.
+    """
+
+    def read(texts: Sequence[str]) -> NDArray[np.float64]:
+        return np.asarray(score(list(texts)), dtype=np.float64)
+
+    pairs, pool, ratings = evidence.pairs, evidence.pool, evidence.ratings
+    if len({len(texts) for texts in pool}) > 1:
+        raise ValueError(f"a pool needs equally many texts per prompt, got {[len(t) for t in pool]}")
+    known = [pair.meta.get("agreement") for pair in pairs]
+    numbers: dict[str, Any] = {
+        "chosen": read([pair.prompt + pair.chosen for pair in pairs]),
+        "rejected": read([pair.prompt + pair.rejected for pair in pairs]),
+        "agreement": None if None in known else known,
+    }
+    if pool:
+        scores = read([text for texts in pool for text in texts])
+        numbers |= {"pool_scores": scores.reshape(len(pool), -1), "pool_gold": evidence.gold}
+    if ratings:
+        numbers["text_scores"] = read([rating.text for rating in ratings])
+        numbers["text_words"] = [len(rating.text.split()) for rating in ratings]
+        numbers["text_ratings"] = [rating.mean for rating in ratings]
+    return readiness(**numbers, bars=bars, seed=seed)
+
+
+def readiness(
+    *,
+    chosen: ArrayLike,
+    rejected: ArrayLike,
+    agreement: ArrayLike | None = None,
+    pool_scores: ArrayLike | None = None,
+    pool_gold: ArrayLike | None = None,
+    text_scores: ArrayLike | None = None,
+    text_words: ArrayLike | None = None,
+    text_ratings: ArrayLike | None = None,
+    bars: Bars = DEFAULT_BARS,
+    seed: int = 0,
+) -> Readiness:
+    """The check from numbers that were measured elsewhere. What is None is "not measured".
+
+    Args:
+        chosen, rejected: ``[n]`` raw scores of held-out pairs.
+        agreement: ``[n]`` probability that a random rater of the chosen text scored above a random rater of
+            the rejected one.
+        pool_scores, pool_gold: ``[P, M]`` reward-model and gold scores of M samples for each of P prompts.
+        text_scores, text_words, text_ratings: ``[k]`` raw score, length and mean human rating of texts.
+        bars: the thresholds.
+        seed: of the bootstrap intervals.
+
+    Raises:
+        ValueError: if shapes do not fit, or a number is not finite.
+    """
+    criteria = [*_on_pairs(chosen, rejected, agreement, bars, seed)]
+    curve: tuple[tuple[int, float, float], ...] = ()
+    if pool_scores is None or pool_gold is None:
+        empty = {"gain": bars.gain, "turn": bars.turn}
+        criteria += [Criterion(name, None, bar, "no pool of samples") for name, bar in empty.items()]
+    else:
+        found, curve = _on_pool(np.asarray(pool_scores, float), np.asarray(pool_gold, float), bars, seed)
+        criteria += found
+    if text_scores is None or text_words is None or text_ratings is None:
+        criteria.append(Criterion("length", None, bars.length, "no rated texts"))
+    else:
+        r = length_correlation(text_scores, text_words, text_ratings)
+        crosses = r.low <= 0 <= r.high
+        size = Interval(abs(r.estimate), 0.0 if crosses else min(map(abs, r.ends)), max(map(abs, r.ends)))
+        words = f"score and length correlate at r = {r.estimate:+.2f} among texts of equal rating"
+        criteria.append(Criterion("length", size, bars.length, words))
+    return Readiness(tuple(criteria), curve, seed)
+
+
+def _on_pairs(
+    chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None, bars: Bars, seed: int
+) -> list[Criterion]:
+    difference = np.asarray(chosen, float) - np.asarray(rejected, float)
+    skill = skill_ci(difference, agreement, seed=seed)
+    right = float(((difference > 0) + 0.5 * (difference == 0)).sum())
+    accuracy = wilson_interval(right, difference.size)
+    words = f"right on {accuracy.estimate:.0%} of {difference.size} pairs"
+    if agreement is not None:
+        words += f"; single raters side with the better mean {float(np.mean(agreement)):.0%} of the time"
+    error = calibration_error_ci(difference, seed=seed)
+    off = f"its probabilities are off by {error.estimate:.2f} on average"
+    return [
+        Criterion("accuracy", skill, bars.accuracy, words),
+        Criterion("calibration", error, bars.calibration, off),
+    ]
+
+
+def _on_pool(
+    scores: NDArray[np.float64], gold: NDArray[np.float64], bars: Bars, seed: int
+) -> tuple[list[Criterion], tuple[tuple[int, float, float], ...]]:
+    """Best-of-n gain and what came after gold's peak, in standard deviations of the policy's gold scores."""
+    if scores.shape != gold.shape or scores.ndim != 2 or scores.shape[1] < 2:
+        raise ValueError(
+            f"pool scores and gold scores must both be [P, M] with M >= 2, got {scores.shape}, {gold.shape}"
+        )
+    ns = powers_of_two(scores.shape[1])
+    unit = float(gold.std())
+    if not unit > 0:
+        raise ValueError("the gold judge gives every text of the pool the same score: it cannot judge")
+    by_gold, by_proxy = best_of_n_curve(scores, gold, ns), best_of_n_curve(scores, scores, ns)  # (P, len(ns))
+    means = by_gold.mean(0)
+    curve = tuple(zip(ns, by_proxy.mean(0).tolist(), means.tolist(), strict=True))
+    before = int(means[:-1].argmax())
+    gain = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, 0]) / unit, seed=seed)
+    turn = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, before]) / unit, seed=seed)
+    points = gain.estimate * unit
+    return [
+        Criterion(
+            "gain",
+            gain,
+            bars.gain,
+            f"best of {ns[-1]}: gold {points:+.2f} points = {gain.estimate:+.2f} standard deviations, "
+            f"{len(scores)} prompts",
+        ),
+        Criterion(
+            "turn",
+            turn,
+            bars.turn,
+            f"gold is highest at n = {ns[int(means.argmax())]}; here n = {ns[-1]} against n = {ns[before]}",
+        ),
+    ], curve
+
+
+@torch.no_grad()
+def sample_pool(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    n: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[list[str]]:
+    """``n`` whole texts (prompt and continuation) for each prompt; fold adapters into the model first."""
+    filler = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # under the mask, never read
+    ids, mask = pad_left(encode_prompts(tokenizer, prompts), filler)
+    rollout = sample(
+        model,
+        ids,
+        mask,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+        pad_token_id=filler,
+        seeds=row_seeds(seed, _POOL, rows=len(prompts) * n),
+        temperature=temperature,
+        repeats=n,
+    )
+    written = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [[prompt + text for text in texts[i * n : (i + 1) * n]] for i, prompt in enumerate(prompts)]
