@@ -1,0 +1,105 @@
+"""Which pairs to have labelled next, when every label costs something.
+
+A pair is described by the difference of its two texts' features, so that a linear Bradley-Terry model is a
+logistic regression without intercept on these rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def most_uncertain(scores: ArrayLike, n: int) -> NDArray[np.int64]:
+    """The ``n`` pairs whose winner the model knows least: score difference nearest to zero.
+
+    Source: Lewis and Gale 1994, *A Sequential Algorithm for Training Text Classifiers*.
+
+    Args:
+        scores: [N] model score of the first text minus that of the second.
+        n: how many, at most N.
+    """
+    values = np.abs(np.asarray(scores, dtype=np.float64))
+    _check(values.shape[0], n)
+    return np.argsort(values, kind="stable")[:n]
+
+
+def most_diverse(
+    features: ArrayLike, n: int, *, have: Sequence[int] = (), rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """``n`` rows that lie far from each other and from the rows already bought.
+
+    Each is drawn with a probability proportional to its squared distance from the nearest one so far, as
+    k-means++ chooses its starting points. With nothing bought the first one is drawn evenly.
+
+    Source: Arthur and Vassilvitskii 2007, *k-means++*; for labels: Ash et al. 2020, *BADGE*.
+
+    Args:
+        features: [N, D] dense rows.
+        n: how many, at most N minus the number of ``have``.
+        have: rows that are bought already; they are not drawn again.
+        rng: source of chance.
+    """
+    rows = np.asarray(features, dtype=np.float64)
+    have = list(have)
+    _check(rows.shape[0] - len(set(have)), n)
+    squares = (rows * rows).sum(axis=1)
+
+    def distance(place: int) -> NDArray[np.float64]:
+        return np.maximum(squares + squares[place] - 2 * rows @ rows[place], 0.0)
+
+    nearest = np.full(rows.shape[0], np.inf)
+    for place in have:
+        nearest = np.minimum(nearest, distance(place))
+    taken = np.zeros(rows.shape[0], dtype=bool)
+    taken[have] = True
+    drawn: list[int] = []
+    for _ in range(n):
+        weight = np.where(taken, 0.0, np.where(np.isinf(nearest), 1.0, nearest))
+        if weight.sum() <= 0:  # only copies of what is there are left
+            weight = (~taken).astype(np.float64)
+        place = int(rng.choice(rows.shape[0], p=weight / weight.sum()))
+        taken[place] = True
+        drawn.append(place)
+        nearest = np.minimum(nearest, distance(place))
+    return np.array(drawn, dtype=np.int64)
+
+
+def score_variance(
+    features: ArrayLike, bought: ArrayLike, weights: ArrayLike, *, precision: float
+) -> NDArray[np.float64]:
+    """How unsure a logistic regression is about the score of each row, given the rows it was fitted to.
+
+    The variance of ``features @ weights`` under the Laplace approximation of the posterior,
+    ``x' (A' diag(p (1 - p)) A + precision I)^-1 x``, computed by the identity of Woodbury. Unlike the
+    distance of the score from zero, it falls for a pair of equally good texts once the model knows them.
+
+    Source: MacKay 1992, *The Evidence Framework Applied to Classification Networks*.
+
+    Args:
+        features: [N, D] rows to be judged.
+        bought: [M, D] rows the model was fitted to; M may be 0.
+        weights: [D] fitted weights.
+        precision: of the Gaussian prior; ``1 / C`` of scikit-learn's LogisticRegression.
+
+    Returns:
+        [N] variances, at most ``|x|^2 / precision``.
+    """
+    if precision <= 0:
+        raise ValueError(f"precision must be above 0, got {precision}")
+    x, a = np.asarray(features, dtype=np.float64), np.asarray(bought, dtype=np.float64)
+    squares = (x * x).sum(axis=1)
+    if a.shape[0] == 0:
+        return squares / precision
+    p = 1 / (1 + np.exp(-(a @ np.asarray(weights, dtype=np.float64))))
+    a = a * np.sqrt(p * (1 - p))[:, None]  # [M, D]
+    cross = x @ a.T  # [N, M]
+    inner = np.linalg.solve(a @ a.T + precision * np.eye(a.shape[0]), cross.T)  # [M, N]
+    return (squares - (cross * inner.T).sum(axis=1)) / precision
+
+
+def _check(available: int, n: int) -> None:
+    if not 0 <= n <= available:
+        raise ValueError(f"n must be from 0 to {available}, the number of pairs left, got {n}")

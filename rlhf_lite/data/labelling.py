@@ -1,0 +1,172 @@
+"""A small page on which a person judges pairs, and the reader of the file that it saves.
+
+The page is one piece of HTML with its own style and script: it works as the output of a notebook cell (also
+in Colab), inside a static site and as a saved file. Nothing is loaded from anywhere and nothing is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlhf_lite.data.errors import DataError
+from rlhf_lite.data.schema import load_preferences
+from rlhf_lite.types import Preference
+
+_TEMPLATE = Path(__file__).with_name("labelling.html")
+_FILE = "judgements.jsonl"
+_FIX = "read the file with the pairs that the page was made of, or judge again"
+_ALONE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 1rem; background: Canvas; color: CanvasText; }}
+</style>
+</head><body>
+{body}
+</body></html>
+"""
+
+
+@dataclass(frozen=True)
+class LabellingPage:
+    """HTML that a notebook cell shows as it is.
+
+    Attributes:
+        html: a ``div`` with style and script.
+        title: its heading.
+    """
+
+    html: str
+    title: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page as a file of its own, to be opened in a browser or sent to somebody."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_ALONE.format(title=html.escape(self.title), body=self.html), encoding="utf-8")
+        return path
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """What people said on a labelling page.
+
+    Attributes:
+        records: one preference per judgement, with chosen and rejected as that person chose. ``meta`` holds
+            ``pair``, ``judge``, ``chose_first``, ``seconds`` and ``question``.
+        agrees: for each record, whether it has the order that the page's pair had.
+    """
+
+    records: list[Preference]
+    agrees: tuple[bool, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of judgements with the order of the page's pair."""
+        return sum(self.agrees) / len(self.agrees)
+
+    @property
+    def first_share(self) -> float:
+        """Share of judgements for the text that stood first; far from one half, it is a habit."""
+        return sum(bool(r.meta["chose_first"]) for r in self.records) / len(self.records)
+
+
+def pair_id(pair: Preference) -> str:
+    """A short name of a pair that depends on its texts only, not on which of them was chosen."""
+    content = "\0".join([pair.prompt, *sorted((pair.chosen, pair.rejected))])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def labelling_page(
+    pairs: Sequence[Preference],
+    *,
+    question: str = "Which text is more positive?",
+    title: str = "Your own judgement",
+    seed: int = 0,
+) -> LabellingPage:
+    """A page that shows one pair after the other, and at the end the agreement and a file to save.
+
+    Which text stands first is drawn for each pair. The order of the pairs is kept. ``meta["agreement"]`` of a
+    pair, as ``make_pairs`` writes it, is shown at the end.
+
+    Args:
+        pairs: at least one; no pair twice.
+        question: what the judge is asked; it goes into the file.
+        title: heading, plain text.
+        seed: draws other places.
+
+    Raises:
+        ValueError: no pair, a pair twice, or a pair whose two texts are the same.
+    """
+    if not pairs:
+        raise ValueError("a labelling page needs at least one pair, got none")
+    names = [pair_id(pair) for pair in pairs]
+    for place, (name, pair) in enumerate(zip(names, pairs, strict=True)):
+        if pair.chosen.strip() == pair.rejected.strip():
+            raise ValueError(f"pair {place} shows the same text twice: leave it out")
+        if name in names[:place]:
+            raise ValueError(f"pairs {names.index(name)} and {place} are the same: leave one out")
+    chooser = random.Random(seed)
+    rows: list[dict[str, Any]] = [
+        {
+            "id": name,
+            "prompt": pair.prompt,
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "agreement": pair.meta.get("agreement"),
+            "chosen_first": chooser.random() < 0.5,
+        }
+        for name, pair in zip(names, pairs, strict=True)
+    ]
+    # Inside a script, "</script>" or "<!--" in a text would end or open something.
+    data = json.dumps({"pairs": rows, "question": question, "file": _FILE}).replace("<", "\\u003c")
+    root = "rl-judge-" + hashlib.sha256(data.encode()).hexdigest()[:12]
+    page = _TEMPLATE.read_text(encoding="utf-8").replace("__ROOT__", root)
+    page = page.replace("__TITLE__", html.escape(title)).replace("__DATA__", data)
+    return LabellingPage(page, title)
+
+
+def read_judgements(path: str | Path, pairs: Sequence[Preference]) -> Judgements:
+    """The file that a labelling page saved, checked against the pairs that the page was made of.
+
+    Several people's files may be put together into one (their initials tell them apart).
+
+    Raises:
+        DataError: the file is broken, a row is not about one of the pairs, its texts are not that pair's, or
+            one person judged a pair twice.
+    """
+    path = Path(path)
+    data = load_preferences(path)
+    known = {pair_id(pair): pair for pair in pairs}
+    seen: set[tuple[str, str]] = set()
+    agrees = []
+    for row, record in enumerate(data.records, start=1):
+
+        def error(problem: str, field: str, value: object, row: int = row) -> DataError:
+            return DataError(problem, file=path.name, row=row, field=field, value=value, fix=_FIX)
+
+        name, judge = record.meta.get("pair"), record.meta.get("judge", "")
+        if name not in known:
+            raise error("is not one of the pairs", "meta.pair", name)
+        pair = known[name]
+        if pair_id(record) != name:
+            raise error(f"is not what pair {name} shows", "chosen", record.chosen)
+        if not isinstance(record.meta.get("chose_first"), bool):
+            raise error("is not true or false", "meta.chose_first", record.meta.get("chose_first"))
+        if (name, judge) in seen:
+            raise error("was judged before by the same person", "meta.pair", name)
+        seen.add((name, judge))
+        agrees.append(record.chosen == pair.chosen)
+    return Judgements(data.records, tuple(agrees))
