@@ -21,8 +21,9 @@ SIZES = {
         "data.max_tokens=32", "sft.steps=12",
         "reward.pairs=480", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
         "reward.eval_pairs=320",
-        "ppo.steps=8", "ppo.prompts_per_step=32", "ppo.minibatches=4", "ppo.warmup_steps=1",
-        "evaluation.prompts=96", "evaluation.gold_texts=400",
+        "ppo.steps=7", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
+        "ppo.learning_rate=2.0e-3",
+        "evaluation.prompts=64", "evaluation.gold_texts=400",
     ],
     "full": [],  # the sizes of `rlhf-lite quickstart`
 }  # fmt: skip
