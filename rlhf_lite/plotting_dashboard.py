@@ -74,8 +74,10 @@ def dashboard(
         ax.set_ylim(*dial.limits)
         _shade(ax, dial.healthy)
         ax.locator_params(axis="y", nbins=5)
-        if index == 0:
-            ax.legend(fontsize=10, facecolor="white", edgecolor="none", framealpha=0.85, labelcolor=_INK)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if len(labels) > 1:
+        place = {"loc": "outside upper center", "ncols": min(4, len(labels))}
+        figure.legend(handles, labels, fontsize=11, frameon=False, labelcolor=_INK, **place)
     if title:
         figure.suptitle(title, fontsize=12, color=_INK, fontweight="bold")
     return figure
