@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         text_problems,
     )
     from rlhf_lite.data.reliability import (
+        RestAgreement,
         agreement_with_rest,
         flip_probability,
         krippendorff_alpha,
@@ -62,6 +63,7 @@ _HOMES = {
         "text_problems",
     ),
     "reliability": (
+        "RestAgreement",
         "agreement_with_rest",
         "flip_probability",
         "krippendorff_alpha",
@@ -90,6 +92,7 @@ __all__ = [
     "NearDuplicate",
     "PairBatch",
     "PreferenceData",
+    "RestAgreement",
     "agreement",
     "agreement_with_rest",
     "both_orders",

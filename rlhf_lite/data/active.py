@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array, diags_array, spmatrix
 
 
 def most_uncertain(scores: ArrayLike, n: int) -> NDArray[np.int64]:
@@ -68,7 +69,7 @@ def most_diverse(
 
 
 def score_variance(
-    features: ArrayLike, bought: ArrayLike, weights: ArrayLike, *, precision: float
+    features: ArrayLike | spmatrix, bought: ArrayLike | spmatrix, weights: ArrayLike, *, precision: float
 ) -> NDArray[np.float64]:
     """How unsure a logistic regression is about the score of each row, given the rows it was fitted to.
 
@@ -79,8 +80,8 @@ def score_variance(
     Source: MacKay 1992, *The Evidence Framework Applied to Classification Networks*.
 
     Args:
-        features: [N, D] rows to be judged.
-        bought: [M, D] rows the model was fitted to; M may be 0.
+        features: [N, D] rows to be judged, dense or sparse.
+        bought: [M, D] rows the model was fitted to, dense or sparse; M may be 0.
         weights: [D] fitted weights.
         precision: of the Gaussian prior; ``1 / C`` of scikit-learn's LogisticRegression.
 
@@ -89,14 +90,14 @@ def score_variance(
     """
     if precision <= 0:
         raise ValueError(f"precision must be above 0, got {precision}")
-    x, a = np.asarray(features, dtype=np.float64), np.asarray(bought, dtype=np.float64)
-    squares = (x * x).sum(axis=1)
+    x, a = (csr_array(rows, dtype=np.float64) for rows in (features, bought))
+    squares = np.asarray(x.multiply(x).sum(axis=1))
     if a.shape[0] == 0:
         return squares / precision
     p = 1 / (1 + np.exp(-(a @ np.asarray(weights, dtype=np.float64))))
-    a = a * np.sqrt(p * (1 - p))[:, None]  # [M, D]
-    cross = x @ a.T  # [N, M]
-    inner = np.linalg.solve(a @ a.T + precision * np.eye(a.shape[0]), cross.T)  # [M, N]
+    a = diags_array(np.sqrt(p * (1 - p))) @ a  # [M, D]
+    cross = (x @ a.T).toarray()  # [N, M]
+    inner = np.linalg.solve((a @ a.T).toarray() + precision * np.eye(a.shape[0]), cross.T)  # [M, N]
     return (squares - (cross * inner.T).sum(axis=1)) / precision
 
 

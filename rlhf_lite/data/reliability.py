@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from math import comb
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -126,13 +126,27 @@ def flip_probability(chosen: Rating, rejected: Rating, *, votes: int = 1) -> flo
     return float(total[:votes].sum() + 0.5 * total[votes])  # entry i is a sum of i - votes
 
 
+class RestAgreement(NamedTuple):
+    """What ``agreement_with_rest`` found, one row per random division of the raters.
+
+    Attributes:
+        agrees: [draws, len(votes)], 1 where the majority says what the judges say, 0 where not, 0.5 for ties.
+        gap: [draws], difference between the judges' two means, without sign.
+    """
+
+    agrees: NDArray[np.float64]
+    gap: NDArray[np.float64]
+
+
 def agreement_with_rest(
     chosen: Rating, rejected: Rating, votes: Sequence[int], *, draws: int = 100, seed: int = 0
-) -> NDArray[np.float64]:
-    """How often the majority of k votes says what all the raters who did not vote say.
+) -> RestAgreement:
+    """How often the majority of k votes says what raters who never vote say.
 
-    Nobody is on both sides: k raters of each text vote, and the others' two means are compared. Ties count
-    half.
+    In every draw ``max(votes)`` raters of each text are the voters, and all the others are the judges: the
+    difference of their two means is what counts as right. Sort results by ``gap``, the judges' own, and not
+    by the gap over all raters: that one holds the voters too, and among pairs with a small total every vote
+    one way leaves the judges leaning the other way.
 
     Args:
         chosen: one text of the pair.
@@ -141,21 +155,17 @@ def agreement_with_rest(
         draws: how often the raters are divided at random.
         seed: of that division.
 
-    Returns:
-        [len(votes)] shares in [0, 1].
-
     Raises:
-        ValueError: a k is below 1 or leaves no rater over.
+        ValueError: a k is below 1 or leaves no judge over.
     """
     fewest = min(chosen.n, rejected.n)
     wrong = [k for k in votes if not 1 <= k < fewest]
-    if wrong:
-        raise ValueError(f"votes must be from 1 to {fewest - 1} for this pair, got {wrong}")
+    if wrong or not votes:
+        raise ValueError(f"votes must be from 1 to {fewest - 1} for this pair, got {wrong or 'none'}")
     rng = np.random.default_rng(seed)
     a, b = (rng.permuted(np.tile(r.ratings, (draws, 1)), axis=1) for r in (chosen, rejected))  # [draws, n]
-    shares = []
-    for k in votes:
-        vote = np.sign(np.sign(a[:, :k] - b[:, :k]).sum(axis=1))  # [draws]
-        rest = np.sign(a[:, k:].mean(axis=1) - b[:, k:].mean(axis=1))
-        shares.append(0.5 + 0.5 * (vote * rest).mean())
-    return np.array(shares)
+    most = max(votes)
+    rest = a[:, most:].mean(axis=1) - b[:, most:].mean(axis=1)  # [draws]
+    balance = np.sign(a[:, :most] - b[:, :most]).cumsum(axis=1)  # [draws, most], after 1, 2, ... votes
+    majority = np.sign(balance[:, np.asarray(votes) - 1])  # [draws, len(votes)]
+    return RestAgreement(0.5 + 0.5 * majority * np.sign(rest)[:, None], np.abs(rest))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from rlhf_lite.data.active import most_diverse, most_uncertain, score_variance
 
@@ -39,6 +40,8 @@ def test_score_variance_is_the_plain_inverse() -> None:
     inverse = np.linalg.inv(bought.T @ np.diag(p * (1 - p)) @ bought + 0.5 * np.eye(3))
     expected = [x @ inverse @ x for x in features]
     assert score_variance(features, bought, weights, precision=0.5) == pytest.approx(expected)
+    sparse = score_variance(csr_matrix(features), csr_matrix(bought), weights, precision=0.5)
+    assert sparse == pytest.approx(expected)
     # Nothing bought: |x|^2 / precision.
     nothing = score_variance([[3.0, 4.0]], np.zeros((0, 2)), np.zeros(2), precision=2.0)
     assert nothing == pytest.approx([12.5])

@@ -118,14 +118,20 @@ def test_flip_probability_is_what_enumeration_gives() -> None:
 
 
 def test_agreement_with_rest() -> None:
-    # Nobody disagrees.
-    assert agreement_with_rest(rating(2, 3, 4), rating(-1, 0), [1], draws=5) == pytest.approx([1.0])
+    # Nobody disagrees; the judges are two of (2, 3, 4) and one of (-1, 0).
+    found = agreement_with_rest(rating(2, 3, 4), rating(-1, 0), [1], draws=50)
+    assert found.agrees.tolist() == [[1.0]] * 50
+    assert set(found.gap) <= {2.5, 3.0, 3.5, 4.0, 4.5} and len(set(found.gap)) > 2
     # (4, 0) against (1, 1), one vote: whoever votes 4 leaves 0 behind, and the other way round.
-    assert agreement_with_rest(rating(4, 0), rating(1, 1), [1], draws=20) == pytest.approx([0.0])
+    assert agreement_with_rest(rating(4, 0), rating(1, 1), [1], draws=20).agrees.max() == 0.0
     one, other = rating(*[2, 1, 0] * 6), rating(*[1, 0, -1] * 6)
-    forward = agreement_with_rest(one, other, [1, 3, 9], draws=400)
+    forward = agreement_with_rest(one, other, [1, 3, 9], draws=400).agrees.mean(axis=0)
     assert forward[0] < forward[1] < forward[2]
     # One vote wins with probability 6/9 and ties with 2/9: 7/9 (the rest nearly always has the right order).
     assert forward[0] == pytest.approx(7 / 9, abs=0.06)
+    turned = agreement_with_rest(other, one, [1, 3, 9], draws=400).agrees.mean(axis=0)
+    assert turned == pytest.approx(forward, abs=0.06)
     with pytest.raises(ValueError, match="from 1 to 17"):
         agreement_with_rest(one, other, [18])
+    with pytest.raises(ValueError, match="none"):
+        agreement_with_rest(one, other, [])
