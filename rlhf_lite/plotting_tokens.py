@@ -122,7 +122,7 @@ def token_bars(
     thick = 0.8 / len(series)
     for index, ((label, values), (colour, hatch)) in enumerate(zip(series.items(), _BARS, strict=False)):
         places = [t + (index - (len(series) - 1) / 2) * thick for t in range(len(tokens))]
-        style = {"color": OKABE_ITO[colour], "hatch": hatch, "edgecolor": "white", "linewidth": 0, "zorder": 2}
+        style = {"color": OKABE_ITO[colour], "hatch": hatch, "edgecolor": "white", "lw": 0, "zorder": 2}
         ax.barh(places, [float(value) for value in values], height=thick, label=label, **style)
     ax.set_yticks(range(len(tokens)), [repr(token) for token in tokens], fontsize=10)
     ax.set(ylim=(len(tokens) - 0.4, -0.6), xlim=xlim)
