@@ -78,11 +78,12 @@ def file_name(pace: str, arm: str) -> str:
     return f"{pace}_{words}.json"
 
 
-def run_arm(pace: str, arm: str, seeds: Sequence[int], **changes: Any) -> dict[str, Any]:
-    """All seeds of one arm at one pace, and their summary."""
+def run_arm(
+    pace: str, arm: str, seeds: Sequence[int], *, info: Mapping[str, Any], **changes: Any
+) -> dict[str, Any]:
+    """All seeds of one arm at one pace, and their summary; ``info`` says where the code came from."""
     given = settings(pace, arm) | changes
     runs = [run_lab("ppo", world=WORLD, seed=seed, **given).as_json() for seed in seeds]
-    info = run_info()
     summary = {
         "pace": pace,
         "arm": arm,
@@ -94,7 +95,7 @@ def run_arm(pace: str, arm: str, seeds: Sequence[int], **changes: Any) -> dict[s
         "seconds": interval([run["seconds"] for run in runs]),
         "commit": info["commit"],
     }
-    return {"schema": 1, "summary": summary, "run": info, "runs": runs}
+    return {"schema": 1, "summary": summary, "run": dict(info), "runs": runs}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,13 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
     changes = {} if options.steps is None else {"steps": options.steps}
+    info = run_info()  # now: the code that runs is the one that was there at the start
     for pace in options.paces:
         for arm in options.arms:
             path = options.output / file_name(pace, arm)
             if options.missing and path.exists():
                 record = json.loads(path.read_text(encoding="utf-8"))
             else:
-                record = run_arm(pace, arm, options.seeds, **changes)
+                record = run_arm(pace, arm, options.seeds, info=info, **changes)
                 write_json(path, record)
             row = record["summary"]
             found, each = row["fraction"], [run["evaluation"]["fraction"] for run in record["runs"]]

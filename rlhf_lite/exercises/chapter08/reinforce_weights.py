@@ -108,7 +108,7 @@ REINFORCE_WEIGHTS = Exercise(
             "the own return in the mean",
             _wrong_baseline(lambda r: r - r.mean()),
             "You subtract the mean of all samples. The own return is in it, so the baseline depends on the "
-            "sample that it is subtracted from, and the gradient shrinks by (K-1)/K. Leave the own one out.",
+            "sample that it is subtracted from, and the gradient shrinks by (G-1)/G. Leave the own one out.",
         ),
         WrongAnswer(
             "the penalty left out",
