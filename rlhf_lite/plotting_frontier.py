@@ -90,7 +90,7 @@ def frontier(
         line: what the line is; say so where it is an estimate.
         band: lower and upper end of the line's uncertainty, each as long as the line.
         cloud: (kl, reward) of many policies, drawn as small grey dots named ``cloud_name``.
-        kl_limit: where the horizontal axis ends; default wherever the data ends.
+        kl_limit: where the horizontal axis and the line end; default wherever the data ends.
 
     Raises:
         ValueError: if columns differ in length.
@@ -100,7 +100,7 @@ def frontier(
     if cloud is not None:
         _same_length(cloud_kl=cloud[0], cloud_reward=cloud[1])
         ax.plot(_floats(cloud[0]), _floats(cloud[1]), ".", color="#9AA5AD", markersize=2.5, label=cloud_name)
-    _draw_line(ax, exact_kl, exact_reward, line, band)
+    _draw_line(ax, exact_kl, exact_reward, line, band, kl_limit)
     for place, (name, found) in enumerate((points or {}).items()):
         entry = found if isinstance(found, Points) else Points([found[0]], [found[1]])
         _draw_points(ax, name, entry, place)
@@ -125,8 +125,9 @@ def law_and_frontier(
 ) -> Figure:
     """Above, the probabilities of a few texts; below, where that law lies on the frontier.
 
-    The dashed line through the point has slope ``beta``: all its points have the same reward minus beta times
-    KL. It touches the frontier where no higher such line can. Frames of one ``slider`` have equal axes.
+    The dashed line through the point has slope ``beta``: all its points have the same J, reward minus beta
+    times KL, and the hollow diamond shows it where the KL is zero. At the optimum no higher such line touches
+    the frontier. Frames of one ``slider`` have equal axes.
 
     Args:
         texts: what stands beside the bars, first on top.
@@ -149,12 +150,14 @@ def law_and_frontier(
     top.grid(False, axis="y")
     _legend(top)
 
-    _draw_line(bottom, exact_kl, exact_reward, "best possible", None)
+    _draw_line(bottom, exact_kl, exact_reward, "best possible")
     lowest, highest, furthest = min(exact_reward), max(exact_reward), max(exact_kl)
     pad = 0.07 * (highest - lowest)
     bottom.axline(at, slope=beta, color=OKABE_ITO["vermilion"], linewidth=1.4, linestyle=(0, (5, 3)),
-                  label="equal J (slope β)")  # fmt: skip
+                  label="equal J, slope β")  # fmt: skip
     bottom.plot(*[[value] for value in at], "o", markersize=9.5, color=blue, zorder=4, label=name)
+    hollow = {"markersize": 7, "mfc": "white", "color": OKABE_ITO["vermilion"], "zorder": 4}
+    bottom.plot([0], [at[1] - beta * at[0]], "D", label="that J", **hollow)
     _dress(bottom, xlabel=KL_LABEL, ylabel="expected reward (points)")
     bottom.set(xlim=(-0.04 * furthest, 1.04 * furthest), ylim=(lowest - pad, highest + pad))
     bottom.legend(fontsize=10, facecolor="white", edgecolor="none", labelcolor=_INK, loc="lower right")
@@ -166,10 +169,13 @@ def _draw_line(
     kl: Sequence[float],
     reward: Sequence[float],
     name: str,
-    band: tuple[Sequence[float], Sequence[float]] | None,
+    band: tuple[Sequence[float], Sequence[float]] | None = None,
+    kl_limit: float | None = None,
 ) -> None:
     _same_length(exact_kl=kl, exact_reward=reward)
-    ax.plot(_floats(kl), _floats(reward), label=name, **_LINE)
+    # What lies beyond the limit would stretch the vertical axis for nothing.
+    seen = [(x, y) for x, y in zip(kl, reward, strict=True) if kl_limit is None or x <= 1.04 * kl_limit]
+    ax.plot(*zip(*seen, strict=True), label=name, **_LINE)
     if band is not None:
         _same_length(exact_kl=kl, band_low=band[0], band_high=band[1])
         ax.fill_between(_floats(kl), _floats(band[0]), _floats(band[1]), color="#C9D0D6", alpha=0.6, lw=0)

@@ -45,6 +45,15 @@ def test_the_dashed_line_has_the_slope_of_the_price():
     assert [label.get_text() for label in top.get_yticklabels()] == ["a", "b"]
     dashed = next(line for line in bottom.lines if line.get_label().startswith("equal J"))
     assert dashed.get_slope() == 0.4 and dashed.get_xy1() == (0.5, 1.0)
+    value = next(line for line in bottom.lines if line.get_label() == "that J")
+    assert value.get_xydata().tolist() == [[0.0, 0.8]]  # 1 - 0.4 * 0.5
+
+
+def test_a_limit_ends_axis_and_line():
+    figure = frontier(*LINE, kl_limit=0.5)
+    (drawn,) = figure.axes[0].lines
+    assert drawn.get_xydata().tolist() == [[0.0, 0.0], [0.5, 1.0]]
+    assert figure.axes[0].get_xlim()[1] < 1
 
 
 def test_frames_of_a_slider_have_equal_size_and_axes():

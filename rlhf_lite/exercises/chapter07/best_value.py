@@ -41,8 +41,8 @@ BEST_VALUE = Exercise(
     name="best_value",
     title="How good can any policy be?",
     chapter="07_the_objective_and_its_optimum",
-    difficulty="medium",
-    minutes=10,
+    difficulty="easy",
+    minutes=5,
     cases=(
         _value_case(
             "three texts and a price of 1",  # Z = 0.5 * 1 + 0.25 * 2 + 0.25 * 4 = 2
