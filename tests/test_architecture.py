@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "config_io", "plotting_pipeline"),
     ("config", "tracking", "plotting", "functional", "lab"),
     ("checkpoint", "interactive"),
-    ("plotting_arms", "plotting_dashboard", "plotting_frontier", "plotting_ledger", "plotting_tokens"),
+    ("plotting_arms", "plotting_dashboard", "plotting_effects", "plotting_frontier", "plotting_ledger", "plotting_tokens"),
     ("models", "data"),
     ("rollout",),
     ("serving", "training", "constitutional", "evaluation"),
