@@ -100,6 +100,17 @@ def measure(
     The best of n has a law of its own, whose log-probabilities nobody can read off: its KL is given as the
     upper bound log n - (n - 1)/n, the same for every row.
 
+    Args:
+        contender: who writes.
+        judges: who judges.
+        prompts: openings.
+        tokenizer: of the model.
+        max_new_tokens: length limit of a continuation.
+        temperature: of the sampling.
+        seed: of the random numbers.
+        batch_size: rows in memory at once, candidates of a best of n included.
+        on_rows: called with the number of prompts done after each batch.
+
     Raises:
         ValueError: if the contender is a best of n and the judges have no reward to choose by, or it is not
             the anchor that it chooses from.
@@ -109,6 +120,8 @@ def measure(
             f"{contender.name} is a best of {contender.best_of}: that needs a reward to choose by, and is "
             "measured for the anchor policy only, from which its KL is known"
         )
+    # The best of n holds n rows for every prompt: what is in memory at once must not grow with n.
+    batch_size = max(1, batch_size // contender.best_of)
     encoded = encode_prompts(tokenizer, prompts)
     seeds = row_seeds(seed, _EVALUATION, rows=len(prompts) * contender.best_of)
     parts: dict[str, list[np.ndarray]] = {}

@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
 from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.evaluation import policies as policies_module
 from rlhf_lite.evaluation.policies import Contender, Judges, measure
 from rlhf_lite.functional import best_of_n_kl_bound
 from rlhf_lite.models import policy as policy_module
@@ -92,7 +93,7 @@ def test_a_new_cast_starts_from_the_reference(run, cast):
     assert (batch.old_values == 0).all()
 
 
-def test_the_best_of_n_is_a_contender(run, cast):
+def test_the_best_of_n_is_a_contender(run, cast, monkeypatch):
     judges, prompts = judges_of(cast), run.texts.test_prompts[:8]
     adapter, sampling = cast.actors.reference, cast.actors.sampling(cast.actors.reference)
     options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 0, "batch_size": 3}
@@ -103,6 +104,19 @@ def test_the_best_of_n_is_a_contender(run, cast):
     assert best.kl_nats == pytest.approx(best_of_n_kl_bound(8), abs=1e-4)
     assert plain.kl_nats == pytest.approx(0.0, abs=1e-4)
     assert len(best.texts) == 8
+    # What is in memory at once is counted in rows, not in prompts: 100 prompts of 54 candidates took 13 GB.
+    held: list[int] = []
+    real = policies_module.best_of_n
+
+    def counting(model, ids, mask, *, n, **others):
+        held.append(len(ids) * n)
+        return real(model, ids, mask, n=n, **others)
+
+    monkeypatch.setattr(policies_module, "best_of_n", counting)
+    again = measure(
+        Contender("best", adapter, sampling, 8), judges, prompts, tokenizer, **options | {"batch_size": 24}
+    )
+    assert held == [24, 24, 16] and again.texts == best.texts
     with pytest.raises(ValueError, match="best of 8"):
         measure(
             Contender("best", adapter, sampling, 8),
