@@ -135,5 +135,5 @@ READ_LEARNING_RATE = Exercise(
         ),
     ),
     solution=_read_learning_rate,
-    praise="This is the rule that rlhf_lite.config applies to every number of its settings.",
+    praise="This is how rlhf_lite.config reads a learning rate, too.",
 )

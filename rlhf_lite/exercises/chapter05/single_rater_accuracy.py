@@ -117,5 +117,5 @@ SINGLE_RATER_ACCURACY = Exercise(
         ),
     ),
     solution=_single_rater_accuracy,
-    praise="With a model that is always right it gives the ceiling: nobody can agree with people more often.",
+    praise="With a model that is always right it gives the ceiling of section 5.",
 )
