@@ -147,7 +147,7 @@ def _write_timings(root: Path, staged: Path, results: list[Execution]) -> None:
             f"- {at['cores']} cores of {at['processor']}, Python {at['python']}, torch {at['torch']}"
         )
     lines = [
-        "# Measured times",
+        "# Timings",
         "",
         "Seconds that each chapter took when this site was built, from the notebooks' own records.",
         "",
