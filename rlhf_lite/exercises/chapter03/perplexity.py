@@ -115,5 +115,5 @@ PERPLEXITY = Exercise(
         ),
     ),
     solution=_perplexity,
-    praise="One surprising text cannot dominate it, and a long text weighs as much as it should.",
+    praise="First the mean over all tokens, then the exponential: a long text weighs as much as it should.",
 )
