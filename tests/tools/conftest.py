@@ -68,7 +68,8 @@ def tiny_repo(tmp_path: Path) -> Path:
     (root / "rlhf_lite").mkdir()
     (root / "rlhf_lite" / "__init__.py").write_text("ANSWER = 41\n")
     shutil.copytree(state.REPOSITORY / "rlhf_lite" / "exercises", root / "rlhf_lite" / "exercises")
-    shutil.copy(state.REPOSITORY / "rlhf_lite" / "notebook.py", root / "rlhf_lite")
+    for name in ("notebook.py", "config.py", "config_io.py"):  # notebook.py and what it needs
+        shutil.copy(state.REPOSITORY / "rlhf_lite" / name, root / "rlhf_lite")
     (root / "requirements.lock").write_text("torch==2.13.0\n")
     shutil.copy(state.REPOSITORY / "_config.yml", root)
     shutil.copytree(state.REPOSITORY / "book" / "_static", root / "book" / "_static", dirs_exist_ok=True)
