@@ -151,7 +151,7 @@ def is_done(job: Job) -> bool:
     """Whether the run's file is there and was made with these settings and phases."""
     try:
         found = json.loads(job.result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # not there yet, or cut short by a kill: to be run
         return False
     wanted = {"settings": list(job.overrides), "phases": list(job.phases), "seed": job.seed, "schema": SCHEMA}
     return all(found.get(key) == value for key, value in wanted.items())
@@ -305,7 +305,7 @@ def _peak_memory_mb() -> float | None:
     """The most memory this process has held, where the system tells (not on Windows)."""
     try:
         import resource
-    except ImportError:
+    except ImportError:  # Windows has no such module
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
