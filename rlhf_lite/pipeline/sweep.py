@@ -231,6 +231,7 @@ def run_job(job: Job) -> str:
         "phases": list(job.phases),
         "settings": list(job.overrides),
         "command": job.command,
+        "precision": run.precision,
         **info,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
