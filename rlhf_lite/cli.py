@@ -40,7 +40,16 @@ class Phase(StrEnum):
     sft = "sft"
     reward = "reward"
     ppo = "ppo"
+    dpo = "dpo"
     evaluation = "evaluation"
+
+
+class Method(StrEnum):
+    """How the policy learns from preferences."""
+
+    ppo = "ppo"
+    dpo = "dpo"
+    both = "both"
 
 
 class OnError(StrEnum):
@@ -75,10 +84,14 @@ def _global(
 
 @app.command()
 def quickstart(
-    settings: Settings = None, output: Output = None, seed: Seed = None, resume: Resume = False
+    settings: Settings = None,
+    output: Output = None,
+    seed: Seed = None,
+    method: Annotated[Method | None, typer.Option(help="how the policy learns (same as method=...)")] = None,
+    resume: Resume = False,
 ) -> None:
     """The whole path on real human ratings, in about five minutes."""
-    config = _settings(None, settings, output=output, seed=seed)
+    config = _settings(None, settings, output=output, seed=seed, method=method and method.value)
     folder = Path(config.output)
     if not resume and "output" not in config.model_fields_set:
         folder = _free(folder)
@@ -110,6 +123,20 @@ def pipeline(
         skip=[phase.value for phase in skip or ()],
         only=[phase.value for phase in only or ()],
     )
+
+
+@app.command()
+def dpo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder of a new run, or of one with SFT")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="settings, YAML")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="preference file; default: the ratings")] = None,
+    settings: Settings = None,
+    seed: Seed = None,
+) -> None:
+    """Train a policy on preference pairs by DPO or one of its relatives, and judge it."""
+    given = [*(settings or ()), "method=dpo", *([] if data is None else [f"data.source={data}"])]
+    resolved = _settings(config, given, seed=seed)
+    _run(resolved, output, resume=(output / "config.yaml").exists())
 
 
 @app.command()
@@ -227,13 +254,13 @@ def assets() -> None:
 
 
 def _settings(
-    path: Path | None, overrides: Sequence[str] | None, *, output: Path | None = None, seed: int | None = None
+    path: Path | None, overrides: Sequence[str] | None, **options: Path | str | int | None
 ) -> PipelineConfig:
-    """Settings with --output and --seed as overrides; giving one twice is an error, not a guess."""
+    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
     from rlhf_lite.config import ConfigError, load_config
 
     given = list(overrides or ())
-    for key, value in (("output", output), ("seed", seed)):
+    for key, value in options.items():
         if value is None:
             continue
         twice = [text for text in given if text.partition("=")[0].strip() == key]

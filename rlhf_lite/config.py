@@ -25,6 +25,7 @@ from rlhf_lite.config_io import ConfigError
 __all__ = [
     "CheckpointConfig",
     "ConfigError",
+    "DPOConfig",
     "DataConfig",
     "EvaluationConfig",
     "LoraConfig",
@@ -171,6 +172,31 @@ class PPOConfig(_Section):
         return self
 
 
+class DPOConfig(_Section):
+    """Direct preference optimisation (Rafailov et al. 2023) and its family."""
+
+    source: Literal["human", "policy"] = Field(
+        "human", description="pairs of human texts, or of the SFT policy's texts, judged by the reward model"
+    )
+    pairs: Count = Field(960, description="training pairs")
+    min_gap: NonNegative = Field(1.5, description="human pairs: smallest gap of mean ratings, in points")
+    candidates: Annotated[int, Field(ge=2)] = Field(
+        4, description="policy pairs: texts sampled for each prompt; the best and the worst become the pair"
+    )
+    max_new_tokens: Count = Field(16, description="policy pairs: length limit of a text, tokens")
+    temperature: Positive = Field(1.0, description="policy pairs: sampling temperature")
+    loss: Text = Field("sigmoid", description="sigmoid is DPO; also ipo, hinge, simpo, kto, ...")
+    beta: Positive = Field(0.1, description="price of one nat of KL that the loss stands for (tau for ipo)")
+    sft_coef: NonNegative = Field(0.0, description="weight of the chosen text's loss in nats per token")
+    epochs: Count = Field(1, description="passes over the pairs")
+    batch_size: Count = Field(16, description="pairs per forward pass")
+    accumulation: Count = Field(1, description="forward passes per optimiser step")
+    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
+    warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
+    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
+    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+
+
 class EvaluationConfig(_Section):
     """How policies are compared, on prompts that were never trained on."""
 
@@ -199,16 +225,18 @@ class CheckpointConfig(_Section):
 
 
 class PipelineConfig(_Section):
-    """All settings of a run: SFT, reward model, PPO and evaluation."""
+    """All settings of a run: SFT, reward model, PPO or DPO, and evaluation."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seeds everything random")
     output: Text = Field("runs/quickstart", description="folder of the run")
+    method: Literal["ppo", "dpo", "both"] = Field("ppo", description="how the policy learns from preferences")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig = DataConfig()
     sft: SFTConfig = SFTConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
+    dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 

@@ -24,11 +24,12 @@ __all__ = [
     "number",
     "numeric",
     "policy_label",
+    "trained_names",
 ]
 
 MISSING = "–"
-_LABELS = {"reference": "Reference", "sft": "SFT", "ppo": "PPO"}
-_ORDER = ["reference", "sft", "ppo"]
+_LABELS = {"reference": "Reference", "sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
+_ORDER = list(_LABELS)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Run:
 
     @property
     def policies(self) -> list[str]:
-        """Names of the evaluated policies: reference, SFT and PPO first, others after them."""
+        """Names of the evaluated policies: reference, SFT, PPO and DPO first, others after them."""
         return ordered_policies(self.metrics)
 
     def column(self, phase: str, name: str) -> tuple[list[float], list[float | None]]:
@@ -85,6 +86,11 @@ def ordered_policies(metrics: Mapping[str, Any]) -> list[str]:
         else []
     )
     return [name for name in _ORDER if name in names] + [name for name in names if name not in _ORDER]
+
+
+def trained_names(metrics: Mapping[str, Any]) -> list[str]:
+    """The evaluated policies that learned from preferences: "ppo", "dpo" or both; "ppo" if there is none."""
+    return [name for name in ("ppo", "dpo") if name in ordered_policies(metrics)] or ["ppo"]
 
 
 def policy_label(name: str) -> str:

@@ -59,8 +59,29 @@ _PANELS: dict[str, list[tuple[str, list[tuple[str, str]], str, str]]] = {
         ),
         ("ppo_length", [("length/tokens", "mean")], "PPO: length", "length (tokens)"),
     ],
+    "dpo": [
+        ("dpo_loss", [("loss/per_pair", "train")], "DPO: loss", "loss (per pair)"),
+        (
+            "dpo_accuracy",
+            [("accuracy/fraction", "train")],
+            "DPO: accuracy",
+            "accuracy in the batch (fraction)",
+        ),
+        (
+            "dpo_reward",
+            [("reward/implicit_chosen", "chosen"), ("reward/implicit_rejected", "rejected")],
+            "DPO: implicit reward",
+            "implicit reward (nats times beta)",
+        ),
+        (
+            "dpo_logp",
+            [("logp/chosen_nats_per_seq", "chosen"), ("logp/rejected_nats_per_seq", "rejected")],
+            "DPO: log-probability of the texts",
+            "log-probability (nats per sequence)",
+        ),
+    ],
 }
-_PHASE_AXIS = {"sft": "SFT step", "reward": "reward-model step", "ppo": "PPO step"}
+_PHASE_AXIS = {"sft": "SFT step", "reward": "reward-model step", "ppo": "PPO step", "dpo": "DPO step"}
 
 
 def _chart(figure: Figure, name: str, alt: str, caption: str = "", narrow: Figure | None = None) -> Chart:

@@ -57,16 +57,19 @@ def loading(run: Run) -> list[Block]:
     """Listings of plain transformers and peft code for the checkpoints that are in the folder."""
     blocks: list[Block] = [Heading("Load the checkpoints")]
     listings: list[Block] = []
-    if (run.folder / "ppo" / "merged" / "config.json").is_file():
-        listings.append(Paragraph(text("The PPO policy as one model:")))
-        listings.append(Code(_MERGED.format(folder="ppo/merged"), "python"))
-    adapters = [folder for folder in ("ppo/adapter", "sft/adapter") if _is_adapter(run, folder)]
+    for name in ("ppo", "dpo"):
+        if (run.folder / name / "merged" / "config.json").is_file():
+            listings.append(Paragraph(text("The {name} policy as one model:", name=name.upper())))
+            listings.append(Code(_MERGED.format(folder=f"{name}/merged"), "python"))
+    wanted = ("ppo/adapter", "dpo/adapter", "sft/adapter")
+    adapters = [folder for folder in wanted if _is_adapter(run, folder)]
     if adapters:
         words = "The LoRA weights of the {name} policy on top of the model they were trained on:"
         listings.append(Paragraph(text(words, name=adapters[0].split("/")[0].upper())))
         listings.append(Code(_ADAPTER.format(folder=adapters[0]), "python"))
         if len(adapters) > 1:
-            listings.append(Paragraph(text("The SFT policy loads in the same way from `sft/adapter`.")))
+            others = ", ".join(f"`{folder}`" for folder in adapters[1:])
+            listings.append(Paragraph(text(f"In the same way load {others}.")))
     if _is_classifier(run, "reward/adapter"):
         listings.append(Paragraph(text("The reward model, which answers with one number per text:")))
         listings.append(Code(_REWARD, "python"))
@@ -85,6 +88,7 @@ def _time_sentence(run: Run) -> str:
         "sft": "SFT",
         "reward": "reward model",
         "ppo": "PPO",
+        "dpo": "DPO",
         "evaluation": "evaluation",
     }
     parts = [

@@ -6,7 +6,7 @@ import math
 
 from rlhf_lite.evaluation import _report_figures as figures
 from rlhf_lite.evaluation._report_blocks import Block, Bullets, Charts, Heading, Note, Paragraph, Text, text
-from rlhf_lite.evaluation._report_data import Run, integer, interval, interval_text, number
+from rlhf_lite.evaluation._report_data import Run, integer, interval, interval_text, number, trained_names
 from rlhf_lite.evaluation._report_results import comparison_sentence
 
 __all__ = ["gold_section", "meaning", "reward_section"]
@@ -88,18 +88,16 @@ def _rounded(value: float) -> str:
     return f"{float(f'{value:.2g}'):,g}"
 
 
-def _meaning_items(run: Run) -> list[Text]:
+def _about_policy(run: Run, name: str, title: str) -> list[Text]:
+    """A second opinion, the price, and whether it is still English, for one trained policy."""
     items: list[Text] = []
-    sentence = comparison_sentence(run.metrics)
-    if sentence:
-        items.append(text("**Did PPO help?** {sentence}", sentence=sentence))
-    ends = interval(run.get("comparisons", "ppo_minus_sft", "vader_ci95"))
-    vader = run.value("comparisons", "ppo_minus_sft", "vader")
+    ends = interval(run.get("comparisons", f"{name}_minus_sft", "vader_ci95"))
+    vader = run.value("comparisons", f"{name}_minus_sft", "vader")
     if vader is not None and ends is not None:
         agrees = (
-            "agrees that PPO is higher"
+            f"agrees that {title} is higher"
             if ends[0] > 0
-            else "puts PPO lower"
+            else f"puts {title} lower"
             if ends[1] < 0
             else "sees no difference"
         )
@@ -113,32 +111,44 @@ def _meaning_items(run: Run) -> list[Text]:
                 high=number(ends[1], sign=True),
             )
         )
-    kl = run.value("policies", "ppo", "kl_nats_per_seq")
+    kl = run.value("policies", name, "kl_nats_per_seq")
     if kl is not None:
         words = (
-            "**What did it cost?** PPO moved {kl} nats per sequence from the policy it started from: a "
-            "typical text of PPO is about {ratio} times as likely under PPO as under that policy. A higher "
-            "reward at a lower KL is the better bargain."
+            "**What did it cost?** {title} moved {kl} nats per sequence from the policy it started from: a "
+            "typical text of {title} is about {ratio} times as likely under {title} as under that policy. A "
+            "higher reward at a lower KL is the better bargain."
         )
-        items.append(text(words, kl=number(kl, 1), ratio=_rounded(math.exp(min(kl, 700.0)))))
-    own, ppo = (run.value("policies", name, "perplexity_reference") for name in ("reference", "ppo"))
-    distinct = [run.value("policies", name, "distinct_2") for name in ("sft", "ppo")]
-    if own is not None and ppo is not None and None not in distinct:
+        items.append(text(words, kl=number(kl, 1), ratio=_rounded(math.exp(min(kl, 700.0))), title=title))
+    own, theirs = (run.value("policies", who, "perplexity_reference") for who in ("reference", name))
+    distinct = [run.value("policies", who, "distinct_2") for who in ("sft", name)]
+    if own is not None and theirs is not None and None not in distinct:
         words = (
-            "**Is it still English?** Under the reference model PPO's texts have perplexity {ppo}, the "
-            "reference's own "
-            "texts {own}; distinct-2 is {after} after PPO and {before} before. Read the samples to judge "
-            "for yourself."
+            "**Is it still English?** Under the reference model {title}'s texts have perplexity {theirs}, "
+            "the reference's own texts {own}; distinct-2 is {after} after {title} and {before} before. Read "
+            "the samples to judge for yourself."
         )
         items.append(
             text(
                 words,
-                ppo=number(ppo, 1),
+                theirs=number(theirs, 1),
                 own=number(own, 1),
+                title=title,
                 after=number(distinct[1]),
                 before=number(distinct[0]),
             )
         )
+    return items
+
+
+def _meaning_items(run: Run) -> list[Text]:
+    items: list[Text] = []
+    names = trained_names(run.metrics)
+    title = " and ".join(name.upper() for name in names)
+    sentence = comparison_sentence(run.metrics)
+    if sentence:
+        items.append(text("**Did {title} help?** {sentence}", title=title, sentence=sentence))
+    for name in names:
+        items += _about_policy(run, name, name.upper())
     items.append(
         text(
             "**What is an interval?** If the run were repeated on other openings, about 95 of 100 such "
@@ -149,10 +159,17 @@ def _meaning_items(run: Run) -> list[Text]:
     return items
 
 
+_SEEKS = {
+    "ppo": "PPO looks for whatever the reward model likes, its mistakes included.",
+    "dpo": "DPO learns what its pairs prefer, their mistakes included.",
+}
+
+
 def _limit_items(run: Run) -> list[Text]:
     r = run.value("gold_judge", "pearson")
     agreement = f" (it correlates with people at r = {number(r)})" if r is not None else ""
-    gap = run.value("policies", "ppo", "rm_reward"), run.value("policies", "sft", "rm_reward")
+    name = trained_names(run.metrics)[0]
+    gap = run.value("policies", name, "rm_reward"), run.value("policies", "sft", "rm_reward")
     rise = ""
     if None not in gap:
         rise = f" Here its score went from {number(gap[1])} to {number(gap[0])}."
@@ -166,10 +183,8 @@ def _limit_items(run: Run) -> list[Text]:
             agreement=agreement,
         ),
         text(
-            "**Not the reward model's word.** PPO looks for whatever the reward model likes, its mistakes "
-            "included.{rise} "
-            "Only the other judges can say how much of that is real.",
-            rise=rise,
+            "**Not the reward model's word.** {method} Only the other judges can say how much is real.",
+            method=_SEEKS[name] + rise,
         ),
         text(
             "**Not the truth.** The texts are fluent at best. Nothing here measures whether they are true, "

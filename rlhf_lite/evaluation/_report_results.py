@@ -29,6 +29,7 @@ from rlhf_lite.evaluation._report_data import (
     numeric,
     ordered_policies,
     policy_label,
+    trained_names,
 )
 
 __all__ = ["checks", "comparison_sentence", "head", "results", "summary_rows", "verdict"]
@@ -192,15 +193,19 @@ def checks(run: Run) -> Checks:
 
 
 def comparison_sentence(metrics: Mapping[str, Any]) -> str:
-    """PPO against SFT in one sentence, or an empty string without that comparison."""
-    entry = dig(metrics, "comparisons", "ppo_minus_sft")
+    """Each trained policy against SFT in a sentence, or an empty string without such a comparison."""
+    return " ".join(filter(None, (_comparison(metrics, name) for name in trained_names(metrics))))
+
+
+def _comparison(metrics: Mapping[str, Any], name: str) -> str:
+    entry = dig(metrics, "comparisons", f"{name}_minus_sft")
     gain, ends = numeric(dig(entry, "gold_reward")), interval(dig(entry, "gold_ci95"))
     if gain is None:
         return ""
     n = numeric(dig(entry, "n_prompts"))
     place = f"On {integer(n)} unseen openings" if n is not None else "On unseen openings"
     side = "above" if gain >= 0 else "below"
-    sentence = f"{place}, PPO's gold reward is {number(abs(gain))} rating points {side} SFT's"
+    sentence = f"{place}, {name.upper()}'s gold reward is {number(abs(gain))} rating points {side} SFT's"
     if ends is None:
         return f"{sentence}; the run gives no interval for it."
     sentence += (
@@ -226,7 +231,7 @@ def results(run: Run) -> list[Block]:
     blocks.append(
         Paragraph(text("{sentence}", sentence=sentence), lead=True)
         if sentence
-        else Note(text("The comparison of PPO with SFT is missing: one of the two was not evaluated."))
+        else Note(text("No trained policy is compared with SFT: one of the two was not evaluated."))
     )
     if charts := figures.policy_charts(run):
         blocks.append(Charts(charts))

@@ -21,14 +21,15 @@ _SCORES = (
 
 
 def trained_policy(names: Sequence[str]) -> str | None:
-    """The policy whose extremes are shown: PPO, else the last one."""
-    if "ppo" in names:
-        return "ppo"
+    """The policy whose extremes are shown: PPO, else DPO, else the last one."""
+    for name in ("ppo", "dpo"):
+        if name in names:
+            return name
     return names[-1] if names else None
 
 
 def _order(names: Sequence[str]) -> list[str]:
-    first = [name for name in ("reference", "sft", "ppo") if name in names]
+    first = [name for name in ("reference", "sft", "ppo", "dpo") if name in names]
     return first + [name for name in names if name not in first]
 
 

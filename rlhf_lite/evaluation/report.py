@@ -42,7 +42,9 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
         if isinstance(block, Charts):
             for chart in block.items:
                 _write(run.folder / "figures" / f"{chart.name}.png", chart.png)
-    subtitle = f"SFT, reward model, PPO and evaluation of the run {run.folder.resolve().name}"
+    titles = {"sft": "SFT", "reward": "reward model", "ppo": "PPO", "dpo": "DPO"}
+    phases = [title for phase, title in titles.items() if phase in run.steps] or list(titles.values())[:3]
+    subtitle = f"{', '.join(phases)} and evaluation of the run {run.folder.resolve().name}"
     page, document = run.folder / "report.html", run.folder / "report.md"
     _write(page, render_html(_TITLE, subtitle, blocks).encode("utf-8"))
     _write(document, render_markdown(_TITLE, subtitle, blocks).encode("utf-8"))
@@ -92,9 +94,18 @@ def _training(run: Run) -> list[Block]:
         "text; many "
         "clipped tokens mean steps that are too large; explained variance near 0 means a value head that "
         "does not help.",
+        "dpo": "The implicit reward of chosen texts should rise above that of rejected ones. Both "
+        "log-probabilities may fall: only their difference is trained.",
     }
-    titles = {"sft": "Supervised fine-tuning", "reward": "Reward model training", "ppo": "PPO training"}
+    titles = {
+        "sft": "Supervised fine-tuning",
+        "reward": "Reward model training",
+        "ppo": "PPO training",
+        "dpo": "DPO training",
+    }
     for phase, note in notes.items():
+        if phase in ("ppo", "dpo") and phase not in run.steps and _other(phase) in run.steps:
+            continue  # the run chose the other method
         blocks.append(Heading(titles[phase], level=3))
         charts, absent = figures.training_charts(run, phase)
         if charts:
@@ -109,6 +120,10 @@ def _training(run: Run) -> list[Block]:
         )
         blocks += [Paragraph(text(words)), Charts([trajectory])]
     return blocks
+
+
+def _other(phase: str) -> str:
+    return "dpo" if phase == "ppo" else "ppo"
 
 
 def _samples(run: Run) -> list[Block]:

@@ -102,7 +102,7 @@ class Run:
     def verify(self, phase: str) -> dict[str, Any]:
         """Check that a finished phase fits this run's model, tokenizer and settings."""
         wanted = self.identity | {"settings": self.settings(phase)}
-        if phase == "ppo":
+        if phase in ("ppo", "dpo"):
             wanted["reference"] = "sft" if self.finished("sft") else "base"
         return verify_phase(self.output / phase, wanted)
 

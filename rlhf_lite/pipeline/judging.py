@@ -20,12 +20,20 @@ from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import POLICY, build_actors, load_run_reward, shared_reward
+from rlhf_lite.pipeline.phases import DPO, POLICY, build_actors, load_run_reward, shared_reward
 from rlhf_lite.pipeline.progress import bar
 from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 
 _GAPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+_COMPARED = (
+    ("ppo", "sft"),
+    ("ppo", "reference"),
+    ("sft", "reference"),
+    ("dpo", "sft"),
+    ("dpo", "reference"),
+    ("dpo", "ppo"),
+)
 
 
 def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: float) -> dict[str, Any]:
@@ -67,7 +75,7 @@ def compare(a: Measured, b: Measured, *, seed: int) -> dict[str, Any]:
 
 
 def run_evaluation(run: Run) -> dict[str, Any]:
-    """Measure reference, SFT and PPO policies on the test prompts; writes ``samples.jsonl``.
+    """Measure reference, SFT, PPO and DPO policies on the test prompts; writes ``samples.jsonl``.
 
     With ``evaluation.best_of_n`` and a reward model, the best of n samples of the policy that PPO started
     from is measured as well: what the reward model gives without any training.
@@ -80,7 +88,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     top = config.lora.top_layers
     found: dict[str, Any] = {}
     has_ppo, has_reward = run.finished("ppo"), run.finished("reward")
-    names = ["reference", *(["sft"] if run.finished("sft") else []), *(["ppo"] if has_ppo else [])]
+    names = ["reference", *(name for name in ("sft", "ppo", "dpo") if run.finished(name))]
     control = f"best_of_{config.evaluation.best_of_n}"
     if config.evaluation.best_of_n and has_reward:
         names.append(control)
@@ -98,7 +106,13 @@ def run_evaluation(run: Run) -> dict[str, Any]:
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
         actors = build_actors(run, policy, trained=has_ppo)
-        adapters = {"reference": None, "sft": actors.reference, "ppo": POLICY, control: actors.reference}
+        adapters = {
+            "reference": None,
+            "sft": actors.reference,
+            "ppo": POLICY,
+            "dpo": DPO,
+            control: actors.reference,
+        }
 
         def gold(written: Sequence[str]) -> np.ndarray:
             with using_adapter(actors.model, None):
@@ -129,7 +143,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     found["policies"] = {name: summarise(rows, seed=seed) for name, rows in measured.items()}
     found["comparisons"] = {
         f"{a}_minus_{b}": compare(measured[a], measured[b], seed=seed)
-        for a, b in (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"), ("ppo", control))
+        for a, b in (*_COMPARED, ("ppo", control), ("dpo", control))
         if a in measured and b in measured
     }
     write_samples(run, texts.test_prompts, measured)

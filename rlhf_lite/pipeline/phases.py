@@ -31,7 +31,7 @@ from rlhf_lite.training.reward import reward_steps, train_reward
 from rlhf_lite.training.sft import encode_examples, train_sft
 
 # Names of the adapters on the one policy network.
-POLICY, REFERENCE = "policy", "reference"
+POLICY, REFERENCE, DPO = "policy", "reference", "dpo"
 
 
 def run_sft(run: Run) -> None:
@@ -137,7 +137,8 @@ def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
     Args:
         run: the run.
         policy: the model they are attached to.
-        trained: take the policy's adapter from ``ppo/``; otherwise it starts as a copy of the reference.
+        trained: take the policy's adapter from ``ppo/``; otherwise it starts as a copy of the reference. What
+            DPO made, if it did, is attached in either case, as the adapter "dpo".
     """
     config, has_sft = run.config, run.finished("sft")
     model, reference = policy.model, None
@@ -153,6 +154,9 @@ def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
     else:
         shape = lora_config(model, **config.lora.model_dump())
         model = add_adapter(model, shape, POLICY, seed=config.seed)
+    if run.finished("dpo"):
+        run.verify("dpo")
+        model = load_adapter(model, run.output / "dpo" / "adapter", DPO)
     model.set_adapter(POLICY)
     model.eval()
     return Actors(model, reference)

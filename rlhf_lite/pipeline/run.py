@@ -15,16 +15,30 @@ import yaml
 from rlhf_lite.checkpoint import read_phase, remove_leftovers, write_json
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 from rlhf_lite.tracking import run_info
 
-PHASES = ("sft", "reward", "ppo", "evaluation")
-TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo}
+PHASES = ("sft", "reward", "ppo", "dpo", "evaluation")
+TRAINING: dict[str, Callable[[Run], None]] = {
+    "sft": run_sft,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+}
 
 
 class PhaseError(RuntimeError):
     """A phase could not run; what was finished before it is kept."""
+
+
+def planned_phases(config: PipelineConfig) -> tuple[str, ...]:
+    """The phases that the chosen method needs; DPO on human pairs needs no reward model."""
+    unneeded = {"ppo": {"dpo"}, "dpo": {"ppo"}, "both": set()}[config.method]
+    if config.method == "dpo" and config.dpo.source == "human":
+        unneeded.add("reward")
+    return tuple(name for name in PHASES if name not in unneeded)
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,7 +92,7 @@ def run_pipeline(
     command: str = "",
     visible: bool = True,
 ) -> dict[str, Any]:
-    """Run SFT, reward model, PPO and evaluation, and write the report.
+    """Run the phases of the chosen method (SFT, reward model, PPO or DPO, evaluation) and write the report.
 
     Args:
         config: the settings; saved beside the results as ``config.yaml``.
@@ -99,7 +113,10 @@ def run_pipeline(
     unknown = [name for name in (*skip, *only) if name not in PHASES]
     if unknown:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
-    wanted = [name for name in PHASES if name not in skip and (not only or name in only)]
+    planned = planned_phases(config)
+    wanted = [
+        name for name in PHASES if name not in skip and (name in only if only else name in planned)
+    ]
     output = Path(output)
     prepare_folder(config, output, resume=resume)
     started = time.monotonic()
@@ -182,19 +199,23 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
             model["accuracy"],
             model["accuracy"] >= 0.85,
         )
-    if "ppo_minus_sft" in judged.get("comparisons", {}):
-        gain, ppo = judged["comparisons"]["ppo_minus_sft"], judged["policies"]["ppo"]
-        reference = judged["policies"]["reference"]
+    for name in ("ppo", "dpo"):
+        if f"{name}_minus_sft" not in judged.get("comparisons", {}):
+            continue
+        gain, policy = judged["comparisons"][f"{name}_minus_sft"], judged["policies"][name]
+        reference, title = judged["policies"]["reference"], name.upper()
         low = gain["gold_ci95"][0]
-        check("Gold reward, PPO minus SFT, lower end of the 95 % interval", "> 0", low, low > 0)
-        kl = ppo["kl_nats_per_seq"]
-        check("KL of PPO from the SFT policy, nats per sequence", "<= 10", kl, kl <= 10)
-        ratio = ppo["distinct_2"] / reference["distinct_2"]
-        check("Variety of PPO's text: distinct-2 relative to the reference", ">= 0.7", ratio, ratio >= 0.7)
-        ratio = ppo["length_tokens"] / reference["length_tokens"]
-        check("Length of PPO's text relative to the reference", "0.5 to 2", ratio, 0.5 <= ratio <= 2)
-        ratio = ppo["perplexity_reference"] / reference["perplexity_reference"]
-        check("Perplexity of PPO's text under the reference, relative", "0.2 to 3", ratio, 0.2 <= ratio <= 3)
+        check(f"Gold reward, {title} minus SFT, lower end of the 95 % interval", "> 0", low, low > 0)
+        kl = policy["kl_nats_per_seq"]
+        check(f"KL of {title} from the SFT policy, nats per sequence", "<= 10", kl, kl <= 10)
+        ratio = policy["distinct_2"] / reference["distinct_2"]
+        words = f"Variety of {title}'s text: distinct-2 relative to the reference"
+        check(words, ">= 0.7", ratio, ratio >= 0.7)
+        ratio = policy["length_tokens"] / reference["length_tokens"]
+        check(f"Length of {title}'s text relative to the reference", "0.5 to 2", ratio, 0.5 <= ratio <= 2)
+        ratio = policy["perplexity_reference"] / reference["perplexity_reference"]
+        words = f"Perplexity of {title}'s text under the reference, relative"
+        check(words, "0.2 to 3", ratio, 0.2 <= ratio <= 3)
     return found
 
 

@@ -217,7 +217,7 @@ def test_a_run_without_ppo_says_so(tmp_path):
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"phase": "rew', encoding="utf-8")
     page = Page(write_report(folder)[0].read_text(encoding="utf-8"))
     assert "1 of 4 checks not met: gold reward, PPO − SFT (lower end)." in page.text
-    assert "The comparison of PPO with SFT is missing" in page.text
+    assert "No trained policy is compared with SFT" in page.text
     assert "Not in this run: Toxicity." in page.text
     assert "metrics.jsonl has 1 unreadable line, left out here" in page.text
     assert "with uncommitted changes" in page.text
@@ -272,10 +272,10 @@ def test_summary_lines_line_up():
 
 def test_other_policies_come_after_the_three(tmp_path):
     content = synthetic_run.metrics()
-    content["policies"] = {"dpo": content["policies"]["ppo"], **content["policies"]}
+    content["policies"] = {"mine": content["policies"]["ppo"], **content["policies"]}
     (tmp_path / "metrics.json").write_text(json.dumps(content), encoding="utf-8")
     text = Page(write_report(tmp_path)[0].read_text(encoding="utf-8")).text
-    assert "Measure Reference SFT PPO dpo" in text
+    assert "Measure Reference SFT PPO mine" in text
 
 
 def test_a_second_report_replaces_the_first_and_leaves_nothing_behind(tmp_path):

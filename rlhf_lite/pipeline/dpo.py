@@ -1,0 +1,163 @@
+"""The DPO phase: learn from pairs of human texts, or of the policy's own texts, judged by the reward model.
+
+*Human* pairs are offline: two reviews that people wrote and rated. *Policy* pairs are on-policy when training
+begins: several continuations of one opening are sampled from the SFT policy, and the reward model calls one
+the best and one the worst. Either way the reference is the SFT policy (the bare model without an SFT phase):
+the same network with another adapter on, asked once, before the first step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_ratings
+from rlhf_lite.data.collate import pad_left
+from rlhf_lite.data.formatting import EncodedPair, encode_prompts
+from rlhf_lite.models.adapters import save_adapter
+from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import (
+    POLICY,
+    Actors,
+    build_actors,
+    load_run_reward,
+    save_merged,
+    shared_reward,
+)
+from rlhf_lite.rollout.rewards import Completions, evaluate
+from rlhf_lite.rollout.sampler import join, row_seeds, sample
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.preference_data import encode_preferences
+from rlhf_lite.types import Preference
+
+# The seeds of these samples are far from those of PPO's steps and of the evaluation.
+_PAIRS = 2_000_000
+_ROWS = 48
+
+
+def human_preferences(run: Run) -> list[Preference]:
+    """Pairs of human texts for DPO, from the texts that training may see."""
+    config = run.config
+    if config.data.source != "reviews":
+        return run.texts.train_pairs[: config.dpo.pairs]
+    return make_pairs(
+        split_ratings(load_ratings("movie"))["train"],
+        n=config.dpo.pairs,
+        min_gap=config.dpo.min_gap,
+        prompt_words=max(1, config.reward.prompt_words),
+        seed=config.seed,
+    )
+
+
+@torch.no_grad()
+def policy_pairs(
+    run: Run, policy: Policy, actors: Actors, scorer: PolicyScorer, prompts: Sequence[str]
+) -> tuple[list[EncodedPair], list[Preference]]:
+    """One pair for each prompt: of several continuations the best and the worst for the reward model.
+
+    Prompts whose candidates are all the same text give no pair. Responses keep the end token only where the
+    policy wrote it, so that a text that was cut does not teach to stop.
+    """
+    settings, tokenizer = run.config.dpo, policy.tokenizer
+    model = load_run_reward(run)
+    model.eval()
+    reward = shared_reward(run, model, policy)
+    encoded, found, texts = encode_prompts(tokenizer, prompts), [], []
+    n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
+    seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
+    for start in range(0, len(prompts), per_pass):
+        part = encoded[start : start + per_pass]
+        with actors.sampling(actors.reference)() as causal:
+            rollout = sample(
+                causal,
+                *pad_left(part, tokenizer.pad_token_id),
+                max_new_tokens=settings.max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                temperature=settings.temperature,
+                seeds=seeds[start * n : (start + len(part)) * n],
+                repeats=n,
+            )
+        ids, mask, _ = join(rollout)
+        hidden = scorer.body.trunk(ids, mask)
+        batch = Completions.of(
+            rollout,
+            eos_token_id=tokenizer.eos_token_id,
+            decode=tokenizer.batch_decode,
+            trunk=lambda *_, hidden=hidden: hidden,
+        )
+        scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
+        responses = [
+            row[keep].tolist()
+            for row, keep in zip(rollout.response_ids, rollout.response_mask, strict=True)
+        ]
+        for i, prompt_ids in enumerate(part):
+            best, worst = int(scores[i].argmax()), int(scores[i].argmin())
+            chosen, rejected = responses[i * n + best], responses[i * n + worst]
+            margin = float(scores[i, best] - scores[i, worst])
+            if chosen and rejected and chosen != rejected and margin > 0:
+                found.append(EncodedPair(prompt_ids, chosen, rejected, margin))
+                words = tokenizer.batch_decode([chosen, rejected], skip_special_tokens=True)
+                meta = {"judge": "reward model", "candidates": n}
+                texts.append(Preference(prompts[start + i], *words, margin, meta))
+    return found, texts
+
+
+def run_dpo(run: Run) -> None:
+    """Train the policy on pairs; writes ``dpo/adapter``, a merged model, and the pairs that were sampled.
+
+    Raises:
+        ValueError: if no pair is left to learn from.
+    """
+    config, settings = run.config, run.config.dpo
+    policy = load_policy(config.model.name, precision=run.precision)
+    actors = build_actors(run, policy, trained=False)
+    scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers)
+    texts: list[Preference] = []
+    if settings.source == "human":
+        encoded = encode_preferences(
+            policy.tokenizer, human_preferences(run), max_tokens=config.data.max_tokens
+        )
+        pairs = encoded.pairs
+    else:
+        # Spread over all openings: the reviews are ordered, the first ones are all positive.
+        prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
+        spread = [prompts[i * len(prompts) // n] for i in range(n)]
+        pairs, texts = policy_pairs(run, policy, actors, scorer, spread)
+    if not pairs:
+        raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
+    steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
+
+    def live(metrics: Mapping[str, float]) -> str:
+        loss, accuracy = metrics["loss/per_pair"], metrics["accuracy/fraction"]
+        return f"loss {loss:.3f} per pair, accuracy {accuracy:.2f}"
+
+    taken = ("loss", "beta", "sft_coef", "batch_size", "accumulation", "learning_rate", "warmup_steps")
+    taken += ("max_grad_norm", "weight_decay")
+    with run.steps("dpo", steps, live) as (hooks, resume):
+        train_dpo(
+            scorer,
+            pairs,
+            reference=actors.scoring(actors.reference),
+            pad_token_id=policy.tokenizer.pad_token_id,
+            steps=steps,
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **settings.model_dump(include=set(taken)),
+        )
+    reference = "sft" if actors.reference else "base"
+    with run.result("dpo", steps=steps, reference=reference, pairs=len(pairs)) as folder:
+        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
+        policy.tokenizer.save_pretrained(str(folder / "adapter"))
+        if texts:
+            save_preferences(folder / "pairs.jsonl", texts)
+        if config.checkpoint.save_merged:
+            with actors.sampling(POLICY)() as model:
+                save_merged(model, policy, folder / "merged")
+    shutil.rmtree(run.checkpoints("dpo"), ignore_errors=True)
