@@ -153,8 +153,8 @@ def generate_text(
     """Continue a prompt.
 
     Args:
-        model_dir: a run folder (its PPO policy, else its SFT policy), a PEFT adapter, a model folder, or a
-            Hub id.
+        model_dir: a run folder (its PPO policy, else its DPO policy, else its SFT policy), a PEFT adapter, a
+            model folder, or a Hub id.
         prompt: opening words; may be empty.
         max_new_tokens: length limit.
         temperature: 0 takes the likeliest token each time.
@@ -167,7 +167,7 @@ def generate_text(
     import torch
 
     folder = Path(model_dir)
-    places = [folder / "ppo" / "adapter", folder / "sft" / "adapter", folder / "adapter", folder]
+    places = [*(folder / name / "adapter" for name in ("ppo", "dpo", "sft")), folder / "adapter", folder]
     adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
     name = model_dir
     if adapter is not None:

@@ -1,0 +1,160 @@
+"""Feedback from a model: which of two texts follows the principles better, read off its log-probabilities.
+
+Source: Bai et al. 2022 (arXiv:2212.08073), section 4. The judge sees a question and two answers and is asked
+for A or B; the normalised probabilities of the two letters are the label. A model prefers a letter whatever
+stands behind it, so every pair is asked in both orders and the log-odds are averaged: what depends on the
+place alone cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlhf_lite.constitutional.principles import Constitution, Principle
+from rlhf_lite.constitutional.writer import Writer
+from rlhf_lite.types import Preference
+
+LETTERS = (" A", " B")
+ANSWERS = (" Yes", " No")
+
+
+@dataclass(frozen=True)
+class PairFeedback:
+    """What a judge says about pairs; log-odds above zero favour the first text of a pair.
+
+    Attributes:
+        log_odds: ``[B, P]``, for each principle the mean over both orders, in nats.
+        as_given: ``[B, P]``, log-odds for the first text when it is shown as A.
+        swapped: ``[B, P]``, log-odds for the first text when it is shown as B.
+        principles: ids, in the order of the columns.
+        judge: name of the model.
+    """
+
+    log_odds: Tensor
+    as_given: Tensor
+    swapped: Tensor
+    principles: tuple[str, ...]
+    judge: str
+
+    @property
+    def combined(self) -> Tensor:
+        """``[B]``, the mean over principles."""
+        return self.log_odds.mean(1)
+
+    @property
+    def probability(self) -> Tensor:
+        """``[B]``, that the first text is the better one."""
+        return torch.sigmoid(self.combined)
+
+    @property
+    def position_bias(self) -> Tensor:
+        """``[P]`` nats by which letter A is favoured, whatever it stands for: half the mean difference."""
+        return (self.as_given - self.swapped).mean(0) / 2
+
+    @property
+    def consistent(self) -> float:
+        """Share of pairs and principles where both orders name the same text."""
+        return float(((self.as_given > 0) == (self.swapped > 0)).float().mean())
+
+
+def pair_prompt(principle: Principle, prompt: str, first: str, second: str) -> str:
+    """The question about two texts, ending where the letter is expected."""
+    opening = f"Beginning: {prompt.strip()}\n" if prompt.strip() else ""
+    return f"{opening}Text A: {first.strip()}\nText B: {second.strip()}\n{principle.question}\nAnswer: Text"
+
+
+def single_prompt(principle: Principle, prompt: str, text: str) -> str:
+    """The question about one text, ending where yes or no is expected."""
+    opening = f"Beginning: {prompt.strip()}\n" if prompt.strip() else ""
+    return f"{opening}Text: {text.strip()}\n{principle.yes_question}\nAnswer:"
+
+
+def _log_odds(writer: Writer, prompts: Sequence[str], words: tuple[str, str]) -> Tensor:
+    """``[B]`` log-probability of the first word minus that of the second one."""
+    n = len(prompts)
+    both = writer.log_probabilities([*prompts, *prompts], [words[0]] * n + [words[1]] * n)
+    return both[:n] - both[n:]
+
+
+def judge_pairs(
+    writer: Writer, pairs: Sequence[tuple[str, str, str]], constitution: Constitution
+) -> PairFeedback:
+    """Ask about each pair, by every principle, in both orders.
+
+    Args:
+        writer: the judge.
+        pairs: (prompt, first text, second text).
+        constitution: its principles' questions are asked.
+
+    Raises:
+        ValueError: if there is no pair.
+    """
+    if not pairs:
+        raise ValueError("there are no pairs to judge")
+    given, swapped = [], []
+    for principle in constitution.principles:
+        asked = [pair_prompt(principle, prompt, a, b) for prompt, a, b in pairs]
+        turned = [pair_prompt(principle, prompt, b, a) for prompt, a, b in pairs]
+        given.append(_log_odds(writer, asked, LETTERS))
+        swapped.append(-_log_odds(writer, turned, LETTERS))
+    a, b = torch.stack(given, 1), torch.stack(swapped, 1)
+    names = tuple(principle.id for principle in constitution.principles)
+    return PairFeedback((a + b) / 2, a, b, names, writer.name)
+
+
+def judge_texts(writer: Writer, texts: Sequence[tuple[str, str]], constitution: Constitution) -> Tensor:
+    """Log-odds of yes against no for each text and principle, ``[B, P]``; higher is better.
+
+    Args:
+        writer: the judge.
+        texts: (prompt, text).
+        constitution: its principles' yes-questions are asked.
+
+    Raises:
+        ValueError: if there is no text.
+    """
+    if not texts:
+        raise ValueError("there are no texts to judge")
+    columns = []
+    for principle in constitution.principles:
+        asked = [single_prompt(principle, prompt, text) for prompt, text in texts]
+        columns.append(_log_odds(writer, asked, ANSWERS))
+    return torch.stack(columns, 1)
+
+
+def preferences(
+    pairs: Sequence[tuple[str, str, str]], feedback: PairFeedback, *, min_log_odds: float = 0.0
+) -> list[Preference]:
+    """Preference records in the judge's favour; pairs that it hardly tells apart are left out.
+
+    The records carry judge, principles and both orders' log-odds in ``meta``. They are a model's opinion, not
+    people's: keep them apart from human records.
+
+    Args:
+        pairs: as for :func:`judge_pairs`.
+        feedback: what it returned.
+        min_log_odds: smallest distance from indifference, in nats.
+
+    Raises:
+        ValueError: if there are other than as many pairs as judgements.
+    """
+    combined = feedback.combined.tolist()
+    if len(combined) != len(pairs):
+        raise ValueError(f"got {len(pairs)} pairs and {len(combined)} judgements")
+    records = []
+    for i, ((prompt, first, second), odds) in enumerate(zip(pairs, combined, strict=True)):
+        if abs(odds) <= min_log_odds or first == second:
+            continue
+        chosen, rejected = (first, second) if odds > 0 else (second, first)
+        meta = {
+            "judge": feedback.judge,
+            "principles": list(feedback.principles),
+            "log_odds_as_given": [round(value, 4) for value in feedback.as_given[i].tolist()],
+            "log_odds_swapped": [round(value, 4) for value in feedback.swapped[i].tolist()],
+        }
+        records.append(Preference(prompt, chosen, rejected, round(abs(odds), 6), meta))
+    return records

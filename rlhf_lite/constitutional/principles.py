@@ -1,0 +1,140 @@
+"""Principles and constitutions: what a text is criticised for, and how it is to be revised.
+
+A constitution is a YAML file, so that anybody can write one without touching code:
+
+    name: polite-reviews
+    source: our own
+    principles:
+      - id: no-insults
+        text: A review may be harsh about a film, and never about people.
+        critique_request: Does the review insult anybody? Say who and how.
+        revision_request: Rewrite the review without the insult and keep its opinion of the film.
+        question: Which review is more respectful towards people?
+        yes_question: Is this review respectful towards people?
+        examples:
+          - before: The film is bad and only fools like it.
+            critique: It calls the people who like the film fools.
+            after: The film is bad, and I do not see what people like in it.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from rlhf_lite.config import ConfigError
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Example(_Part):
+    """One text before and after, for a model that learns from examples better than from instructions."""
+
+    before: Text
+    critique: Text
+    after: Text
+
+
+class Principle(_Part):
+    """One rule of a constitution.
+
+    Attributes:
+        id: a short name, unique in its constitution.
+        text: the rule in one sentence, for people.
+        critique_request: what the model is asked to find in a text.
+        revision_request: what the model is asked to change.
+        question: how two texts are compared ("Which of the two ...?").
+        yes_question: how one text is judged ("Is ...?"), answered by yes or no; yes is the better answer.
+        examples: few-shot examples.
+        source: where the rule comes from.
+    """
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    text: Text
+    critique_request: Text
+    revision_request: Text
+    question: Text
+    yes_question: Text
+    examples: tuple[Example, ...] = ()
+    source: Text = "our own"
+
+    @field_validator("examples", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Constitution(_Part):
+    """Principles under one name."""
+
+    name: Text
+    source: Text
+    principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
+
+    @field_validator("principles", mode="before")
+    @classmethod
+    def _list_as_tuple(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("principles")
+    @classmethod
+    def _ids_differ(cls, principles: tuple[Principle, ...]) -> tuple[Principle, ...]:
+        seen: set[str] = set()
+        for principle in principles:
+            if principle.id in seen:
+                raise ValueError(f"two principles have the id {principle.id!r}; rename one of them")
+            seen.add(principle.id)
+        return principles
+
+    def principle(self, name: str) -> Principle:
+        """The principle with this id.
+
+        Raises:
+            KeyError: if there is none; it lists the ids.
+        """
+        for principle in self.principles:
+            if principle.id == name:
+                return principle
+        known = ", ".join(principle.id for principle in self.principles)
+        raise KeyError(f"there is no principle {name!r} in {self.name!r}; there are {known}")
+
+
+def load_constitution(path: Path | str) -> Constitution:
+    """Read a constitution.
+
+    Raises:
+        ConfigError: naming the file, the entry, the value received and what was expected.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    return _validated(content, str(path))
+
+
+def default_constitution() -> Constitution:
+    """The package's own principles for short reviews and answers."""
+    text = resources.files("rlhf_lite.constitutional").joinpath("default.yaml").read_text(encoding="utf-8")
+    return _validated(yaml.safe_load(text), "default.yaml")
+
+
+def _validated(content: Any, where: str) -> Constitution:
+    try:
+        return Constitution.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            place = ".".join(map(str, problem["loc"])) or "the file"
+            lines.append(f"{where}: {place}: {problem['msg']}, got {str(problem['input'])[:60]!r}")
+        raise ConfigError(lines) from error

@@ -1,0 +1,163 @@
+"""Critique and revision: the supervised half of constitutional AI, with the provenance of every step.
+
+Source: Bai et al. 2022 (arXiv:2212.08073), section 3: a text is criticised in the light of a principle drawn
+at random and then revised, several times over; the model is fine-tuned on the last revisions.
+
+Two forms of asking. ``few_shot`` shows the principle's examples and leaves the next revision to be continued:
+a small model follows examples. ``chat`` asks in words through the model's chat template, as the published
+system did with a model of 52 billion parameters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rlhf_lite.constitutional.principles import Constitution, Principle
+from rlhf_lite.constitutional.writer import Writer
+from rlhf_lite.data.formatting import Template, plain_text
+from rlhf_lite.types import Message
+
+Form = Literal["few_shot", "chat"]
+# A revision ends with its line: the examples are lines, and a small model would go on with a next example.
+_END = ("\n",)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One critique and revision.
+
+    Attributes:
+        principle: id of the principle that was drawn.
+        critique_prompt, critique: what was asked and answered.
+        revision_prompt, revision: the same for the revision.
+        kept: False if the revision was empty; then ``text`` is the text from before.
+        text: the text after this step.
+    """
+
+    principle: str
+    critique_prompt: str
+    critique: str
+    revision_prompt: str
+    revision: str
+    kept: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A text and its revisions.
+
+    Attributes:
+        prompt: what the text answers or continues; may be empty.
+        first: the text before any revision.
+        steps: in their order.
+        writer: name of the model.
+        constitution: name of the constitution.
+        seed: of the draws.
+    """
+
+    prompt: str
+    first: str
+    steps: tuple[Step, ...]
+    writer: str
+    constitution: str
+    seed: int
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The first text and the text after each step."""
+        return (self.first, *(step.text for step in self.steps))
+
+
+def few_shot_critique(principle: Principle, text: str) -> str:
+    """The principle's examples as lines, ending where the critique of ``text`` begins."""
+    shown = [f"Text: {e.before}\nCritique: {e.critique}" for e in principle.examples]
+    return "\n\n".join([principle.critique_request, *shown, f"Text: {text}\nCritique:"])
+
+
+def few_shot_revision(principle: Principle, text: str, critique: str) -> str:
+    """The principle's examples as lines, ending where the revision of ``text`` begins."""
+    shown = [f"Text: {e.before}\nCritique: {e.critique}\nBetter: {e.after}" for e in principle.examples]
+    last = f"Text: {text}\nCritique: {critique}\nBetter:"
+    return "\n\n".join([principle.revision_request, *shown, last])
+
+
+def chat_critique(principle: Principle, text: str, template: Template) -> str:
+    """The critique asked for in words."""
+    return template([Message("user", f"{principle.critique_request}\n\nText: {text}")], True)
+
+
+def chat_revision(principle: Principle, text: str, critique: str, template: Template) -> str:
+    """The revision asked for in words, after the critique."""
+    asked = f"Text: {text}\n\nCritique: {critique}\n\n{principle.revision_request} Answer with the text only."
+    return template([Message("user", asked)], True)
+
+
+def revise(
+    writer: Writer,
+    texts: Sequence[str],
+    constitution: Constitution,
+    *,
+    rounds: int,
+    seed: int,
+    prompts: Sequence[str] | None = None,
+    form: Form = "few_shot",
+    template: Template = plain_text,
+    max_new_tokens: int = 40,
+    temperature: float = 0.7,
+) -> list[Chain]:
+    """Criticise and revise each text ``rounds`` times, each time by a principle drawn from ``seed``.
+
+    Args:
+        writer: the model.
+        texts: what is revised; none may be empty.
+        constitution: where principles are drawn from, each equally likely, independently for every text and
+            round.
+        rounds: at least 0; 0 gives chains without steps.
+        seed: of principles and samples.
+        prompts: what the texts answer, for the records; one for each text.
+        form: how the model is asked, see the module's text.
+        template: for ``chat``; see ``data.formatting.chat_template``.
+        max_new_tokens: length limit of a critique and of a revision.
+        temperature: of the sampling.
+
+    Raises:
+        ValueError: if a text is empty, there are other than as many prompts, or ``rounds`` is negative.
+    """
+    prompts = [""] * len(texts) if prompts is None else list(prompts)
+    if len(prompts) != len(texts):
+        raise ValueError(f"got {len(texts)} texts and {len(prompts)} prompts; give one prompt for each text")
+    if rounds < 0:
+        raise ValueError(f"rounds is {rounds}; use 0 or more")
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise ValueError(f"text {i} is empty: there is nothing to revise")
+    draw = random.Random(seed)
+    now, steps = list(texts), [list[Step]() for _ in texts]
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+    stop = _END if form == "few_shot" else ()
+    for number in range(rounds):
+        chosen = [draw.choice(constitution.principles) for _ in texts]
+        asked = [
+            few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
+            for p, t in zip(chosen, now, strict=True)
+        ]
+        critiques = writer.write(asked, seed=seed * 1_000_003 + 2 * number, stop=stop, **options)
+        wanted = [
+            few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
+            for p, t, c in zip(chosen, now, critiques, strict=True)
+        ]
+        revisions = writer.write(wanted, seed=seed * 1_000_003 + 2 * number + 1, stop=stop, **options)
+        for i, revision in enumerate(revisions):
+            kept = bool(revision.strip())
+            now[i] = revision.strip() if kept else now[i]
+            steps[i].append(
+                Step(chosen[i].id, asked[i], critiques[i], wanted[i], revision, kept, now[i])
+            )
+    return [
+        Chain(prompt, text, tuple(done), writer.name, constitution.name, seed)
+        for prompt, text, done in zip(prompts, texts, steps, strict=True)
+    ]

@@ -1,0 +1,177 @@
+"""Principles, critique and revision, and a model's feedback, with a writer whose every answer is known."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import save_base
+
+from rlhf_lite.config import ConfigError
+from rlhf_lite.constitutional import (
+    PolicyWriter,
+    default_constitution,
+    judge_pairs,
+    judge_texts,
+    load_constitution,
+    preferences,
+    revise,
+)
+from rlhf_lite.models import load_policy
+
+RULE = """
+name: one
+source: a test
+principles:
+  - id: no-insults
+    text: Be kind.
+    critique_request: Who is insulted?
+    revision_request: Rewrite it.
+    question: Which is kinder?
+    yes_question: Is it kind?
+    examples: [{before: You fool., critique: It says fool., after: I disagree.}]
+"""
+
+
+class Scripted:
+    """Writes what it was told to, and likes texts by a known score, plus a known liking for the letter A."""
+
+    name = "scripted"
+
+    def __init__(
+        self, answers: Sequence[str] = (), *, liking: dict[str, float] | None = None, bias: float = 0
+    ) -> None:
+        self.answers, self.liking, self.bias = list(answers), liking or {}, bias
+        self.asked: list[tuple[str, int]] = []
+
+    def write(self, prompts: Sequence[str], *, seed: int, **_: object) -> list[str]:
+        self.asked += [(prompt, seed) for prompt in prompts]
+        return [self.answers.pop(0) for _ in prompts]
+
+    def log_probabilities(self, prompts: Sequence[str], continuations: Sequence[str]) -> Tensor:
+        return torch.tensor([self._one(p, c) for p, c in zip(prompts, continuations, strict=True)])
+
+    def _one(self, prompt: str, word: str) -> float:
+        lines = dict(line.split(": ", 1) for line in prompt.split("\n") if ": " in line)
+        if word in (" Yes", " No"):
+            return self.liking[lines["Text"]] if word == " Yes" else 0.0
+        text = lines[f"Text{word}"]
+        return self.liking[text] + (self.bias if word == " A" else 0.0)
+
+
+def test_the_default_constitution_is_whole() -> None:
+    constitution = default_constitution()
+    assert len(constitution.principles) >= 6
+    assert len(constitution.principle("no-insults").examples) >= 4
+    assert all(principle.examples for principle in constitution.principles)
+    with pytest.raises(KeyError, match="no principle 'kind'"):
+        constitution.principle("kind")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("text: Be kind.", "txt: Be kind.", r"principles.0.txt"),
+        ("text: Be kind.", "text: ''", r"principles.0.text"),
+        ("id: no-insults", "id: No Insults", r"principles.0.id.*'No Insults'"),
+        ("examples: [{before: You fool.,", "examples: [{beforee: You fool.,", r"examples.0.beforee"),
+        ("name: one", "name: [one", "not valid YAML"),
+    ],
+)
+def test_a_broken_constitution_names_file_and_entry(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULE.replace(old, new), encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_constitution(path)
+    assert "rules.yaml" in str(caught.value)
+
+
+def test_two_principles_may_not_share_an_id(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULE + RULE[RULE.index("  - id") :], encoding="utf-8")
+    with pytest.raises(ConfigError, match="two principles have the id 'no-insults'"):
+        load_constitution(path)
+
+
+@pytest.fixture
+def rule(tmp_path: Path):
+    path = tmp_path / "rules.yaml"
+    path.write_text(RULE, encoding="utf-8")
+    return load_constitution(path)
+
+
+def test_each_round_works_on_what_the_last_one_left(rule) -> None:
+    writer = Scripted(["rude", "a kinder text", "still rude", ""])
+    (chain,) = revise(writer, ["a rude text"], rule, rounds=2, seed=5, prompts=["say:"])
+    assert chain.texts == ("a rude text", "a kinder text", "a kinder text")
+    assert [step.kept for step in chain.steps] == [True, False]  # an empty revision changes nothing
+    first, second = chain.steps
+    assert first.critique_prompt.endswith("Text: a rude text\nCritique:")
+    assert "Text: You fool.\nCritique: It says fool.\nBetter: I disagree." in first.revision_prompt
+    assert first.revision_prompt.endswith("Text: a rude text\nCritique: rude\nBetter:")
+    assert "a kinder text" in second.critique_prompt and second.principle == "no-insults"
+    assert (chain.prompt, chain.writer, chain.constitution, chain.seed) == ("say:", "scripted", "one", 5)
+    assert len({seed for _, seed in writer.asked}) == 4  # no draw uses the random numbers of another
+
+
+def test_what_cannot_be_revised_is_refused(rule) -> None:
+    with pytest.raises(ValueError, match="text 1 is empty"):
+        revise(Scripted(), ["a", " "], rule, rounds=1, seed=0)
+    with pytest.raises(ValueError, match="2 texts and 1 prompts"):
+        revise(Scripted(), ["a", "b"], rule, rounds=1, seed=0, prompts=["x"])
+    assert revise(Scripted(), ["a"], rule, rounds=0, seed=0)[0].texts == ("a",)
+
+
+def test_both_orders_cancel_a_liking_for_a_letter(rule) -> None:
+    """Likings 2 and 0.5, bias 1.5: as A the first wins by 3, as B it is tied; the mean is the true 1.5."""
+    writer = Scripted(liking={"x": 2.0, "y": 0.5}, bias=1.5)
+    found = judge_pairs(writer, [("", "x", "y"), ("", "y", "x")], rule)
+    assert found.as_given[:, 0].tolist() == [3.0, 0.0]
+    assert found.swapped[:, 0].tolist() == [0.0, -3.0]
+    assert found.combined.tolist() == [1.5, -1.5]
+    assert found.position_bias.tolist() == [1.5]
+    assert found.probability[0].item() == pytest.approx(0.8175745, abs=1e-6)  # 1 / (1 + e^-1.5)
+
+
+def test_records_say_who_judged_and_how(rule) -> None:
+    pairs = [("p", "x", "y"), ("p", "y", "x"), ("p", "x", "z"), ("p", "x", "x")]
+    found = judge_pairs(Scripted(liking={"x": 2.0, "y": 0.5, "z": 1.9}), pairs, rule)
+    records = preferences(pairs, found, min_log_odds=0.5)
+    assert [(r.chosen, r.rejected) for r in records] == [("x", "y"), ("x", "y")]
+    assert records[0].margin == 1.5 and records[0].meta["judge"] == "scripted"
+    assert records[1].meta["log_odds_as_given"] == [-1.5] and records[1].meta["principles"] == ["no-insults"]
+    with pytest.raises(ValueError, match="1 pairs and 4 judgements"):
+        preferences(pairs[:1], found)
+
+
+def test_single_texts(rule) -> None:
+    odds = judge_texts(Scripted(liking={"x": 2.0, "y": -0.5}), [("", "x"), ("", "y")], rule)
+    assert odds.tolist() == [[2.0], [-0.5]]
+    with pytest.raises(ValueError, match="no texts"):
+        judge_texts(Scripted(), [], rule)
+
+
+def test_a_policy_writes_and_scores_whatever_its_neighbours(tmp_path: Path) -> None:
+    policy = load_policy(str(save_base(tmp_path / "base")), precision="fp32")
+    writer = PolicyWriter(policy, batch_size=2)
+    prompts = ["ab", "a much longer prompt", "c"]
+    together = writer.write(prompts, max_new_tokens=4, seed=1)
+    assert together[0] == writer.write(prompts[:1], max_new_tokens=4, seed=1)[0]
+    scores = writer.log_probabilities(prompts, [" x", " yes", " z"])
+    # The sum over tokens, computed plainly.
+    tokenizer, total = policy.tokenizer, 0.0
+    head = tokenizer("a much longer prompt")["input_ids"]
+    ids = head + tokenizer(" yes", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        logps = policy.model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+    for place in range(len(head), len(ids)):
+        total += float(logps[place - 1, ids[place]])
+    assert float(scores[1]) == pytest.approx(total, abs=1e-3)
+    with pytest.raises(ValueError, match="no token"):
+        writer.log_probabilities(["a"], [""])
