@@ -187,6 +187,12 @@ class DPOConfig(_Section):
     temperature: Positive = Field(1.0, description="policy pairs: sampling temperature")
     loss: Text = Field("sigmoid", description="sigmoid is DPO; also ipo, hinge, simpo, kto, ...")
     beta: Positive = Field(0.1, description="price of one nat of KL that the loss stands for (tau for ipo)")
+    loss_options: dict[str, bool | Number | Text] = Field(
+        default={}, description="further arguments of the loss by name, such as label_smoothing"
+    )
+    label_noise: BelowOne = Field(
+        0.0, description="share of the training pairs whose answers are swapped, to study noise"
+    )
     sft_coef: NonNegative = Field(0.0, description="weight of the chosen text's loss in nats per token")
     epochs: Count = Field(1, description="passes over the pairs")
     batch_size: Count = Field(16, description="pairs per forward pass")

@@ -333,6 +333,11 @@ def test_every_float_setting_takes_numbers_that_yaml_reads_as_text() -> None:
         assert type(config) is float, key
 
 
+def test_numbers_among_the_options_of_a_loss_are_numbers() -> None:
+    found = load_config(None, ["dpo.loss_options={label_smoothing: 1e-1, normalise: mean}"]).dpo.loss_options
+    assert found == {"label_smoothing": 0.1, "normalise": "mean"}
+
+
 def default(key: str) -> object:
     value: object = PipelineConfig()
     for part in key.split("."):

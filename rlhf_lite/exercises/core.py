@@ -19,7 +19,7 @@ from typing import Any
 # What an exercise may ask for: a number, a choice, or a tensor written as nested lists.
 Answer = float | str | Sequence[Any]
 
-CHAPTERS = ("00", "01", "02", "03", "04", "05", "07", "08", "09")
+CHAPTERS = ("00", "01", "02", "03", "04", "05", "07", "08", "09", "12", "13", "15", "17")
 DIFFICULTIES = ("easy", "medium", "hard")
 NOT_SOLVED = "not solved yet"
 

@@ -1,4 +1,4 @@
-"""The run that chapters share: chapter 3 fine-tunes, chapter 5 trains the reward model, chapter 9 uses both.
+"""The run that chapters share: 3 makes SFT, 5 the reward model, 9 PPO, 12 DPO, and 17 compares.
 
 A chapter that *makes* a part calls ``remake`` and trains it before the reader's eyes. A chapter that *uses* a
 part calls ``require``: what is missing is trained then, so that every chapter also runs alone.
@@ -14,7 +14,8 @@ from rlhf_lite.checkpoint import CheckpointError, fingerprint
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets import cache_dir
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import run_reward, run_sft
+from rlhf_lite.pipeline.dpo import run_dpo
+from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 
 SIZES = {
     "fast": [
@@ -23,13 +24,26 @@ SIZES = {
         "reward.eval_pairs=320",
         "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
         "ppo.learning_rate=2.0e-3",
+        "dpo.pairs=320", "dpo.warmup_steps=2",
         "evaluation.prompts=64", "evaluation.gold_texts=400",
     ],
     "full": [],  # the sizes of `rlhf-lite quickstart`
 }  # fmt: skip
 _ALWAYS = ["seed=0", "checkpoint.every_steps=1000", "checkpoint.save_merged=false"]
-_MAKERS: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward}
-_CHAPTERS = {"sft": "3 (supervised fine-tuning)", "reward": "5 (reward modelling)"}
+_MAKERS: dict[str, Callable[[Run], None]] = {
+    "sft": run_sft,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+}
+_CHAPTERS = {
+    "sft": "3 (supervised fine-tuning)",
+    "reward": "5 (reward modelling)",
+    "ppo": "9 (PPO)",
+    "dpo": "12 (DPO)",
+}
+# What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.
+_BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
 
 
 def chapter_config() -> PipelineConfig:
@@ -64,7 +78,7 @@ def remake(run: Run, phase: str) -> None:
         ValueError: if no chapter makes this phase.
     """
     _known(phase)
-    for name in (phase, "ppo"):  # PPO stands on both
+    for name in (phase, *_BUILT_ON[phase]):
         shutil.rmtree(run.output / name, ignore_errors=True)
         shutil.rmtree(run.checkpoints(name), ignore_errors=True)
 

@@ -8,8 +8,10 @@ the same network with another adapter on, asked once, before the first step.
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -92,8 +94,7 @@ def policy_pairs(
         )
         scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
         responses = [
-            row[keep].tolist()
-            for row, keep in zip(rollout.response_ids, rollout.response_mask, strict=True)
+            row[keep].tolist() for row, keep in zip(rollout.response_ids, rollout.response_mask, strict=True)
         ]
         for i, prompt_ids in enumerate(part):
             best, worst = int(scores[i].argmax()), int(scores[i].argmin())
@@ -105,6 +106,15 @@ def policy_pairs(
                 meta = {"judge": "reward model", "candidates": n}
                 texts.append(Preference(prompts[start + i], *words, margin, meta))
     return found, texts
+
+
+def with_label_noise(pairs: Sequence[EncodedPair], share: float, *, seed: int) -> list[EncodedPair]:
+    """The pairs with this share of them (rounded) turned round; which ones is drawn from the seed."""
+    turned = set(random.Random(f"{seed} label noise").sample(range(len(pairs)), round(share * len(pairs))))
+    return [
+        replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) if i in turned else pair
+        for i, pair in enumerate(pairs)
+    ]
 
 
 def run_dpo(run: Run) -> None:
@@ -128,6 +138,7 @@ def run_dpo(run: Run) -> None:
         prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
         spread = [prompts[i * len(prompts) // n] for i in range(n)]
         pairs, texts = policy_pairs(run, policy, actors, scorer, spread)
+    pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
@@ -136,8 +147,8 @@ def run_dpo(run: Run) -> None:
         loss, accuracy = metrics["loss/per_pair"], metrics["accuracy/fraction"]
         return f"loss {loss:.3f} per pair, accuracy {accuracy:.2f}"
 
-    taken = ("loss", "beta", "sft_coef", "batch_size", "accumulation", "learning_rate", "warmup_steps")
-    taken += ("max_grad_norm", "weight_decay")
+    taken = ("loss", "loss_options", "beta", "sft_coef", "batch_size", "accumulation", "learning_rate")
+    taken += ("warmup_steps", "max_grad_norm", "weight_decay")
     with run.steps("dpo", steps, live) as (hooks, resume):
         train_dpo(
             scorer,

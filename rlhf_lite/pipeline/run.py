@@ -114,9 +114,7 @@ def run_pipeline(
     if unknown:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
     planned = planned_phases(config)
-    wanted = [
-        name for name in PHASES if name not in skip and (name in only if only else name in planned)
-    ]
+    wanted = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
     output = Path(output)
     prepare_folder(config, output, resume=resume)
     started = time.monotonic()

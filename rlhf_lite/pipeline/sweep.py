@@ -248,8 +248,10 @@ def run_job(job: Job) -> str:
 
 
 def _phase_key(config: PipelineConfig, phase: str, phases: tuple[str, ...]) -> str:
-    """What a phase's result depends on: PPO stands on the phases before it, the others on themselves."""
-    parts = [name for name in phases if name != "evaluation"] if phase == "ppo" else [phase]
+    """What a phase's result depends on: PPO and DPO stand on those before, the others on themselves."""
+    policies = {"ppo", "dpo"}
+    before = [name for name in phases if name not in {"evaluation", *(policies - {phase})}]
+    parts = before if phase in policies else [phase]
     shared = ("seed", "model", "lora", "data", *parts)
     return fingerprint(config.model_dump(mode="json", include=set(shared)))
 

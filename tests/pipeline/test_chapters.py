@@ -33,9 +33,18 @@ def test_what_does_not_fit_is_made_anew(run: Run, settings, capsys: pytest.Captu
     assert other.verify("sft")["steps"] == 2
 
 
-def test_no_chapter_makes_ppo(run: Run) -> None:
-    with pytest.raises(ValueError, match="'sft' or 'reward'"):
-        chapters.require(run, "ppo")
+def test_no_chapter_makes_the_evaluation(run: Run) -> None:
+    with pytest.raises(ValueError, match="'sft' or 'reward' or 'ppo' or 'dpo'"):
+        chapters.require(run, "evaluation")
+
+
+def test_what_stands_on_a_part_is_forgotten_with_it(run: Run) -> None:
+    chapters.require(run, "sft", "reward", "ppo", "dpo")
+    chapters.remake(run, "reward")
+    assert not run.finished("reward") and not run.finished("ppo")
+    assert run.finished("sft") and run.finished("dpo")
+    chapters.remake(run, "sft")
+    assert not run.finished("dpo")
 
 
 def test_budgets_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from rlhf_lite.data import load_preferences
+from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import adapter_parameters
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.dpo import policy_pairs
+from rlhf_lite.pipeline.dpo import policy_pairs, with_label_noise
 from rlhf_lite.pipeline.phases import DPO, REFERENCE, build_actors
 from rlhf_lite.pipeline.run import planned_phases
 from rlhf_lite.tracking import read_metrics
@@ -92,9 +93,20 @@ def test_dpo_moves_its_own_adapter_only(both: tuple[Path, dict], settings) -> No
     model = build_actors(run, policy, trained=True).model
     moved = [
         float((a - b).abs().max())
-        for a, b in zip(
-            adapter_parameters(model, DPO), adapter_parameters(model, REFERENCE), strict=True
-        )
+        for a, b in zip(adapter_parameters(model, DPO), adapter_parameters(model, REFERENCE), strict=True)
     ]
     assert max(moved) > 1e-4
     assert all(torch.isfinite(parameter).all() for parameter in adapter_parameters(model, DPO))
+
+
+def test_label_noise_turns_its_share_of_the_pairs() -> None:
+    pairs = [EncodedPair([1], [2, i], [3, i]) for i in range(10)]
+    noisy = with_label_noise(pairs, 0.3, seed=5)
+    turned = [pair.chosen_ids[0] == 3 for pair in noisy]
+    assert sum(turned) == 3
+    for after, before, was_turned in zip(noisy, pairs, turned, strict=True):
+        found = (after.chosen_ids, after.rejected_ids)
+        both = (before.chosen_ids, before.rejected_ids)
+        assert found == (both[::-1] if was_turned else both)
+    assert with_label_noise(pairs, 0.3, seed=5) == noisy
+    assert with_label_noise(pairs, 0.0, seed=5) == pairs
