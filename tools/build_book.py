@@ -20,6 +20,7 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.execute import Execution, execute_all, print_table
+from tools.slim import slim
 from tools.stage import stage
 
 # MathJax comes in many variants (24 MB); the pages load this one, which carries its own input and output.
@@ -47,6 +48,7 @@ def build(root: Path = state.REPOSITORY, *, show: bool = True) -> Path:
     _run_sphinx(root, staged)
     site = root / "_build" / "html"
     _prune_mathjax(site / "_static" / "mathjax")
+    slim(site)
     _write_entry(site)
     state.write_atomically(root / "_build" / STAMP, _stamp(root, staged).encode())
     if show:
@@ -70,7 +72,8 @@ def _stamp(root: Path, staged: Path) -> str:
         digest.update(
             f"{path.relative_to(root).as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest()
         )
-    digest.update(Path(__file__).read_bytes())
+    for source in (Path(__file__), Path(slim.__code__.co_filename)):
+        digest.update(source.read_bytes())
     return digest.hexdigest()
 
 
