@@ -20,7 +20,7 @@ from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 SIZES = {
     "fast": [
         "data.max_tokens=32", "sft.steps=12",
-        "reward.pairs=480", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
+        "reward.pairs=384", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
         "reward.eval_pairs=320",
         "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
         "ppo.learning_rate=2.0e-3",
