@@ -6,30 +6,47 @@ of every step. Source: Bai et al. 2022, *Constitutional AI: Harmlessness from AI
 
 from __future__ import annotations
 
-from rlhf_lite.constitutional.feedback import PairFeedback, judge_pairs, judge_texts, preferences
+from rlhf_lite.constitutional.feedback import (
+    PairFeedback,
+    judge_pairs,
+    judge_texts,
+    point_preferences,
+    preferences,
+)
 from rlhf_lite.constitutional.principles import (
     Constitution,
     Example,
     Principle,
     default_constitution,
     load_constitution,
+    sentiment_questions,
 )
+from rlhf_lite.constitutional.problems import PROBLEMS, find_problem, kept_words
+from rlhf_lite.constitutional.prompts import PromptSet, load_prompts, printable
 from rlhf_lite.constitutional.revise import Chain, Step, revise
 from rlhf_lite.constitutional.writer import PolicyWriter, Writer
 
 __all__ = [
+    "PROBLEMS",
     "Chain",
     "Constitution",
     "Example",
     "PairFeedback",
     "PolicyWriter",
     "Principle",
+    "PromptSet",
     "Step",
     "Writer",
     "default_constitution",
+    "find_problem",
     "judge_pairs",
     "judge_texts",
+    "kept_words",
     "load_constitution",
+    "load_prompts",
+    "point_preferences",
     "preferences",
+    "printable",
     "revise",
+    "sentiment_questions",
 ]

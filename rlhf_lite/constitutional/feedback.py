@@ -158,3 +158,51 @@ def preferences(
         }
         records.append(Preference(prompt, chosen, rejected, round(abs(odds), 6), meta))
     return records
+
+
+def point_preferences(
+    prompts: Sequence[str],
+    candidates: Sequence[Sequence[str]],
+    log_odds: Tensor,
+    constitution: Constitution,
+    *,
+    judge: str,
+    min_log_odds: float = 0.0,
+) -> list[Preference]:
+    """One preference for each prompt, from judgements of single texts: its best against its worst candidate.
+
+    Args:
+        prompts: N prompts.
+        candidates: for each prompt its texts; the total is B.
+        log_odds: ``[B, P]`` from :func:`judge_texts`, prompt by prompt; the mean over principles counts.
+        constitution: that the judge was asked by.
+        judge: name of the model.
+        min_log_odds: smallest distance of the two, in nats; nearer ones give no record.
+
+    Raises:
+        ValueError: if the numbers do not fit each other.
+    """
+    total = sum(map(len, candidates))
+    if len(prompts) != len(candidates) or log_odds.shape != (total, len(constitution.principles)):
+        raise ValueError(
+            f"got {len(prompts)} prompts, candidates of {len(candidates)} prompts ({total} texts) and "
+            f"judgements of shape {tuple(log_odds.shape)}"
+        )
+    records, start, names = [], 0, [principle.id for principle in constitution.principles]
+    for prompt, texts in zip(prompts, candidates, strict=True):
+        rows = log_odds[start : start + len(texts)]
+        start += len(texts)
+        score = rows.mean(1)
+        best, worst = int(score.argmax()), int(score.argmin())
+        margin = float(score[best] - score[worst])
+        if margin <= min_log_odds or texts[best] == texts[worst]:
+            continue
+        meta = {
+            "judge": judge,
+            "principles": names,
+            "log_odds_chosen": [round(value, 4) for value in rows[best].tolist()],
+            "log_odds_rejected": [round(value, 4) for value in rows[worst].tolist()],
+            "candidates": len(texts),
+        }
+        records.append(Preference(prompt, texts[best], texts[worst], round(margin, 6), meta))
+    return records

@@ -129,6 +129,15 @@ def default_constitution() -> Constitution:
     return _validated(yaml.safe_load(text), "default.yaml")
 
 
+def sentiment_questions() -> Constitution:
+    """Questions about sentiment in the form of principles, to measure a judge on people's ratings.
+
+    They are no rules of conduct: who is good at them is not thereby good at judging respect.
+    """
+    text = resources.files("rlhf_lite.constitutional").joinpath("sentiment.yaml").read_text(encoding="utf-8")
+    return _validated(yaml.safe_load(text), "sentiment.yaml")
+
+
 def _validated(content: Any, where: str) -> Constitution:
     try:
         return Constitution.model_validate(content)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_lite.constitutional.principles import Constitution, Principle
+from rlhf_lite.constitutional.problems import REFUSED, find_problem, kept_words
 from rlhf_lite.constitutional.writer import Writer
 from rlhf_lite.data.formatting import Template, plain_text
 from rlhf_lite.types import Message
@@ -33,8 +34,10 @@ class Step:
         principle: id of the principle that was drawn.
         critique_prompt, critique: what was asked and answered.
         revision_prompt, revision: the same for the revision.
-        kept: False if the revision was empty; then ``text`` is the text from before.
+        kept: False if the revision was thrown away; then ``text`` is the text from before.
         text: the text after this step.
+        problem: what is wrong with the revision, one of ``problems.PROBLEMS``; empty if none was found.
+        overlap: share of the text's content words that the revision keeps, see ``problems.kept_words``.
     """
 
     principle: str
@@ -44,6 +47,8 @@ class Step:
     revision: str
     kept: bool
     text: str
+    problem: str = ""
+    overlap: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,14 @@ def few_shot_critique(principle: Principle, text: str) -> str:
     return "\n\n".join([principle.critique_request, *shown, f"Text: {text}\nCritique:"])
 
 
-def few_shot_revision(principle: Principle, text: str, critique: str) -> str:
-    """The principle's examples as lines, ending where the revision of ``text`` begins."""
-    shown = [f"Text: {e.before}\nCritique: {e.critique}\nBetter: {e.after}" for e in principle.examples]
-    last = f"Text: {text}\nCritique: {critique}\nBetter:"
+def few_shot_revision(principle: Principle, text: str, critique: str | None) -> str:
+    """The principle's examples as lines, ending where the revision of ``text`` begins; None: no critiques."""
+
+    def lines(before: str, found: str | None) -> str:
+        return f"Text: {before}\n" + ("" if critique is None else f"Critique: {found}\n") + "Better:"
+
+    shown = [f"{lines(e.before, e.critique)} {e.after}" for e in principle.examples]
+    last = lines(text, critique)
     return "\n\n".join([principle.revision_request, *shown, last])
 
 
@@ -90,9 +99,10 @@ def chat_critique(principle: Principle, text: str, template: Template) -> str:
     return template([Message("user", f"{principle.critique_request}\n\nText: {text}")], True)
 
 
-def chat_revision(principle: Principle, text: str, critique: str, template: Template) -> str:
-    """The revision asked for in words, after the critique."""
-    asked = f"Text: {text}\n\nCritique: {critique}\n\n{principle.revision_request} Answer with the text only."
+def chat_revision(principle: Principle, text: str, critique: str | None, template: Template) -> str:
+    """The revision asked for in words, after the critique if there is one."""
+    found = "" if critique is None else f"Critique: {critique}\n\n"
+    asked = f"Text: {text}\n\n{found}{principle.revision_request} Answer with the text only."
     return template([Message("user", asked)], True)
 
 
@@ -106,10 +116,14 @@ def revise(
     prompts: Sequence[str] | None = None,
     form: Form = "few_shot",
     template: Template = plain_text,
+    critique: bool = True,
     max_new_tokens: int = 40,
     temperature: float = 0.7,
 ) -> list[Chain]:
     """Criticise and revise each text ``rounds`` times, each time by a principle drawn from ``seed``.
+
+    A revision that is empty, copies an example, repeats the critique or runs in a loop is recorded and thrown
+    away: the chain goes on with the text from before.
 
     Args:
         writer: the model.
@@ -121,6 +135,7 @@ def revise(
         prompts: what the texts answer, for the records; one for each text.
         form: how the model is asked, see the module's text.
         template: for ``chat``; see ``data.formatting.chat_template``.
+        critique: False asks for the revision at once; the records' critiques are empty then.
         max_new_tokens: length limit of a critique and of a revision.
         temperature: of the sampling.
 
@@ -141,21 +156,25 @@ def revise(
     stop = _END if form == "few_shot" else ()
     for number in range(rounds):
         chosen = [draw.choice(constitution.principles) for _ in texts]
-        asked = [
-            few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
-            for p, t in zip(chosen, now, strict=True)
-        ]
-        critiques = writer.write(asked, seed=seed * 1_000_003 + 2 * number, stop=stop, **options)
+        asked, found = [""] * len(now), [""] * len(now)
+        if critique:
+            asked = [
+                few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
+                for p, t in zip(chosen, now, strict=True)
+            ]
+            found = writer.write(asked, seed=seed * 1_000_003 + 2 * number, stop=stop, **options)
+        shown = found if critique else [None] * len(now)
         wanted = [
             few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
-            for p, t, c in zip(chosen, now, critiques, strict=True)
+            for p, t, c in zip(chosen, now, shown, strict=True)
         ]
         revisions = writer.write(wanted, seed=seed * 1_000_003 + 2 * number + 1, stop=stop, **options)
         for i, revision in enumerate(revisions):
-            kept = bool(revision.strip())
+            problem = find_problem(chosen[i], now[i], found[i], revision)
+            overlap, kept = kept_words(now[i], revision), problem not in REFUSED
             now[i] = revision.strip() if kept else now[i]
             steps[i].append(
-                Step(chosen[i].id, asked[i], critiques[i], wanted[i], revision, kept, now[i])
+                Step(chosen[i].id, asked[i], found[i], wanted[i], revision, kept, now[i], problem, overlap)
             )
     return [
         Chain(prompt, text, tuple(done), writer.name, constitution.name, seed)

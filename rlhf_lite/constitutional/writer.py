@@ -15,6 +15,7 @@ from torch import Tensor
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.functional import sequence_logps
+from rlhf_lite.models.output import final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.rollout.text import cut_at_stop
@@ -82,6 +83,8 @@ class PolicyWriter:
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=temperature,
                 seeds=[seeds[row] for row in rows],
+                stop=stop,
+                tokenizer=self._tokenizer,
             )
             ids = rollout.response_ids.where(rollout.response_mask, self._tokenizer.pad_token_id)
             written = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -102,7 +105,11 @@ class PolicyWriter:
             if not ids:
                 raise ValueError(f"the continuation {text!r} has no token, so nothing can be said about it")
         found = torch.zeros(len(heads))
-        order = sorted(range(len(heads)), key=lambda i: len(heads[i]) + len(tails[i]))
+        # One word of one token, asked about twice after one prompt ("Yes" and "No"), needs one forward pass.
+        single = [i for i, ids in enumerate(tails) if len(ids) == 1]
+        self._next_tokens([heads[i] for i in single], [tails[i][0] for i in single], found, single)
+        order = [i for i in range(len(heads)) if len(tails[i]) > 1]
+        order.sort(key=lambda i: len(heads[i]) + len(tails[i]))
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
             ids, mask = pad_right([heads[i] + tails[i] for i in rows], self._tokenizer.pad_token_id)
@@ -112,3 +119,21 @@ class PolicyWriter:
             scores = self._scorer.score(ids, mask, wanted)
             found[rows] = sequence_logps(scores.logps, wanted).float().cpu()
         return found
+
+    def _next_tokens(
+        self, heads: Sequence[list[int]], tokens: Sequence[int], found: Tensor, places: Sequence[int]
+    ) -> None:
+        """Write the log-probability of each token after its head into ``found`` at its place."""
+        asked: dict[tuple[int, ...], list[int]] = {}
+        for row, head in enumerate(heads):
+            asked.setdefault(tuple(head), []).append(row)
+        order, body = sorted(asked, key=len), self._scorer.body
+        for start in range(0, len(order), self._batch):
+            part = order[start : start + self._batch]
+            ids, mask = pad_right([list(head) for head in part], self._tokenizer.pad_token_id)
+            states = body.top(body.trunk(ids, mask), mask)  # [B, S, H]
+            last = states[torch.arange(len(part)), mask.sum(1) - 1]  # [B, H]
+            logps = final_logits(self._model, last).float().log_softmax(-1).cpu()  # [B, V]
+            for place, head in enumerate(part):
+                for row in asked[head]:
+                    found[places[row]] = logps[place, tokens[row]]
