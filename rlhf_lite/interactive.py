@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MIN_ALT_WORDS = 5
 _MOVE = (
     "const f=this.closest('figure'),v=+this.value;"
     "f.querySelectorAll('img').forEach((m,i)=>{m.style.display=i===v?'block':'none'});"
@@ -33,6 +34,11 @@ class Slider:
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
         return self.html
+
+
+def is_sentence(text: str) -> bool:
+    """Whether an alternative text is a sentence: at least five words, with a full stop at the end."""
+    return text.strip().endswith(".") and len(text.split()) >= MIN_ALT_WORDS
 
 
 def slider(
@@ -69,8 +75,10 @@ def slider(
     if not 0 <= start < len(figures):
         raise ValueError(f"slider: start is {start}; use 0 to {len(figures) - 1}")
     for alt in alts:
-        if not alt.strip().endswith(".") or len(alt.split()) < 5:
-            raise ValueError(f"slider: the alternative text {alt!r} is not a sentence of five words or more")
+        if not is_sentence(alt):
+            raise ValueError(
+                f"slider: the alternative text {alt!r} is not a sentence of {MIN_ALT_WORDS} words or more"
+            )
     pictures = "".join(
         f'<img src="data:image/png;base64,{_png(figure, dpi)}" alt="{html.escape(alt)}" '
         f'data-label="{html.escape(label)}" style="display:{"block" if i == start else "none"};'

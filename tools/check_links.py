@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from rlhf_lite.interactive import is_sentence
+
 COLAB = "https://colab.research.google.com/github/"
-MIN_ALT_WORDS = 5
 
 
 @dataclass
@@ -54,11 +55,6 @@ def check_static(site: Path, root: Path, prefix: str) -> list[str]:
         problems += [f"{name}: {text}" for text in _alt_texts(page)]
         problems += [f"{name}: {text}" for text in _colab(page, site, root, prefix)]
     return problems
-
-
-def is_sentence(text: str) -> bool:
-    """Whether an alt text is a sentence: at least five words, with a full stop at the end."""
-    return text.strip().endswith(".") and len(text.split()) >= MIN_ALT_WORDS
 
 
 def _target(base: Path, link: str, site: Path) -> Path:

@@ -16,8 +16,8 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from rlhf_lite.interactive import is_sentence
 from tools import setup_cell, state
-from tools.check_links import is_sentence
 from tools.make_student import BEGIN, MarkerError, student_copy
 
 # Numbers that may be typed into prose: a Python version, the usual level of an interval.

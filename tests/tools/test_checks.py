@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_lite.interactive import is_sentence
 from tests.tools.conftest import make_notebook, write_notebook
 from tools import check_notebooks, setup_cell, state
 from tools.browser import NOT_FOUND, Browser, find_browser
-from tools.check_links import check_static, is_sentence
+from tools.check_links import check_static
 from tools.check_site import check_page, colab_prefix, serve
 
 GOOD = """<html lang="en"><head><title>t</title></head><body><main class="bd-main">
