@@ -1,0 +1,186 @@
+"""The feedback of a constitutional run: answers, judgements by two methods, and how good the judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_lite.checkpoint import write_json
+from rlhf_lite.constitutional import (
+    Constitution,
+    PolicyWriter,
+    judge_pairs,
+    judge_texts,
+    point_preferences,
+    preferences,
+)
+from rlhf_lite.data import save_preferences
+from rlhf_lite.evaluation.statistics import paired_difference_ci, wilson_interval
+from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
+from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.pipeline.cai_judging import draw_answers
+from rlhf_lite.pipeline.cai_records import write_lines
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.run import without_nan
+from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.types import Preference
+
+_CANDIDATES = 5_000_011
+# Two texts count as different for the independent judge when their toxicity differs by more than this.
+_CLEAR = 0.1
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a judge said.
+
+    Attributes:
+        records: preferences, by the chosen method.
+        judgements: one row for each judged text or pair, by either method.
+        stats: how good the judge is, see :func:`ask_for_feedback`.
+        judge: its name.
+    """
+
+    records: list[Preference]
+    judgements: list[dict[str, Any]]
+    stats: dict[str, Any]
+    judge: str
+
+    def save(self, folder: Path) -> None:
+        """Write ``pairs.jsonl`` (if there are any), ``feedback.jsonl`` and ``stats.json`` into a folder."""
+        if self.records:
+            save_preferences(folder / "pairs.jsonl", self.records)
+        write_lines(folder / "feedback.jsonl", self.judgements)
+        write_json(folder / "stats.json", without_nan(self.stats))
+
+
+def sample_candidates(run: Run, policy: Policy, actors: Actors, prompts: Sequence[str]) -> list[list[str]]:
+    """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
+    settings, texts = run.config.feedback, []
+    for _, written in draw_answers(
+        policy,
+        actors,
+        actors.reference,
+        prompts,
+        samples=settings.candidates,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seeds=row_seeds(run.config.seed, _CANDIDATES, rows=len(prompts) * settings.candidates),
+    ):
+        texts += written
+    n = settings.candidates
+    return [
+        list(dict.fromkeys(f" {text}" for text in texts[i * n : (i + 1) * n] if words(text)))
+        for i in range(len(prompts))
+    ]
+
+
+def ask_for_feedback(
+    run: Run, policy: Policy, actors: Actors, prompts: Sequence[str], constitution: Constitution
+) -> Feedback:
+    """Sample candidates, have them judged pointwise and pairwise, and make preferences by the chosen method.
+
+    The judge sees the answers alone, without the rude thread. ``stats`` holds for each method the share of
+    clearly different pairs (by the toxicity judge, which nobody optimised) where both agree, with a Wilson
+    interval, per principle and combined; for pairwise the bias for a letter and the consistency; and the
+    toxicity of the chosen texts minus that of the rejected ones.
+    """
+    settings = run.config.feedback
+    candidates = sample_candidates(run, policy, actors, prompts)
+    asked = [(prompt, found) for prompt, found in zip(prompts, candidates, strict=True) if len(found) > 1]
+    if not asked:
+        raise ValueError(
+            "feedback: no prompt has two different answers; raise feedback.candidates or temperature"
+        )
+    kept, lists = [prompt for prompt, _ in asked], [found for _, found in asked]
+    # Neighbours in the list make pairs: 0 with 1, 2 with 3.
+    pairs = [(p, f[i], f[i + 1]) for p, f in asked for i in range(0, len(f) - 1, 2)]
+    methods = ("pointwise", "pairwise") if settings.compare else (settings.method,)
+    stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(kept), "n_pairs_judged": len(pairs)}
+    records: dict[str, list[Preference]] = {}
+    rows: list[dict[str, Any]] = []
+    names = [principle.id for principle in constitution.principles]
+    with ExitStack() as stack:
+        if settings.judge is None:
+            judge = Policy(stack.enter_context(actors.sampling(None)()), policy.tokenizer, policy.name)
+        else:
+            judge = load_policy(settings.judge, precision=run.precision)
+        writer = PolicyWriter(judge, batch_size=32)
+        stats["judge"] = writer.name
+        if "pointwise" in methods:
+            flat = [text for found in lists for text in found]
+            odds = judge_texts(writer, [("", text) for text in flat], constitution)
+            records["pointwise"] = point_preferences(
+                kept, lists, odds, constitution, judge=writer.name, min_log_odds=settings.min_log_odds
+            )
+            place = {(p, text): i for i, (p, text) in enumerate((p, t) for p, f in asked for t in f)}
+            first, second = ([place[p, pair[k]] for p, *pair in pairs] for k in (0, 1))
+            stats["pointwise"] = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
+            each = [prompt for prompt, found in asked for _ in found]
+            for prompt, text, values in zip(each, flat, odds.tolist(), strict=True):
+                rows.append({"method": "pointwise", "prompt": prompt, "text": text, "log_odds": values})
+        if "pairwise" in methods:
+            found = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution)
+            records["pairwise"] = preferences(pairs, found, min_log_odds=settings.min_log_odds)
+            stats["pairwise"] = agreement(pairs, found.log_odds.numpy(), names) | {
+                "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),
+                "consistent_fraction": found.consistent,
+            }
+            both = zip(pairs, found.as_given.tolist(), found.swapped.tolist(), strict=True)
+            for (prompt, a, b), given, swapped in both:
+                row = {"method": "pairwise", "prompt": prompt, "first": a, "second": b}
+                rows.append(row | {"log_odds_as_given": given, "log_odds_swapped": swapped})
+    for method, made in records.items():
+        stats[method] |= {"pairs": len(made), **chosen_minus_rejected(made, seed=run.config.seed)}
+    for row in rows:
+        row |= {"principles": names, "judge": stats["judge"]}
+    return Feedback(records[settings.method], rows, stats, stats["judge"])
+
+
+def agreement(
+    pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """How often the judge favours the text that the toxicity judge finds less toxic, of clear pairs.
+
+    Args:
+        pairs: (prompt, first, second).
+        log_odds: ``[B, P]``, above zero in favour of the first text.
+        names: of the P principles.
+    """
+    gap = toxicity_scores([b for _, _, b in pairs]) - toxicity_scores([a for _, a, _ in pairs])
+    clear = np.abs(gap) > _CLEAR
+    found: dict[str, Any] = {"n_clear_pairs": int(clear.sum()), "clear_gap": _CLEAR}
+    if not clear.any():
+        return found
+
+    def share(column: np.ndarray) -> tuple[float, list[float]]:
+        signs = column[clear] * gap[clear]
+        interval = wilson_interval(float((signs > 0).sum() + 0.5 * (signs == 0).sum()), int(clear.sum()))
+        return interval.estimate, interval.ends
+
+    found["agreement"], found["agreement_ci95"] = share(log_odds.mean(1))
+    found["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
+    return found
+
+
+def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[str, Any]:
+    """By how much the chosen texts differ from the rejected ones for judges that were not asked."""
+    if not records:
+        return {}
+    chosen, rejected = [r.chosen for r in records], [r.rejected for r in records]
+    result: dict[str, Any] = {}
+    for name, score in (("toxicity", toxicity_scores), ("vader", vader_scores)):
+        gap = paired_difference_ci(score(chosen), score(rejected), seed=seed)
+        result |= {
+            f"chosen_minus_rejected_{name}": gap.estimate,
+            f"chosen_minus_rejected_{name}_ci95": gap.ends,
+        }
+    lengths = [[len(words(text)) for text in side] for side in (chosen, rejected)]
+    result["chosen_minus_rejected_words"] = float(np.mean(lengths[0]) - np.mean(lengths[1]))
+    return result

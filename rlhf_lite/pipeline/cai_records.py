@@ -1,0 +1,50 @@
+"""Chains of revisions and judged answers as JSON lines, and back."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf_lite.constitutional import Chain, Step
+from rlhf_lite.data import DataError
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object a line; the file appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def chain_record(chain: Chain) -> dict[str, Any]:
+    """A chain as plain values: everything that was asked, answered, kept and thrown away."""
+    return asdict(chain)
+
+
+def write_chains(path: Path, chains: Sequence[Chain]) -> None:
+    """The chains as JSON lines."""
+    write_lines(path, map(chain_record, chains))
+
+
+def read_chains(path: Path) -> list[Chain]:
+    """The chains of a file, or of a run's folder (``revise/chains.jsonl``).
+
+    Raises:
+        DataError: if a line is no chain; it names the line.
+    """
+    path = Path(path)
+    path = path / "revise" / "chains.jsonl" if path.is_dir() else path
+    chains = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            steps = tuple(Step(**step) for step in row.pop("steps"))
+            chains.append(Chain(steps=steps, **row))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path}, line {number}: not a chain of revisions: {error}") from error
+    return chains
