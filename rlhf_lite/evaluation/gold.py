@@ -15,7 +15,6 @@ from rlhf_lite.models.trunk import split_body
 from rlhf_lite.types import Preference, Rating
 
 if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
     from transformers import PreTrainedTokenizerBase
 
     from rlhf_lite.models.trunk import SplitBody
@@ -61,13 +60,16 @@ def mean_features(
 class GoldJudge:
     """Ridge regression from frozen mid-layer features of the *untouched* model to the mean human rating.
 
+    ``weights`` are ``[H]``, in points per unit of each feature; ``bias`` is in points.
+
     It differs from the reward model in kind (linear, on averaged frozen features, fitted to ratings; not a
     fine-tuned network read at the last token and fitted to pairs) and in data (the gold split).
     """
 
     body: SplitBody
     tokenizer: PreTrainedTokenizerBase
-    regression: Pipeline
+    weights: np.ndarray
+    bias: float
     max_tokens: int
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
@@ -76,7 +78,7 @@ class GoldJudge:
         If adapters were added to the model's lower layers since, switch them off around this call.
         """
         features = mean_features(self.body, self.tokenizer, texts, max_tokens=self.max_tokens)
-        return self.regression.predict(features)
+        return features @ self.weights + self.bias
 
 
 def as_ratings(rows: Sequence[Rating] | Sequence[Preference]) -> list[Rating]:
@@ -109,17 +111,21 @@ def fit_gold_judge(
         max_tokens: longer texts are cut on the right.
     """
     from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     ratings = as_ratings(ratings)
-    body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
-    top = round(_ABOVE * len(body.layers))
-    split = split_body(body, top)
+    split = judge_body(model)
     features = mean_features(split, tokenizer, [r.text for r in ratings], max_tokens=max_tokens)
-    regression = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13)))
-    regression.fit(features, np.array([r.mean for r in ratings]))
-    return GoldJudge(split, tokenizer, regression, max_tokens)
+    scaler, ridge = StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13))
+    ridge.fit(scaler.fit_transform(features), np.array([r.mean for r in ratings]))
+    weights = ridge.coef_ / scaler.scale_
+    return GoldJudge(split, tokenizer, weights, float(ridge.intercept_ - scaler.mean_ @ weights), max_tokens)
+
+
+def judge_body(model) -> SplitBody:
+    """The layers of the untouched model that a gold judge reads, whatever adapters stand above them."""
+    body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
+    return split_body(body, round(_ABOVE * len(body.layers)))
 
 
 def agreement_with_humans(

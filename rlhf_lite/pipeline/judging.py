@@ -8,18 +8,20 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rlhf_lite.evaluation.gold import agreement_with_humans, fit_gold_judge
+from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge, judge_body
 from rlhf_lite.evaluation.policies import Contender, Judges, Measured, measure, summarise
 from rlhf_lite.evaluation.statistics import brier_score, paired_difference_ci, wilson_interval
 from rlhf_lite.models.adapters import using_adapter
-from rlhf_lite.models.policy import PolicyScorer, load_policy
+from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.kept import Kept
 from rlhf_lite.pipeline.phases import DPO, POLICY, build_actors, load_run_reward, shared_reward
 from rlhf_lite.pipeline.progress import bar
 from rlhf_lite.training.reward import score_pairs
@@ -74,11 +76,16 @@ def compare(a: Measured, b: Measured, *, seed: int) -> dict[str, Any]:
     }
 
 
-def run_evaluation(run: Run) -> dict[str, Any]:
+def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
     """Measure reference, SFT, PPO and DPO policies on the test prompts; writes ``samples.jsonl``.
 
     With ``evaluation.best_of_n`` and a reward model, the best of n samples of the policy that PPO started
     from is measured as well: what the reward model gives without any training.
+
+    Args:
+        run: what is evaluated.
+        shared: a folder that keeps what does not depend on PPO and DPO, for evaluations of other runs with
+            the same seed, data, SFT, reward model and evaluation settings.
 
     Returns:
         The parts of ``metrics.json`` that come from judging.
@@ -93,16 +100,20 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     if config.evaluation.best_of_n and has_reward:
         names.append(control)
     with bar("evaluation", 2 + len(names), visible=run.visible) as show:
-        judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens)
-        gap = config.reward.eval_min_gap
-        found["gold_judge"] = agreement_with_humans(judge, texts.gold_check, min_gap=gap)
+        kept, gap = Kept(shared), config.reward.eval_min_gap
+        judge = _gold_judge(run, policy, kept)
+        found["gold_judge"] = kept.record(
+            "gold_judge", lambda: agreement_with_humans(judge, texts.gold_check, min_gap=gap)
+        )
         found["gold_judge"]["n_fitted"] = len(texts.gold)
         show(1, f"gold judge agrees with people at r = {found['gold_judge']['pearson']:.2f}")
         raw = None
         if has_reward:
             reward = load_run_reward(run)
             reward.eval()
-            found["reward_model"] = judge_reward_model(reward, texts.test_pairs, min_gap=gap)
+            found["reward_model"] = kept.record(
+                "reward_model", lambda: judge_reward_model(reward, texts.test_pairs, min_gap=gap)
+            )
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
         actors = build_actors(run, policy, trained=has_ppo)
@@ -129,7 +140,8 @@ def run_evaluation(run: Run) -> dict[str, Any]:
         for number, name in enumerate(names):
             adapter = adapters[name]
             best_of = config.evaluation.best_of_n if name == control else 1
-            measured[name] = measure(
+            make = partial(
+                measure,
                 Contender(name, adapter, actors.sampling(adapter), best_of),
                 judges,
                 texts.test_prompts,
@@ -138,6 +150,7 @@ def run_evaluation(run: Run) -> dict[str, Any]:
                 temperature=config.evaluation.temperature,
                 seed=config.seed,
             )
+            measured[name] = make() if name in ("ppo", "dpo") else kept.measured(name, make)
             show(3 + number, f"{name}: gold reward {measured[name].gold.mean():+.2f}")
     seed = config.seed
     found["policies"] = {name: summarise(rows, seed=seed) for name, rows in measured.items()}
@@ -149,6 +162,19 @@ def run_evaluation(run: Run) -> dict[str, Any]:
     write_samples(run, texts.test_prompts, measured)
     run.seconds["evaluation"] = time.monotonic() - started
     return found
+
+
+def _gold_judge(run: Run, policy: Policy, kept: Kept) -> GoldJudge:
+    """Fitted now, or before on the same texts."""
+    max_tokens = run.config.data.max_tokens
+
+    def fit() -> dict[str, np.ndarray]:
+        judge = fit_gold_judge(policy.model, policy.tokenizer, run.texts.gold, max_tokens=max_tokens)
+        return {"weights": judge.weights, "bias": np.array(judge.bias)}
+
+    line = kept.arrays("gold", fit)
+    body = judge_body(policy.model)
+    return GoldJudge(body, policy.tokenizer, line["weights"], float(line["bias"]), max_tokens)
 
 
 def write_samples(run: Run, prompts: list[str], measured: dict[str, Measured]) -> None:

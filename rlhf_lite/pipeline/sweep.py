@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _LOG = "sweep-log.json"
+_JUDGED_ALIKE = {"seed", "model", "lora", "data", "evaluation"}
 
 
 class Sweep(BaseModel):
@@ -205,7 +206,10 @@ def run_job(job: Job) -> str:
     for phase in job.phases:
         before = time.process_time()
         if phase == "evaluation":
-            judged |= run_evaluation(run)
+            same = config.model_dump(
+                mode="json", include={*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})}
+            )
+            judged |= run_evaluation(run, shared=job.work / f"evaluation-{fingerprint(same)}")
             seconds[phase] = round(run.seconds[phase], 2)
             cpu_seconds[phase] = round(time.process_time() - before, 2)
             continue
