@@ -143,7 +143,14 @@ class LlamaLayers:
         half = self.head_size // 2  # the second half of the table repeats the first
         return torch.complex(cos[0, :, None, :half].float(), sin[0, :, None, :half].float())
 
-    def read(self, x: Tensor, mask: Tensor, turns: Tensor, store: Store | None = None) -> Tensor:
+    def read(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        turns: Tensor,
+        store: Store | None = None,
+        before: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> Tensor:
         """Run all layers over texts; only tokens that count are computed.
 
         Args:
@@ -151,6 +158,7 @@ class LlamaLayers:
             mask: bool ``[B, P]``; True counts; padding may be on either side.
             turns: complex ``[N, 1, D / 2]``, the rotation of each token.
             store: takes keys and values, for a cache.
+            before: for each layer keys and values ``[1, K, F, D]`` of F tokens that stand before every text.
 
         Returns:
             ``[N, H]`` states after the last layer, without the last norm.
@@ -161,6 +169,8 @@ class LlamaLayers:
         # Not -inf but the lowest number: a query of padding sees nothing at all, and must not become NaN.
         visible = (hidden[:, None] + causal).clamp_min(torch.finfo(torch.float32).min)
         visible = visible.repeat(1, self.groups, 1).unsqueeze(1)  # [B, 1, groups * P, P]
+        if before:  # everybody sees all of it
+            visible = functional.pad(visible, (before[0][0].shape[2], 0))
         padded = torch.zeros(batch, width, sum(self.kinds), self.head_size)
         for number, layer in enumerate(self.layers):
             padded[mask] = self.project(layer, x, turns)
@@ -168,6 +178,11 @@ class LlamaLayers:
             k, v = k.transpose(1, 2), v.transpose(1, 2)  # [B, K, P, D]
             if store is not None:
                 store(number, k, v)
+            if before:
+                k, v = (
+                    torch.cat([old.expand(batch, -1, -1, -1), new], dim=2)
+                    for old, new in zip(before[number], (k, v), strict=True)
+                )
             # The queries of all heads that share a key head stand in one row: [B, K, groups * P, D]
             q = q.unflatten(2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)

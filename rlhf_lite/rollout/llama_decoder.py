@@ -18,6 +18,8 @@ from rlhf_lite.models.trunk import positions
 _KINDS = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM)
 # Packing costs as much as some six steps save.
 _STEPS_TO_PACK = 8
+# A beginning that all prompts share is read once if it is at least so many tokens long.
+_SHARED_TOKENS = 16
 
 
 def prepare_llama(
@@ -71,10 +73,16 @@ class LlamaDecoder:
 
     @torch.inference_mode()
     def prefill(self, ids: Tensor, mask: Tensor, *, repeats: int, room: int) -> Tensor:
-        """Read the prompts, each once; only tokens that count are computed."""
+        """Read the prompts, each once; only tokens that count are computed, and a shared beginning once."""
         blocks, (batch, width) = self._blocks, ids.shape
         self._width = width  # of the filled part of the cache
         place = positions(mask)  # [B, P]
+        shared = shared_beginning(ids, mask)
+        if shared:
+            # The shared beginning to the left of all padding; positions stay what they were.
+            first = ids[:1, width - int(mask[0].sum()) :][:, :shared]
+            mask = mask & (place >= shared)
+            ids, mask, place = ids[:, shared:], mask[:, shared:], place[:, shared:]
         x = self._llama.embed(ids[mask])  # [N, H], the N tokens that count
         self._turns = blocks.turns(width + room, x)
         # Float32, for the attention kernels of the CPU are several times slower in bfloat16.
@@ -82,16 +90,29 @@ class LlamaDecoder:
         self._cache = torch.empty(shape)
 
         def store(number: int, keys: Tensor, values: Tensor) -> None:
-            for kept, new in zip(self._cache[number, ..., :width, :], (keys, values), strict=True):
+            for kept, new in zip(self._cache[number, ..., shared:width, :], (keys, values), strict=True):
                 kept.unflatten(0, (batch, repeats)).copy_(new.unsqueeze(1))
 
-        x = blocks.read(x, mask, self._turns[place[mask]], store)
+        before = self._read_shared(first) if shared else []
+        x = blocks.read(x, mask, self._turns[place[mask]], store, before)
         hidden = torch.zeros(batch, width + room)  # added to the scores of keys: -inf hides padding
-        hidden[:, :width].masked_fill_(~mask, -torch.inf)
+        hidden[:, shared:width].masked_fill_(~mask, -torch.inf)
         self._place = place[:, -1].repeat_interleave(repeats)  # [R] position of the last token read
         self._hidden = hidden.repeat_interleave(repeats, dim=0).unsqueeze(1)  # [R, 1, P + room]
         last = mask.sum(1).cumsum(0) - 1  # [B] where each prompt's last token is among the N
         return self._logits(x[last]).repeat_interleave(repeats, dim=0)
+
+    def _read_shared(self, first: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Read a beginning ``[1, F]`` once and write it into the cache of every row."""
+        count = first.shape[1]
+
+        def store(number: int, keys: Tensor, values: Tensor) -> None:
+            for kept, new in zip(self._cache[number, ..., :count, :], (keys, values), strict=True):
+                kept.copy_(new)
+
+        turns = self._turns[:count]
+        self._blocks.read(self._llama.embed(first[0]), torch.ones_like(first, dtype=torch.bool), turns, store)
+        return [(layer[0, :1, :, :count], layer[1, :1, :, :count]) for layer in self._cache]
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
@@ -125,3 +146,21 @@ class LlamaDecoder:
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._llama.head(self._blocks.norm(x, self._llama.last_norm))
+
+
+def shared_beginning(ids: Tensor, mask: Tensor) -> int:
+    """How many tokens all left-padded prompts ``[B, P]`` begin with in common, if it pays to read them once.
+
+    At least one token of every prompt is left over. 0 for a single prompt or a short beginning.
+    """
+    if len(ids) < 2:
+        return 0
+    lengths = mask.sum(1)
+    shortest = int(lengths.min()) - 1
+    if shortest < _SHARED_TOKENS:
+        return 0
+    columns = (ids.shape[1] - lengths).unsqueeze(1) + torch.arange(shortest)  # [B, shortest]
+    begins = ids.gather(1, columns)
+    same = (begins == begins[:1]).all(0)
+    count = shortest if bool(same.all()) else int(same.long().argmin())
+    return count if count >= _SHARED_TOKENS else 0

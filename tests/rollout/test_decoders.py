@@ -15,6 +15,7 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models import llama_layers, lora
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.linear import PackedLinear, PlainLinear, can_pack
+from rlhf_lite.rollout import llama_decoder
 from rlhf_lite.rollout.decoder import Generic, prepare
 from rlhf_lite.rollout.llama_decoder import Llama, prepare_llama
 from rlhf_lite.rollout.sampler import row_seeds, sample
@@ -278,3 +279,36 @@ def test_gradients_still_work_after_sampling():
         logits.log_softmax(-1).gather(-1, rollout.response_ids[..., None]).squeeze(-1) * rollout.logps
     ).sum().backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama", "four heads", "wide heads"])
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(kind, repeats, monkeypatch):
+    model = KINDS[kind]()
+    head = token_rows([20], seed=5)[0]
+    rows = [head + tail for tail in token_rows([6, 1, 3], seed=6)]
+    later = torch.tensor(token_rows([4, 4, 4], seed=7)).repeat_interleave(repeats, dim=0)
+    ids, mask = pad_left(rows, 0)
+    found = {}
+    for name, least in (("shared", 16), ("apart", 10**6)):
+        monkeypatch.setattr(llama_decoder, "_SHARED_TOKENS", least)
+        decoder = prepare(model).decoder()
+        logits = [decoder.prefill(ids, mask, repeats=repeats, room=4)]
+        order = torch.arange(3 * repeats - 1, -1, -1)  # rows may leave, or change places, as ever
+        decoder.keep(order)
+        logits = [logits[0][order], *(decoder.step(later[:, t][order]) for t in range(4))]
+        found[name] = torch.stack(logits, dim=1)
+    torch.testing.assert_close(found["shared"], found["apart"], atol=2e-4, rtol=1e-4)
+    plain = model(input_ids=torch.tensor([rows[1]])).logits[0, -1]
+    torch.testing.assert_close(found["shared"][-1 - repeats, 0], plain, atol=2e-4, rtol=1e-4)
+
+
+def test_where_prompts_begin_to_differ():
+    shared = llama_decoder.shared_beginning
+    head = list(range(3, 23))
+    assert shared(*pad_left([[*head, 1], [*head, 2, 3]], 0)) == 20
+    assert shared(*pad_left([[*head, 1], head], 0)) == 19  # one token of each is left over
+    assert shared(*pad_left([head, head], 0)) == 19
+    assert shared(*pad_left([head], 0)) == 0  # nobody to share with
+    assert shared(*pad_left([[9, *head], head], 0)) == 0
+    assert shared(*pad_left([head[:8], head[:8]], 0)) == 0  # too short to pay
