@@ -61,16 +61,40 @@ class PairFeedback:
         return float(((self.as_given > 0) == (self.swapped > 0)).float().mean())
 
 
-def pair_prompt(principle: Principle, prompt: str, first: str, second: str) -> str:
-    """The question about two texts, ending where the letter is expected."""
-    opening = f"Beginning: {prompt.strip()}\n" if prompt.strip() else ""
-    return f"{opening}Text A: {first.strip()}\nText B: {second.strip()}\n{principle.question}\nAnswer: Text"
+def pair_prompt(principle: Principle, prompt: str, first: str, second: str, *, examples: bool = False) -> str:
+    """The question about two texts, ending where the letter is expected.
+
+    With ``examples`` the principle's own come first, each text before against the one after; the better one
+    is B and A in turn.
+    """
+
+    def asked(opening: str, a: str, b: str) -> str:
+        before = f"Beginning: {opening.strip()}\n" if opening.strip() else ""
+        return f"{before}Text A: {a.strip()}\nText B: {b.strip()}\n{principle.question}\nAnswer: Text"
+
+    shown = []
+    for number, example in enumerate(principle.examples if examples else ()):
+        better_is_b = number % 2 == 0
+        pair = (example.before, example.after) if better_is_b else (example.after, example.before)
+        shown.append(asked("", *pair) + LETTERS[better_is_b])
+    return "\n\n".join([*shown, asked(prompt, first, second)])
 
 
-def single_prompt(principle: Principle, prompt: str, text: str) -> str:
-    """The question about one text, ending where yes or no is expected."""
-    opening = f"Beginning: {prompt.strip()}\n" if prompt.strip() else ""
-    return f"{opening}Text: {text.strip()}\n{principle.yes_question}\nAnswer:"
+def single_prompt(principle: Principle, prompt: str, text: str, *, examples: bool = False) -> str:
+    """The question about one text, ending where yes or no is expected.
+
+    With ``examples`` the principle's own come first: each text before deserves a no and the one after a yes.
+    """
+
+    def asked(opening: str, about: str) -> str:
+        before = f"Beginning: {opening.strip()}\n" if opening.strip() else ""
+        return f"{before}Text: {about.strip()}\n{principle.yes_question}\nAnswer:"
+
+    shown = []
+    for number, example in enumerate(principle.examples if examples else ()):
+        both = [asked("", example.before) + ANSWERS[1], asked("", example.after) + ANSWERS[0]]
+        shown += both if number % 2 == 0 else both[::-1]
+    return "\n\n".join([*shown, asked(prompt, text)])
 
 
 def _log_odds(writer: Writer, prompts: Sequence[str], words: tuple[str, str]) -> Tensor:
@@ -81,7 +105,11 @@ def _log_odds(writer: Writer, prompts: Sequence[str], words: tuple[str, str]) ->
 
 
 def judge_pairs(
-    writer: Writer, pairs: Sequence[tuple[str, str, str]], constitution: Constitution
+    writer: Writer,
+    pairs: Sequence[tuple[str, str, str]],
+    constitution: Constitution,
+    *,
+    examples: bool = False,
 ) -> PairFeedback:
     """Ask about each pair, by every principle, in both orders.
 
@@ -89,6 +117,7 @@ def judge_pairs(
         writer: the judge.
         pairs: (prompt, first text, second text).
         constitution: its principles' questions are asked.
+        examples: show each principle's examples first, see :func:`pair_prompt`.
 
     Raises:
         ValueError: if there is no pair.
@@ -97,8 +126,8 @@ def judge_pairs(
         raise ValueError("there are no pairs to judge")
     given, swapped = [], []
     for principle in constitution.principles:
-        asked = [pair_prompt(principle, prompt, a, b) for prompt, a, b in pairs]
-        turned = [pair_prompt(principle, prompt, b, a) for prompt, a, b in pairs]
+        asked = [pair_prompt(principle, prompt, a, b, examples=examples) for prompt, a, b in pairs]
+        turned = [pair_prompt(principle, prompt, b, a, examples=examples) for prompt, a, b in pairs]
         given.append(_log_odds(writer, asked, LETTERS))
         swapped.append(-_log_odds(writer, turned, LETTERS))
     a, b = torch.stack(given, 1), torch.stack(swapped, 1)
@@ -106,13 +135,20 @@ def judge_pairs(
     return PairFeedback((a + b) / 2, a, b, names, writer.name)
 
 
-def judge_texts(writer: Writer, texts: Sequence[tuple[str, str]], constitution: Constitution) -> Tensor:
+def judge_texts(
+    writer: Writer,
+    texts: Sequence[tuple[str, str]],
+    constitution: Constitution,
+    *,
+    examples: bool = False,
+) -> Tensor:
     """Log-odds of yes against no for each text and principle, ``[B, P]``; higher is better.
 
     Args:
         writer: the judge.
         texts: (prompt, text).
         constitution: its principles' yes-questions are asked.
+        examples: show each principle's examples first, see :func:`single_prompt`.
 
     Raises:
         ValueError: if there is no text.
@@ -121,7 +157,7 @@ def judge_texts(writer: Writer, texts: Sequence[tuple[str, str]], constitution: 
         raise ValueError("there are no texts to judge")
     columns = []
     for principle in constitution.principles:
-        asked = [single_prompt(principle, prompt, text) for prompt, text in texts]
+        asked = [single_prompt(principle, prompt, text, examples=examples) for prompt, text in texts]
         columns.append(_log_odds(writer, asked, ANSWERS))
     return torch.stack(columns, 1)
 

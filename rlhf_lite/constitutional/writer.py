@@ -15,8 +15,8 @@ from torch import Tensor
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.functional import sequence_logps
-from rlhf_lite.models.output import final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
+from rlhf_lite.rollout.decoder import prepare
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.rollout.text import cut_at_stop
 
@@ -127,13 +127,15 @@ class PolicyWriter:
         asked: dict[tuple[int, ...], list[int]] = {}
         for row, head in enumerate(heads):
             asked.setdefault(tuple(head), []).append(row)
-        order, body = sorted(asked, key=len), self._scorer.body
+        if not asked:
+            return
+        # The decoder reads what all prompts of a batch begin with (a question's examples) only once.
+        order, ready = sorted(asked, key=len), prepare(self._model, steps=1)
         for start in range(0, len(order), self._batch):
             part = order[start : start + self._batch]
-            ids, mask = pad_right([list(head) for head in part], self._tokenizer.pad_token_id)
-            states = body.top(body.trunk(ids, mask), mask)  # [B, S, H]
-            last = states[torch.arange(len(part)), mask.sum(1) - 1]  # [B, H]
-            logps = final_logits(self._model, last).float().log_softmax(-1).cpu()  # [B, V]
+            ids, mask = pad_left([list(head) for head in part], self._tokenizer.pad_token_id)
+            logits = ready.decoder().prefill(ids, mask, repeats=1, room=1)  # [B, V]
+            logps = logits.float().log_softmax(-1).cpu()
             for place, head in enumerate(part):
                 for row in asked[head]:
                     found[places[row]] = logps[place, tokens[row]]

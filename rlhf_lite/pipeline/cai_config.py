@@ -64,6 +64,10 @@ class FeedbackConfig(_Section):
     method: Literal["pointwise", "pairwise"] = Field(
         "pointwise", description="judge answers one by one, or two against each other in both orders"
     )
+    principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="ids of the principles that are asked about; null = those of data.principles"
+    )
+    examples: bool = Field(True, description="show the principle's examples before each question")
     compare: bool = Field(True, description="ask by the other method as well, and write down how both agree")
     prompts: Count = Field(120, description="training prompts")
     candidates: Annotated[int, Field(ge=2)] = Field(4, description="answers to each prompt")

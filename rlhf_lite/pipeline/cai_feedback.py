@@ -115,7 +115,9 @@ def ask_for_feedback(
         stats["judge"] = writer.name
         if "pointwise" in methods:
             flat = [text for found in lists for text in found]
-            odds = judge_texts(writer, [("", text) for text in flat], constitution)
+            odds = judge_texts(
+                writer, [("", text) for text in flat], constitution, examples=settings.examples
+            )
             records["pointwise"] = point_preferences(
                 kept, lists, odds, constitution, judge=writer.name, min_log_odds=settings.min_log_odds
             )
@@ -126,7 +128,9 @@ def ask_for_feedback(
             for prompt, text, values in zip(each, flat, odds.tolist(), strict=True):
                 rows.append({"method": "pointwise", "prompt": prompt, "text": text, "log_odds": values})
         if "pairwise" in methods:
-            found = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution)
+            found = judge_pairs(
+                writer, [("", a, b) for _, a, b in pairs], constitution, examples=settings.examples
+            )
             records["pairwise"] = preferences(pairs, found, min_log_odds=settings.min_log_odds)
             stats["pairwise"] = agreement(pairs, found.log_odds.numpy(), names) | {
                 "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),

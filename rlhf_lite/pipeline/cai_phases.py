@@ -46,17 +46,18 @@ POLICIES = {"base": None, "sft": REFERENCE, "cai": DPO}
 _FIRST = 3_000_017  # keeps the seed of the first answers away from those of the revisions
 
 
-def constitution_of(config: CAIConfig) -> Constitution:
-    """The principles that a run uses.
+def constitution_of(config: CAIConfig, names: Sequence[str] | None = None) -> Constitution:
+    """The principles that a run uses: those with the given ids, or those of ``data.principles``, or all.
 
     Raises:
-        KeyError: if ``data.principles`` names one that is not in the constitution.
+        KeyError: if one of the ids is not in the constitution.
     """
     place = config.data.constitution
     whole = default_constitution() if place is None else load_constitution(place)
-    if config.data.principles is None:
+    names = config.data.principles if names is None else names
+    if names is None:
         return whole
-    chosen = [whole.principle(name) for name in config.data.principles]
+    chosen = [whole.principle(name) for name in names]
     return Constitution(name=whole.name, source=whole.source, principles=chosen)
 
 
@@ -157,7 +158,8 @@ def feedback_phase(run: Run) -> None:
     policy = load_policy(config.model.name, precision=run.precision)
     actors = build_actors(run, policy, trained=False)
     prompts = prompts_of(config).train[: config.feedback.prompts]
-    found = ask_for_feedback(run, policy, actors, prompts, constitution_of(config))
+    asked = constitution_of(config, config.feedback.principles)
+    found = ask_for_feedback(run, policy, actors, prompts, asked)
     run.seconds["feedback"] = time.monotonic() - started
     with run.result("feedback", steps=len(found.records), judge=found.judge) as folder:
         found.save(folder)

@@ -105,9 +105,9 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
         "# Constitutional AI: report of a run",
         "",
         f"Seed {metrics['seed']}, commit {metrics['commit'] or 'unknown'}. {counts['chains']} chains of "
-        f"revisions, {counts['sft_examples']} of them learned from, {counts['dpo_pairs']} preference pairs by the "
-        f"judge `{Path(metrics['feedback']['judge']).name}`. Policies are judged on {n['n_prompts']} test prompts "
-        f"with {n['n_answers'] // n['n_prompts']} answers each. In brackets: 95 % intervals.",
+        f"revisions, {counts['sft_examples']} of them learned from; {counts['dpo_pairs']} preference pairs, "
+        f"judged by `{Path(metrics['feedback']['judge']).name}`. Policies answer {n['n_prompts']} test "
+        f"prompts {n['n_answers'] // n['n_prompts']} times each. In brackets: 95 % intervals.",
         "",
         "## Revisions, round by round",
         "",

@@ -1,0 +1,140 @@
+"""How well a model judges: its answers held against the ratings of people.
+
+The questions are about sentiment, because that is what people rated. Being good at them says nothing certain
+about questions of respect or harm, for which there are no human ratings here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from rlhf_lite.constitutional import Constitution, Writer, judge_pairs, judge_texts, sentiment_questions
+from rlhf_lite.evaluation.statistics import brier_score, expected_calibration_error, wilson_interval
+from rlhf_lite.types import Preference
+
+
+def measure_judge(
+    writer: Writer,
+    pairs: Sequence[Preference],
+    *,
+    constitution: Constitution | None = None,
+    pairwise: bool = True,
+    pointwise: bool = True,
+) -> dict[str, Any]:
+    """Ask a judge about pairs whose order people gave, two by two and one by one.
+
+    Which text of a pair is shown first does not depend on which one people preferred: every other pair is
+    turned round.
+
+    Args:
+        writer: the judge.
+        pairs: human preferences, such as ``data.make_pairs`` makes from ratings; prompt and answer are shown
+            together.
+        constitution: its questions are asked; None for :func:`sentiment_questions`.
+        pairwise: ask which of the two is better, in both orders.
+        pointwise: ask about each text by itself.
+
+    Returns:
+        ``n_pairs``, ``judge``, and for each principle's id ``question``, ``yes_question`` and what was found:
+
+        - ``pairwise``: ``accuracy`` of the mean over both orders, ``accuracy_as_given`` and
+          ``accuracy_swapped`` of one order each, all with Wilson's 95 % interval in ``..._ci95``;
+          ``position_bias_nats`` in favour of the letter A; ``consistent_fraction`` of pairs where both orders
+          name the same text; ``ece`` and ``brier`` of the averaged probability;
+        - ``pointwise``: ``accuracy`` with ``accuracy_ci95`` on the pairs, by the difference of the two
+          log-odds; ``auc``, the chance that any preferred text scores above any other; ``ece`` and ``brier``
+          of the difference as log-odds, and ``yes_bias_nats``, the mean log-odds of yes.
+
+        Ties count one half. ``combined`` holds the same for the mean over the questions.
+
+    Raises:
+        ValueError: if there is no pair.
+    """
+    if not pairs:
+        raise ValueError("there are no pairs to judge")
+    constitution = sentiment_questions() if constitution is None else constitution
+    turned = np.arange(len(pairs)) % 2 == 1
+    sides = [(p.prompt + p.chosen, p.prompt + p.rejected) for p in pairs]
+    asked = [("", *(both[::-1] if turn else both)) for both, turn in zip(sides, turned, strict=True)]
+    sign = np.where(turned, -1.0, 1.0)  # above zero: in favour of what people preferred
+    found: dict[str, Any] = {"n_pairs": len(pairs), "judge": writer.name}
+    names = [principle.id for principle in constitution.principles]
+    for principle in constitution.principles:
+        found[principle.id] = {"question": principle.question, "yes_question": principle.yes_question}
+    found["combined"] = {}
+    if pairwise:
+        judged = judge_pairs(writer, asked, constitution)
+        given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
+        for name, a, b in _columns(names, given, swapped):
+            found[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
+    if pointwise:
+        texts = [("", text) for both in sides for text in both]
+        odds = judge_texts(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
+        for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
+            found[name]["pointwise"] = pointwise_quality(chosen, rejected)
+    return found
+
+
+def _columns(names: Sequence[str], a: np.ndarray, b: np.ndarray):
+    """Column by column, and at last the mean over the columns."""
+    for k, name in enumerate(names):
+        yield name, a[:, k], b[:, k]
+    yield "combined", a.mean(1), b.mean(1)
+
+
+def _share(log_odds: np.ndarray, name: str) -> dict[str, Any]:
+    right = float((log_odds > 0).sum() + 0.5 * (log_odds == 0).sum())
+    interval = wilson_interval(right, len(log_odds))
+    return {name: interval.estimate, f"{name}_ci95": interval.ends}
+
+
+def _calibration(log_odds: np.ndarray) -> dict[str, float]:
+    """Error of the probability that the judge gives; each pair enters both ways round."""
+    p = 1 / (1 + np.exp(-np.clip(np.concatenate([log_odds, -log_odds]), -60, 60)))
+    outcomes = np.repeat([1.0, 0.0], len(log_odds))
+    return {"ece": expected_calibration_error(p, outcomes), "brier": brier_score(p, outcomes)}
+
+
+def pairwise_quality(
+    as_given: np.ndarray, swapped: np.ndarray, *, first_is_preferred: np.ndarray
+) -> dict[str, Any]:
+    """Accuracy, bias and calibration of judgements in two orders.
+
+    Args:
+        as_given: ``[B]`` log-odds in favour of the text that people preferred, first order.
+        swapped: ``[B]`` the same with the two texts exchanged.
+        first_is_preferred: bool ``[B]``, in the first order the preferred text stands as A.
+    """
+    mean = (as_given + swapped) / 2
+    # In favour of A, whatever it is: with the preferred text as A minus with it as B, halved.
+    bias = np.where(first_is_preferred, as_given - swapped, swapped - as_given).mean() / 2
+    return {
+        **_share(mean, "accuracy"),
+        **_share(as_given, "accuracy_as_given"),
+        **_share(swapped, "accuracy_swapped"),
+        "position_bias_nats": float(bias),
+        "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean()),
+        **_calibration(mean),
+    }
+
+
+def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+    """Accuracy, ranking and calibration of judgements of single texts.
+
+    Args:
+        chosen: ``[B]`` log-odds of yes for the texts that people preferred.
+        rejected: ``[B]`` the same for the others.
+    """
+    n = len(chosen)
+    ranks = rankdata(np.concatenate([chosen, rejected]))
+    auc = (ranks[:n].sum() - n * (n + 1) / 2) / (n * n)
+    return {
+        **_share(chosen - rejected, "accuracy"),
+        "auc": float(auc),
+        "yes_bias_nats": float(np.concatenate([chosen, rejected]).mean()),
+        **_calibration(chosen - rejected),
+    }
