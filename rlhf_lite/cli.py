@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_lite.cli_cai import cai
+from rlhf_lite.cli_eval import compare
+
 if TYPE_CHECKING:
     from rlhf_lite.config import PipelineConfig
 
@@ -31,7 +34,14 @@ app = typer.Typer(
 )
 
 # Recognised by name, because importing the modules that define them would import torch.
-EXIT_CODES = {"ConfigError": 2, "DataError": 2, "AssetError": 1, "PhaseError": 1}
+EXIT_CODES = {
+    "ConfigError": 2,
+    "DataError": 2,
+    "ComparisonError": 2,
+    "AssetError": 1,
+    "PhaseError": 1,
+    "ToxicityError": 1,
+}
 
 
 class Phase(StrEnum):
@@ -201,6 +211,10 @@ def generate(
     )
     for text in texts:
         typer.echo(text)
+
+
+app.command("eval")(compare)
+app.command()(cai)
 
 
 @app.command()

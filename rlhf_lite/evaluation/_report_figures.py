@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibration_chart",
+    "chart",
     "gap_chart",
     "pipeline_chart",
     "policy_charts",
@@ -84,7 +85,8 @@ _PANELS: dict[str, list[tuple[str, list[tuple[str, str]], str, str]]] = {
 _PHASE_AXIS = {"sft": "SFT step", "reward": "reward-model step", "ppo": "PPO step", "dpo": "DPO step"}
 
 
-def _chart(figure: Figure, name: str, alt: str, caption: str = "", narrow: Figure | None = None) -> Chart:
+def chart(figure: Figure, name: str, alt: str, caption: str = "", narrow: Figure | None = None) -> Chart:
+    """A drawn figure with the sentence that says what is seen, and perhaps another drawing for a phone."""
     svg = plotting.to_svg(figure)
     figure.set_layout_engine("none")  # placed by now; placing again would cost as much as drawing
     return Chart(
@@ -99,7 +101,7 @@ def _chart(figure: Figure, name: str, alt: str, caption: str = "", narrow: Figur
 
 def pipeline_chart() -> Chart:
     """The four phases and the parts of the ratings, wide and tall."""
-    return _chart(
+    return chart(
         plotting.pipeline_picture(),
         "pipeline",
         "Diagram: the human ratings are split into train, validation, test and gold. SFT and the reward "
@@ -146,7 +148,7 @@ def training_charts(run: Run, phase: str) -> tuple[list[Chart], list[str]]:
             target = (f"target {goal:g}", goal)
             sentences.append(f"The controller's target is {goal:g}.")
         panel = plotting.Panel(title, axis, series, xlabel=_PHASE_AXIS[phase], target=target)
-        charts.append(_chart(plotting.training_curves(panel), name, " ".join(sentences)))
+        charts.append(chart(plotting.training_curves(panel), name, " ".join(sentences)))
     return charts, absent
 
 
@@ -163,7 +165,7 @@ def trajectory_chart(run: Run) -> Chart | None:
         f"{number(kl[0])} nats "
         f"per sequence to {number(reward[-1])} at {number(kl[-1])} nats per sequence."
     )
-    return _chart(plotting.reward_versus_kl({"PPO": (kl, reward)}), "reward_versus_kl", alt)
+    return chart(plotting.reward_versus_kl({"PPO": (kl, reward)}), "reward_versus_kl", alt)
 
 
 def policy_charts(run: Run) -> list[Chart]:
@@ -194,7 +196,7 @@ def policy_charts(run: Run) -> list[Chart]:
             xlabel=axis,
             colours=[plotting.POLICY_COLOURS.get(name, plotting.OKABE_ITO["green"]) for name in names],
         )
-        charts.append(_chart(figure, f"policies_{key}", f"{title} per policy: {listed}."))
+        charts.append(chart(figure, f"policies_{key}", f"{title} per policy: {listed}."))
     return charts
 
 
@@ -223,7 +225,7 @@ def gap_chart(run: Run) -> Chart | None:
     )
     figure = plotting.accuracy_by_gap(labels, shares, low=low, high=high, n_pairs=counts)
     caption = "Bars are 95 % Wilson intervals from the number of pairs."
-    return _chart(figure, "accuracy_by_gap", f"Reward-model accuracy by rating gap: {listed}.", caption)
+    return chart(figure, "accuracy_by_gap", f"Reward-model accuracy by rating gap: {listed}.", caption)
 
 
 def calibration_chart(run: Run) -> Chart | None:
@@ -237,4 +239,4 @@ def calibration_chart(run: Run) -> Chart | None:
     predicted, observed, counts = (list(column) for column in zip(*bins, strict=True))
     listed = "; ".join(f"{number(p)} forecast, {number(o)} observed" for p, o, _ in bins)
     figure = plotting.reward_calibration(predicted, observed, n_pairs=[int(n) for n in counts])
-    return _chart(figure, "calibration", f"Calibration of the reward model, bin by bin: {listed}.")
+    return chart(figure, "calibration", f"Calibration of the reward model, bin by bin: {listed}.")

@@ -30,6 +30,8 @@ from rlhf_lite.evaluation._report_style import CSS
 
 __all__ = ["render_html"]
 
+FOOTER = "Every number on this page was read from the files of the run folder."
+
 # Control characters are not allowed in HTML; a lone surrogate cannot be written as UTF-8.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _STATE = {True: ("good", "✓ passed"), False: ("bad", "✗ not met"), None: ("", "not measured")}
@@ -162,7 +164,7 @@ def _block(block: Block) -> str:
     raise TypeError(f"no HTML for a block of type {type(block).__name__}")
 
 
-def render_html(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
+def render_html(title: str, subtitle: str, blocks: Sequence[Block], *, footer: str = FOOTER) -> str:
     """The whole page as text; ``title`` also names the browser tab."""
     links = "".join(
         f'<a href="#{_anchor(block.title)}">{_plain(block.title)}</a>'
@@ -187,7 +189,7 @@ def render_html(title: str, subtitle: str, blocks: Sequence[Block]) -> str:
 <nav aria-label="Sections">{links}</nav>
 </header>
 {body}
-<footer>Every number on this page was read from the files of the run folder.</footer>
+<footer>{_plain(footer)}</footer>
 </main>
 </body>
 </html>

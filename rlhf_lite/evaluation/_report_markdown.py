@@ -27,6 +27,8 @@ from rlhf_lite.evaluation._report_blocks import (
 
 __all__ = ["render_markdown"]
 
+FOOTER = "Every number above was read from the files of the run folder."
+
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#+|~$!])")
 _LIST_OR_RULE = re.compile(r"^(\s*)([-=]|\d+(?=[.)](?:\s|$)))", re.MULTILINE)
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -151,8 +153,10 @@ def _block(block: Block, folder: str) -> str:
     raise TypeError(f"no Markdown for a block of type {type(block).__name__}")
 
 
-def render_markdown(title: str, subtitle: str, blocks: Sequence[Block], *, figures: str = "figures") -> str:
+def render_markdown(
+    title: str, subtitle: str, blocks: Sequence[Block], *, figures: str = "figures", footer: str = FOOTER
+) -> str:
     """The whole document; pictures are referred to as ``<figures>/<name>.png``."""
     parts = [f"# {_plain(title)}", _plain(subtitle), *(_block(block, figures) for block in blocks)]
-    parts.append("*Every number above was read from the files of the run folder.*")
+    parts.append(f"*{_plain(footer)}*")
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,380 @@
+"""Policies compared: what is measured by hand or by identity, and what happens to broken input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
+
+from rlhf_lite.evaluation._comparison_figures import pareto
+from rlhf_lite.evaluation.compare import ComparisonError, compare_policies
+from rlhf_lite.evaluation.comparison_metrics import per_prompt
+from rlhf_lite.evaluation.comparison_report import check_output, pick_rows, summary, write_comparison
+from rlhf_lite.evaluation.entrants import Entrant, Network, encode_for
+from rlhf_lite.models.adapters import add_adapter, lora_config
+
+PROMPTS = ["The film", "A plot", "This is", "What a", "Never"]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def quiet(texts):
+    """A toxicity judge for speed."""
+    return np.zeros(len(texts))
+
+
+quiet.name = "quiet"
+
+
+def lengths(texts):
+    """A gold judge that anybody can check: the longer, the better."""
+    return np.array([len(text) for text in texts], dtype=float)
+
+
+def tokenizer():
+    made = byte_tokenizer()
+    made.pad_token = made.eos_token
+    return made
+
+
+def model(seed=0, **changes):
+    end = tokenizer().eos_token_id
+    return llama(vocab=257, seed=seed, bos_token_id=end, eos_token_id=end, pad_token_id=None, **changes)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network with two adapters on its top layers."""
+    shape = {"rank": 2, "alpha": 4, "dropout": 0.0, "top_layers": 2}
+    base = model()
+    made = add_adapter(base, lora_config(base, **shape), "one", seed=0)
+    made = add_adapter(made, lora_config(base, **shape), "two", seed=1)
+    shake(made, "one", seed=1)
+    shake(made, "two", seed=2)
+    return made.eval()
+
+
+@pytest.fixture(scope="module")
+def entrants(network):
+    return [
+        Entrant("base", network, tokenizer(), None, "somebody/base"),
+        Entrant("one", network, tokenizer(), "one"),
+        Entrant("two", network, tokenizer(), "two", optimised_by=("reward",)),
+    ]
+
+
+OPTIONS = {"toxicity": quiet, "max_new_tokens": 6, "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def found(entrants):
+    return compare_policies(entrants, PROMPTS, gold=lengths, reward=lengths, n_samples=2, **OPTIONS)
+
+
+# --- Log-probabilities
+
+
+def test_a_network_scores_as_plain_models_do(network):
+    prompts, texts = [[3, 4], [5], [6, 7, 8]], [[9, 10], [], [11]]
+    got = Network(network, 0, batch_tokens=8).logps(prompts, texts, adapters=["one", None, "two"])
+    assert got[:, 1].tolist() == [0, 0, 0]
+    for place, adapter in enumerate(["one", None, "two"]):
+        with Network(network, 0).using(adapter):
+            for row in (0, 2):
+                expected = naive_logps(network, [prompts[row] + texts[row]])[0][len(prompts[row]) - 1 :].sum()
+                assert got[place, row] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_a_shared_network_computes_its_trunk_once(network):
+    assert Network(network, 0).scorer.body.depth == 2
+
+
+# --- What is measured
+
+
+def test_the_bare_reference_has_no_kl_and_the_others_do(found):
+    policies = found.metrics["policies"]
+    assert found.metrics["settings"]["reference"] == "base"
+    assert policies["base"]["kl_nats_per_seq"] == 0.0
+    assert policies["one"]["kl_nats_per_seq"] != 0
+    assert policies["base"]["n_texts"] == 10
+
+
+def test_kl_is_the_log_ratio_of_the_policys_own_texts(found, network):
+    answers = found.answers["one"]
+    prompt = answers.prompts.ids[2]
+    ids = tokenizer()(answers.texts[4], add_special_tokens=False)["input_ids"]
+    if answers.ended[4]:
+        ids.append(tokenizer().eos_token_id)
+    ratios = []
+    for adapter in ("one", None):
+        with Network(network, 0).using(adapter):
+            ratios.append(float(naive_logps(network, [prompt + ids])[0][len(prompt) - 1 :].sum()))
+    assert len(ids) == answers.tokens[4]
+    assert answers.scores["kl"][4] == pytest.approx(ratios[0] - ratios[1], abs=1e-3)
+
+
+def test_gold_reads_whole_texts_and_wins_are_counted(found):
+    base, one = found.answers["base"], found.answers["one"]
+    expected = [len(PROMPTS[row // 2]) + len(text) for row, text in enumerate(one.texts)]
+    assert one.scores["gold"].tolist() == expected
+    row = found.metrics["versus_baseline"]["one"]["gold"]
+    gaps = one.scores["gold"] - base.scores["gold"]
+    assert (row["wins"], row["ties"], row["losses"]) == (
+        (gaps > 0).sum(),
+        (gaps == 0).sum(),
+        (gaps < 0).sum(),
+    )
+    assert row["difference"] == pytest.approx(gaps.mean())
+    assert row["win_rate"] == pytest.approx(((gaps > 0) + 0.5 * (gaps == 0)).mean())
+    assert row["ci95"][0] <= row["win_rate"] <= row["ci95"][1]
+
+
+def test_a_policy_against_its_copy_ties_everywhere(entrants):
+    base = entrants[0]
+    twin = Entrant("twin", base.model, base.tokenizer)
+    row = compare_policies([base, twin], PROMPTS, gold=lengths, **OPTIONS).metrics["versus_baseline"]["twin"][
+        "gold"
+    ]
+    assert (row["wins"], row["ties"], row["losses"], row["win_rate"]) == (0, 5, 0, 0.5)
+
+
+def test_the_same_seed_gives_the_same_texts_alone_or_in_company(found, entrants):
+    alone = compare_policies([entrants[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS)
+    assert alone.answers["one"].texts == found.answers["one"].texts
+    assert alone.metrics["settings"]["reference"] == "its base model"
+    assert alone.metrics["policies"]["one"]["missing"]["coherence"] == "it was switched off"
+    other = compare_policies(
+        [entrants[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS | {"seed": 1}
+    )
+    assert other.answers["one"].texts != alone.answers["one"].texts
+
+
+def test_a_tie_margin_applies_to_the_judge_alone(entrants):
+    both = compare_policies(
+        entrants[:2], PROMPTS, gold=lengths, reward=lengths, judge="gold", tie_margin=1e6, **OPTIONS
+    ).metrics["versus_baseline"]["one"]
+    assert both["gold"]["ties"] == 5
+    assert both["reward"]["ties"] < 5
+
+
+def test_means_are_over_prompts():
+    values = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
+    assert per_prompt(values, 2).tolist() == [2.0, 5.0]
+
+
+def test_temperature_is_that_of_the_kl_and_not_of_the_perplexity(entrants):
+    warm = compare_policies(entrants[:2], PROMPTS, **OPTIONS | {"temperature": 0.5})
+    assert warm.metrics["policies"]["base"]["kl_nats_per_seq"] == 0.0
+    greedy = compare_policies(entrants[:2], PROMPTS, **OPTIONS | {"temperature": 0.0})
+    entry = greedy.metrics["policies"]["one"]
+    assert entry["kl_nats_per_seq"] is None
+    assert "greedy" in entry["missing"]["kl"]
+    assert entry["perplexity_reference"] > 1
+
+
+def test_pareto_points():
+    points = [(0.0, 0.1), (2.0, 0.5), (1.0, 0.0), (3.0, 0.5), (4.0, 0.9), (2.0, 0.2)]
+    assert pareto(points) == [(0.0, 0.1), (2.0, 0.5), (4.0, 0.9)]
+
+
+# --- Degenerate input
+
+
+def test_another_vocabulary_has_no_kl_but_a_perplexity(entrants):
+    other = byte_tokenizer()
+    other.add_tokens(["<new>"])
+    other.pad_token = other.eos_token
+    end = other.eos_token_id
+    alien = Entrant(
+        "alien", gpt2(vocab_size=258, bos_token_id=end, eos_token_id=end, pad_token_id=None), other
+    )
+    found = compare_policies([entrants[0], alien], PROMPTS, **OPTIONS)
+    entry = found.metrics["policies"]["alien"]
+    assert entry["kl_nats_per_seq"] is None
+    assert "vocabulary" in entry["missing"]["kl"]
+    assert entry["perplexity_reference"] > 1
+    assert any(said.startswith("alien: no KL, because its vocabulary") for said in found.metrics["problems"])
+
+
+def test_a_nan_is_left_out_and_said(entrants):
+    def sometimes(texts):
+        scores = lengths(texts)
+        scores[0] = np.nan
+        return scores
+
+    found = compare_policies(entrants[:2], PROMPTS, gold=sometimes, **OPTIONS)
+    entry, versus = found.metrics["policies"]["one"], found.metrics["versus_baseline"]["one"]["gold"]
+    assert entry["gold_reward"] == pytest.approx(found.answers["one"].scores["gold"][1:].mean())
+    assert (entry["not_a_number"], versus["n"]) == ({"gold": 1}, 4)
+    assert any("1 of 5 scores by gold are not a number" in said for said in found.metrics["problems"])
+    never = compare_policies(entrants[:2], PROMPTS, gold=lambda texts: np.full(len(texts), np.nan), **OPTIONS)
+    assert never.metrics["policies"]["one"]["gold_reward"] is None
+    assert "cannot be compared with base" in summary(never.metrics)[3]
+
+
+def test_empty_answers_are_judged_and_said(network):
+    mute = model(seed=3)
+    with torch.no_grad():  # the end token is all it can say
+        mute.get_output_embeddings().weight[:] = 0
+    end = tokenizer().eos_token_id
+    mute.get_output_embeddings().register_forward_hook(
+        lambda _, __, out: torch.full_like(out, -1e4).index_fill(-1, torch.tensor([end]), 0.0)
+    )
+    found = compare_policies([Entrant("mute", mute, tokenizer())], PROMPTS, gold=lengths, **OPTIONS)
+    entry = found.metrics["policies"]["mute"]
+    assert found.answers["mute"].texts == [""] * 5
+    assert (entry["empty_fraction"], entry["cut_fraction"], entry["distinct_2"]) == (1.0, 0.0, None)
+    assert "mute: 5 of 5 answers are empty" in " ".join(found.metrics["problems"])
+
+
+def test_chat_uses_the_template_or_says_that_there_is_none(entrants):
+    with_template = tokenizer()
+    with_template.chat_template = TEMPLATE
+    chatty = Entrant("chatty", entrants[0].model, with_template)
+    assert encode_for(chatty, ["Hi"], chat=True, max_new_tokens=4).texts == ["<user>Hi<a>"]
+    seen = []
+
+    def reward(texts):
+        seen.extend(texts)
+        return lengths(texts)
+
+    found = compare_policies([entrants[0], chatty], PROMPTS, chat=True, reward=reward, **OPTIONS)
+    templates = [entry["template"] for entry in found.metrics["policies"].values()]
+    assert templates == ["transcript", "chat"]
+    assert "base has no chat template" in " ".join(found.metrics["problems"])
+    assert seen[0].startswith("\n\nHuman: The film\n\nAssistant: ")
+
+
+def test_a_long_prompt_keeps_its_end_and_is_said(entrants):
+    long = "x" * 200 + " end"
+    found = compare_policies(entrants[:1], ["short", long, "other"], **OPTIONS)
+    assert "base: 1 prompts (number 2) are longer than its window" in " ".join(found.metrics["problems"])
+    row = found.answers["base"].prompts.ids[1]
+    assert len(row) == 128 - 6
+    assert tokenizer().decode(row).endswith(" end")
+    with pytest.raises(ValueError, match="leaves no room"):
+        compare_policies(entrants[:1], PROMPTS, **OPTIONS | {"max_new_tokens": 128})
+
+
+def test_repeated_prompts_are_said(entrants):
+    found = compare_policies(entrants[:1], ["a", "a", "b"], **OPTIONS)
+    assert "1 of 3 prompts repeat" in found.metrics["problems"][0]
+    assert "three different prompts" in found.metrics["policies"]["base"]["missing"]["coherence"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"baseline": "none"}, "baseline 'none' is none of the policies: base, one"),
+        ({"reference": "none"}, "reference 'none'"),
+        ({"judge": "gold"}, "no judge 'gold' in this comparison; there is vader"),
+        ({"n_samples": 0}, "at least 1"),
+        ({"temperature": float("nan")}, "temperature must be 0 or more"),
+        ({"temperature": 0.0, "n_samples": 2}, "same text every time"),
+        ({"gold": lambda texts: np.zeros(2)}, r"scores of shape \(2,\) for 5 texts"),
+    ],
+)
+def test_wrong_requests(entrants, changes, words):
+    with pytest.raises(ValueError, match=words):
+        compare_policies(entrants[:2], PROMPTS, **OPTIONS | changes)
+
+
+def test_names_must_differ_and_there_must_be_something(entrants):
+    with pytest.raises(ComparisonError, match="two policies are called 'base'"):
+        compare_policies([entrants[0]] * 2, PROMPTS, **OPTIONS)
+    with pytest.raises(ComparisonError, match="no policy"):
+        compare_policies([], PROMPTS, **OPTIONS)
+    with pytest.raises(ComparisonError, match="no prompt"):
+        compare_policies(entrants, [], **OPTIONS)
+
+
+# --- The report
+
+
+@pytest.fixture(scope="module")
+def folder(found, tmp_path_factory):
+    place = tmp_path_factory.mktemp("report") / "out"
+    assert write_comparison(found, place, card="one") == place / "report.html"
+    return place
+
+
+def test_all_files_are_there_and_agree(folder, found):
+    assert {path.name for path in folder.iterdir()} == {
+        "report.html", "report.md", "report.json", "samples.jsonl", "model_card.md", "figures",
+    }  # fmt: skip
+    content = json.loads((folder / "report.json").read_text())
+    assert content["kind"] == "rlhf-lite comparison"
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 10
+    assert (rows[3]["prompt"], rows[3]["sample"]) == ("A plot", 2)
+    assert rows[3]["policies"]["two"]["text"] == found.answers["two"].texts[3]
+    kl = [row["policies"]["one"]["kl"] for row in rows]
+    assert np.mean(kl) == pytest.approx(content["policies"]["one"]["kl_nats_per_seq"])
+
+
+def test_the_page_is_self_contained_and_marks_the_optimised_judge(folder):
+    page = (folder / "report.html").read_text()
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert page.count("†") >= 2
+    for title in ("Results", "Reward against KL", "Samples side by side", "What these numbers cannot say"):
+        assert f">{title}</h2>" in page
+    markdown = (folder / "report.md").read_text()
+    for picture in folder.glob("figures/*.png"):
+        assert f"figures/{picture.name}" in markdown
+
+
+def test_the_card_is_valid_for_the_hub(folder):
+    from huggingface_hub import ModelCard
+
+    content = (folder / "model_card.md").read_text()
+    matter = yaml.safe_load(content.split("---\n")[1])
+    assert (matter["library_name"], matter["license"]) == ("peft", "unknown")
+    card = ModelCard(content)
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    metrics = json.loads((folder / "report.json").read_text())["policies"]["one"]
+    assert results["kl_nats_per_seq"] == pytest.approx(metrics["kl_nats_per_seq"], abs=1e-4)
+    assert card.data.eval_results[0].task_type == "text-generation"
+
+
+def test_samples_hold_the_first_and_the_extremes(found):
+    picked = pick_rows(found, first=2)
+    assert list(picked)[:2] == [0, 2]
+    gaps = found.answers["one"].scores["gold"] - found.answers["base"].scores["gold"]
+    if gaps.max() > 0:
+        assert "largest gain of one over base by gold" in picked[int(gaps.argmax())]
+
+
+def test_only_an_earlier_report_is_replaced(found, folder, tmp_path):
+    write_comparison(found, folder, card="one")
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ComparisonError, match=r"something else \(such as notes.txt\)"):
+        write_comparison(found, folder)
+    (folder / "notes.txt").unlink()
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ComparisonError, match="no report of a comparison"):
+        check_output(tmp_path)
+    with pytest.raises(ComparisonError, match="is a file"):
+        check_output(tmp_path / "report.json")
+    with pytest.raises(ComparisonError, match="card='none'"):
+        write_comparison(found, tmp_path / "new", card="none")
+    assert not (tmp_path / "new").exists()
+
+
+def test_strange_names_and_texts_do_no_harm(entrants, tmp_path):
+    odd = Entrant("<b>|`{x}`", entrants[0].model, entrants[0].tokenizer)
+    found = compare_policies([entrants[1], odd], ["<script>alert(1)</script>", "{y}", "|"], **OPTIONS)
+    page = write_comparison(found, tmp_path / "out").read_text()
+    assert "<script" not in page
+    assert "&lt;b&gt;|`{x}`" in page
