@@ -24,7 +24,7 @@ SIZES = {
         "reward.eval_pairs=320",
         "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
         "ppo.learning_rate=2.0e-3",
-        "dpo.pairs=320", "dpo.warmup_steps=2",
+        "dpo.pairs=320", "dpo.warmup_steps=2", "dpo.learning_rate=2.0e-3",
         "evaluation.prompts=64", "evaluation.gold_texts=400",
     ],
     "full": [],  # the sizes of `rlhf-lite quickstart`
