@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_lite.cli_cai import cai
 from rlhf_lite.cli_eval import compare
 
 if TYPE_CHECKING:
@@ -214,7 +213,6 @@ def generate(
 
 
 app.command("eval")(compare)
-app.command()(cai)
 
 
 @app.command()
