@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from rlhf_lite.constitutional.feedback import (
     PairFeedback,
+    judge_by_likelihood,
     judge_pairs,
     judge_texts,
     point_preferences,
@@ -39,6 +40,7 @@ __all__ = [
     "Writer",
     "default_constitution",
     "find_problem",
+    "judge_by_likelihood",
     "judge_pairs",
     "judge_texts",
     "kept_words",

@@ -4,6 +4,10 @@ Source: Bai et al. 2022 (arXiv:2212.08073), section 4. The judge sees a question
 for A or B; the normalised probabilities of the two letters are the label. A model prefers a letter whatever
 stands behind it, so every pair is asked in both orders and the log-odds are averaged: what depends on the
 place alone cancels.
+
+A small model hardly understands such questions. :func:`judge_by_likelihood` asks none: it compares how likely
+the text is after two headings, one for each side of the principle. This is classification through the "noisy
+channel" (Min et al. 2022, arXiv:2108.04106).
 """
 
 from __future__ import annotations
@@ -162,6 +166,38 @@ def judge_texts(
     return torch.stack(columns, 1)
 
 
+def judge_by_likelihood(
+    writer: Writer, texts: Sequence[tuple[str, str]], constitution: Constitution
+) -> Tensor:
+    """Log-likelihood ratio of each text under a principle's two headings, ``[B, P]``; higher is better.
+
+        log p(text | heading) - log p(text | opposite), in nats, summed over the tokens
+
+    Args:
+        writer: the judge.
+        texts: (prompt, text); a prompt stands before the heading.
+        constitution: every principle must have ``heading`` and ``opposite``.
+
+    Raises:
+        ValueError: if there is no text, a text has no token, or a principle lacks its headings.
+    """
+    if not texts:
+        raise ValueError("there are no texts to judge")
+    said = [f" {text.strip()}" for _, text in texts]
+    columns = []
+    for principle in constitution.principles:
+        if principle.heading is None or principle.opposite is None:
+            raise ValueError(
+                f"principle {principle.id!r} needs heading and opposite to be judged by likelihood"
+            )
+        sides = []
+        for words in (principle.heading, principle.opposite):
+            heads = [f"{prompt.strip()}\n{words}" if prompt.strip() else words for prompt, _ in texts]
+            sides.append(writer.log_probabilities(heads, said))
+        columns.append(sides[0] - sides[1])
+    return torch.stack(columns, 1)
+
+
 def preferences(
     pairs: Sequence[tuple[str, str, str]], feedback: PairFeedback, *, min_log_odds: float = 0.0
 ) -> list[Preference]:
@@ -188,6 +224,7 @@ def preferences(
         chosen, rejected = (first, second) if odds > 0 else (second, first)
         meta = {
             "judge": feedback.judge,
+            "method": "pairwise",
             "principles": list(feedback.principles),
             "log_odds_as_given": [round(value, 4) for value in feedback.as_given[i].tolist()],
             "log_odds_swapped": [round(value, 4) for value in feedback.swapped[i].tolist()],
@@ -203,6 +240,7 @@ def point_preferences(
     constitution: Constitution,
     *,
     judge: str,
+    method: str = "pointwise",
     min_log_odds: float = 0.0,
 ) -> list[Preference]:
     """One preference for each prompt, from judgements of single texts: its best against its worst candidate.
@@ -210,9 +248,11 @@ def point_preferences(
     Args:
         prompts: N prompts.
         candidates: for each prompt its texts; the total is B.
-        log_odds: ``[B, P]`` from :func:`judge_texts`, prompt by prompt; the mean over principles counts.
+        log_odds: ``[B, P]`` from :func:`judge_texts` or :func:`judge_by_likelihood`, prompt by prompt; the
+            mean over principles counts.
         constitution: that the judge was asked by.
         judge: name of the model.
+        method: how it judged, for the records.
         min_log_odds: smallest distance of the two, in nats; nearer ones give no record.
 
     Raises:
@@ -235,6 +275,7 @@ def point_preferences(
             continue
         meta = {
             "judge": judge,
+            "method": method,
             "principles": names,
             "log_odds_chosen": [round(value, 4) for value in rows[best].tolist()],
             "log_odds_rejected": [round(value, 4) for value in rows[worst].tolist()],

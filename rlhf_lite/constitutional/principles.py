@@ -53,6 +53,8 @@ class Principle(_Part):
         revision_request: what the model is asked to change.
         question: how two texts are compared ("Which of the two ...?").
         yes_question: how one text is judged ("Is ...?"), answered by yes or no; yes is the better answer.
+        heading, opposite: words that announce a text that follows the rule, and one that breaks it ("A polite
+            remark:", "A rude remark:"); a text is judged by which of the two makes it more likely.
         examples: few-shot examples.
         source: where the rule comes from.
     """
@@ -63,6 +65,8 @@ class Principle(_Part):
     revision_request: Text
     question: Text
     yes_question: Text
+    heading: Text | None = None
+    opposite: Text | None = None
     examples: tuple[Example, ...] = ()
     source: Text = "our own"
 

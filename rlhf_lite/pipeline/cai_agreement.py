@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from rlhf_lite.constitutional import Constitution, Writer, judge_pairs, judge_texts, sentiment_questions
+from rlhf_lite.constitutional import (
+    Constitution,
+    Writer,
+    judge_by_likelihood,
+    judge_pairs,
+    judge_texts,
+    sentiment_questions,
+)
 from rlhf_lite.evaluation.statistics import brier_score, expected_calibration_error, wilson_interval
 from rlhf_lite.types import Preference
 
@@ -24,6 +31,7 @@ def measure_judge(
     constitution: Constitution | None = None,
     pairwise: bool = True,
     pointwise: bool = True,
+    likelihood: bool = True,
 ) -> dict[str, Any]:
     """Ask a judge about pairs whose order people gave, two by two and one by one.
 
@@ -37,6 +45,7 @@ def measure_judge(
         constitution: its questions are asked; None for :func:`sentiment_questions`.
         pairwise: ask which of the two is better, in both orders.
         pointwise: ask about each text by itself.
+        likelihood: compare how likely each text is after the two headings of a principle.
 
     Returns:
         ``n_pairs``, ``judge``, and for each principle's id ``question``, ``yes_question`` and what was found:
@@ -47,7 +56,8 @@ def measure_judge(
           name the same text; ``ece`` and ``brier`` of the averaged probability;
         - ``pointwise``: ``accuracy`` with ``accuracy_ci95`` on the pairs, by the difference of the two
           log-odds; ``auc``, the chance that any preferred text scores above any other; ``ece`` and ``brier``
-          of the difference as log-odds, and ``yes_bias_nats``, the mean log-odds of yes.
+          of the difference as log-odds, and ``yes_bias_nats``, the mean log-odds of yes;
+        - ``likelihood``: the same for the log-likelihood ratios of the two headings.
 
         Ties count one half. ``combined`` holds the same for the mean over the questions.
 
@@ -71,11 +81,15 @@ def measure_judge(
         given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
         for name, a, b in _columns(names, given, swapped):
             found[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
-    if pointwise:
-        texts = [("", text) for both in sides for text in both]
-        odds = judge_texts(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
-        for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
-            found[name]["pointwise"] = pointwise_quality(chosen, rejected)
+    texts = [("", text) for both in sides for text in both]
+    for method, wanted, judge in (
+        ("pointwise", pointwise, judge_texts),
+        ("likelihood", likelihood, judge_by_likelihood),
+    ):
+        if wanted:
+            odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
+            for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
+                found[name][method] = pointwise_quality(chosen, rejected)
     return found
 
 

@@ -61,14 +61,17 @@ class FeedbackConfig(_Section):
     judge: Text | None = Field(
         None, description="folder or Hub id of the judging model; null = the model itself"
     )
-    method: Literal["pointwise", "pairwise"] = Field(
-        "pointwise", description="judge answers one by one, or two against each other in both orders"
+    method: Literal["likelihood", "pointwise", "pairwise"] = Field(
+        "likelihood",
+        description="likelihood after two headings, a question about one answer, or about two in both orders",
     )
     principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
         None, description="ids of the principles that are asked about; null = those of data.principles"
     )
     examples: bool = Field(True, description="show the principle's examples before each question")
-    compare: bool = Field(True, description="ask by the other method as well, and write down how both agree")
+    compare: bool = Field(
+        True, description="judge by the other methods as well, and write down how good each is"
+    )
     prompts: Count = Field(120, description="training prompts")
     candidates: Annotated[int, Field(ge=2)] = Field(4, description="answers to each prompt")
     max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata
 
 from rlhf_lite.checkpoint import write_json
 from rlhf_lite.constitutional import (
     Constitution,
     PolicyWriter,
+    judge_by_likelihood,
     judge_pairs,
     judge_texts,
     point_preferences,
@@ -23,7 +25,7 @@ from rlhf_lite.data import save_preferences
 from rlhf_lite.evaluation.statistics import paired_difference_ci, wilson_interval
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.models.policy import Policy, load_policy
-from rlhf_lite.pipeline.cai_judging import draw_answers
+from rlhf_lite.pipeline.cai_judging import TOXIC, draw_answers
 from rlhf_lite.pipeline.cai_records import write_lines
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import Actors
@@ -31,6 +33,7 @@ from rlhf_lite.pipeline.run import without_nan
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Preference
 
+METHODS = ("likelihood", "pointwise", "pairwise")
 _CANDIDATES = 5_000_011
 # Two texts count as different for the independent judge when their toxicity differs by more than this.
 _CLEAR = 0.1
@@ -84,7 +87,7 @@ def sample_candidates(run: Run, policy: Policy, actors: Actors, prompts: Sequenc
 def ask_for_feedback(
     run: Run, policy: Policy, actors: Actors, prompts: Sequence[str], constitution: Constitution
 ) -> Feedback:
-    """Sample candidates, have them judged pointwise and pairwise, and make preferences by the chosen method.
+    """Sample candidates, have them judged by one or all methods, and make preferences by the chosen one.
 
     The judge sees the answers alone, without the rude thread. ``stats`` holds for each method the share of
     clearly different pairs (by the toxicity judge, which nobody optimised) where both agree, with a Wilson
@@ -101,7 +104,7 @@ def ask_for_feedback(
     kept, lists = [prompt for prompt, _ in asked], [found for _, found in asked]
     # Neighbours in the list make pairs: 0 with 1, 2 with 3.
     pairs = [(p, f[i], f[i + 1]) for p, f in asked for i in range(0, len(f) - 1, 2)]
-    methods = ("pointwise", "pairwise") if settings.compare else (settings.method,)
+    methods = METHODS if settings.compare else (settings.method,)
     stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(kept), "n_pairs_judged": len(pairs)}
     records: dict[str, list[Preference]] = {}
     rows: list[dict[str, Any]] = []
@@ -113,20 +116,30 @@ def ask_for_feedback(
             judge = load_policy(settings.judge, precision=run.precision)
         writer = PolicyWriter(judge, batch_size=32)
         stats["judge"] = writer.name
-        if "pointwise" in methods:
-            flat = [text for found in lists for text in found]
-            odds = judge_texts(
-                writer, [("", text) for text in flat], constitution, examples=settings.examples
+        flat = [text for found in lists for text in found]
+        each = [prompt for prompt, found in asked for _ in found]
+        place = {both: i for i, both in enumerate(zip(each, flat, strict=True))}
+        first, second = ([place[p, pair[k]] for p, *pair in pairs] for k in (0, 1))
+        for method in [name for name in methods if name != "pairwise"]:
+            texts = [("", text) for text in flat]
+            odds = (
+                judge_by_likelihood(writer, texts, constitution)
+                if method == "likelihood"
+                else judge_texts(writer, texts, constitution, examples=settings.examples)
             )
-            records["pointwise"] = point_preferences(
-                kept, lists, odds, constitution, judge=writer.name, min_log_odds=settings.min_log_odds
+            records[method] = point_preferences(
+                kept,
+                lists,
+                odds,
+                constitution,
+                judge=writer.name,
+                method=method,
+                min_log_odds=settings.min_log_odds,
             )
-            place = {(p, text): i for i, (p, text) in enumerate((p, t) for p, f in asked for t in f)}
-            first, second = ([place[p, pair[k]] for p, *pair in pairs] for k in (0, 1))
-            stats["pointwise"] = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
-            each = [prompt for prompt, found in asked for _ in found]
+            stats[method] = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
+            stats[method]["auc"] = auc_of_clean(odds.mean(1).numpy(), flat)
             for prompt, text, values in zip(each, flat, odds.tolist(), strict=True):
-                rows.append({"method": "pointwise", "prompt": prompt, "text": text, "log_odds": values})
+                rows.append({"method": method, "prompt": prompt, "text": text, "log_odds": values})
         if "pairwise" in methods:
             found = judge_pairs(
                 writer, [("", a, b) for _, a, b in pairs], constitution, examples=settings.examples
@@ -171,6 +184,20 @@ def agreement(
     found["agreement"], found["agreement_ci95"] = share(log_odds.mean(1))
     found["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
     return found
+
+
+def auc_of_clean(scores: np.ndarray, texts: Sequence[str]) -> float | None:
+    """The chance that a text which the toxicity judge calls clean scores above one it calls toxic.
+
+    None if all texts are of one kind.
+    """
+    toxic = toxicity_scores(texts) > TOXIC
+    clean = scores[~toxic]
+    if not toxic.any() or toxic.all():
+        return None
+    ranks = rankdata(np.concatenate([clean, scores[toxic]]))
+    n, m = len(clean), int(toxic.sum())
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
 
 
 def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[str, Any]:

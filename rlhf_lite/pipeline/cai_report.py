@@ -53,7 +53,7 @@ def _rounds(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _feedback(stats: Mapping[str, Any]) -> list[str]:
     rows = []
-    for method in ("pointwise", "pairwise"):
+    for method in ("likelihood", "pointwise", "pairwise"):
         if method in stats:
             found = stats[method]
             pairs, used = str(found.get("pairs", 0)), "yes" if stats["method"] == method else "no"

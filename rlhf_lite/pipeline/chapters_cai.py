@@ -13,10 +13,12 @@ from rlhf_lite.pipeline.context import Run
 
 CAI_SIZES = {
     "fast": [
-        "revise.prompts=56", "revise.rounds=2", "sft.steps=8",
-        "feedback.prompts=40", "feedback.compare=false", "dpo.epochs=2", "evaluation.samples=2",
+        "data.principles=[no-insults, no-swearing, no-threats, own-opinion]",
+        "revise.prompts=48", "revise.rounds=2", "sft.steps=8", "sft.batch_size=12",
+        "feedback.principles=[no-insults]", "feedback.prompts=40", "feedback.compare=false",
+        "dpo.epochs=1", "evaluation.prompts=40", "evaluation.samples=1",
     ],
-    "full": [],  # the defaults of `rlhf-lite cai`
+    "full": ["data.principles=[no-insults, no-swearing, no-threats, own-opinion]"],
 }  # fmt: skip
 _ALWAYS = ["seed=0", "checkpoint.every_steps=1000"]
 _ORDER = tuple(CAI_TRAINING)

@@ -17,12 +17,20 @@ from rlhf_lite.config import ConfigError
 from rlhf_lite.constitutional import (
     PolicyWriter,
     default_constitution,
+    find_problem,
     judge_pairs,
     judge_texts,
+    kept_words,
     load_constitution,
+    load_prompts,
+    point_preferences,
     preferences,
+    printable,
     revise,
+    sentiment_questions,
 )
+from rlhf_lite.constitutional.feedback import pair_prompt, single_prompt
+from rlhf_lite.data.quality import near_duplicates
 from rlhf_lite.models import load_policy
 
 RULE = """
@@ -69,7 +77,13 @@ def test_the_default_constitution_is_whole() -> None:
     constitution = default_constitution()
     assert len(constitution.principles) >= 6
     assert len(constitution.principle("no-insults").examples) >= 4
-    assert all(principle.examples for principle in constitution.principles)
+    assert all(len(principle.examples) >= 3 for principle in constitution.principles)
+    for principle in constitution.principles:  # an example that nothing was done to teaches nothing
+        assert all(
+            find_problem(principle, e.before, "", e.after) == "copied example" for e in principle.examples
+        )
+        assert all(e.before != e.after for e in principle.examples)
+    assert not any(principle.examples for principle in sentiment_questions().principles)
     with pytest.raises(KeyError, match="no principle 'kind'"):
         constitution.principle("kind")
 
@@ -175,3 +189,131 @@ def test_a_policy_writes_and_scores_whatever_its_neighbours(tmp_path: Path) -> N
     assert float(scores[1]) == pytest.approx(total, abs=1e-3)
     with pytest.raises(ValueError, match="no token"):
         writer.log_probabilities(["a"], [""])
+
+
+def test_the_prompts_of_the_two_splits_have_no_wording_in_common() -> None:
+    prompts = load_prompts()
+    assert (len(prompts.train), len(prompts.test)) == (120, 60)
+    assert len({*prompts.train, *prompts.test}) == 180
+    remarks = [*prompts.remarks_train, *prompts.remarks_test]
+    assert near_duplicates(remarks, threshold=0.3) == []
+    for prompt, remark in zip(prompts.test, prompts.remarks_test, strict=True):
+        lines = prompt.splitlines()
+        assert lines[0] == prompts.head and lines[-2:] == [f"- {remark}", "-"]
+        assert len(lines) == prompts.shown + 2 and len(set(lines[1:-1])) == prompts.shown
+        assert not {line[2:] for line in lines[1:-1]} & {*prompts.remarks_train}
+    assert all(printable(remark) == remark for remark in remarks)  # nothing in them has to be masked
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{name: n, source: s, head: h, train: [a, b], test: [B, c]}", "in train and in test: b"),
+        ("{name: n, source: s, head: h, train: [a, b], test: [c, d], shown: 3}", "shown is 3"),
+        ("{name: n, source: s, head: h, train: [a, 3], test: [c, d]}", r"train.1: .*got '3'"),
+        ("{name: n, source: s, train: [a, b], test: [c, d]}", "head"),
+        ("{name: [", "not valid YAML"),
+    ],
+)
+def test_a_broken_prompt_file_is_explained(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_prompts(path)
+    assert "prompts.yaml" in str(caught.value)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_prompts(tmp_path / "none.yaml")
+
+
+def test_strong_words_are_masked_and_others_are_not() -> None:
+    assert printable("Fuck this shitty film") == "F*ck this sh*tty film"
+    assert (
+        printable("a shiitake cuckoo, scunthorpe, classic idiots")
+        == "a shiitake cuckoo, scunthorpe, classic idiots"
+    )
+
+
+@pytest.mark.parametrize(
+    ("revision", "problem"),
+    [
+        ("", "empty"),
+        (" ... ", "empty"),
+        ("The movie is BAD, and its fans are fools!", "unchanged"),
+        ("I disagree", "copied example"),
+        ("You, fool.", "copied example"),
+        ("It says fools.", "critique again"),
+        ("The fans are called fools", "critique again"),
+        ("Text: the film", "critique again"),
+        ("bad bad bad bad bad film bad bad", "loop"),
+        ("I went swimming", "off topic"),
+        ("I think that the film is bad", ""),
+        ("That picture is not for me", ""),
+    ],
+)
+def test_faults_of_revisions_are_found(rule, revision: str, problem: str) -> None:
+    before = "The movie is bad, and its fans are fools!"
+    principle = rule.principles[0]
+    assert find_problem(principle, before, "The fans are called fools.", revision) == problem
+
+
+def test_kept_words_by_hand() -> None:
+    # Content words: movie (= film), bad, fans, fools; kept: film and bad.
+    assert kept_words("The movie is bad, and its fans are fools!", "A bad film.") == 0.5
+    assert kept_words("It is what it is", "anything") == 1.0
+
+
+def test_a_copied_example_is_thrown_away_and_recorded(rule) -> None:
+    writer = Scripted(["It says bad.", "I disagree.", "It says bad.", "I swim"])
+    (chain,) = revise(writer, ["a bad film"], rule, rounds=2, seed=0)
+    first, second = chain.steps
+    assert (first.problem, first.kept, first.text, first.overlap) == (
+        "copied example",
+        False,
+        "a bad film",
+        0.0,
+    )
+    assert (second.problem, second.kept, second.text) == ("off topic", True, "I swim")
+
+
+def test_revision_without_critique(rule) -> None:
+    writer = Scripted(["a kinder film"])
+    (chain,) = revise(writer, ["a rude film"], rule, rounds=1, seed=0, critique=False)
+    (step,) = chain.steps
+    assert (step.critique, step.critique_prompt, step.text) == ("", "", "a kinder film")
+    assert step.revision_prompt.endswith("Text: You fool.\nBetter: I disagree.\n\nText: a rude film\nBetter:")
+
+
+def test_the_examples_of_a_question_are_balanced() -> None:
+    principle = default_constitution().principle("no-insults")
+    asked = single_prompt(principle, "", "x", examples=True)
+    assert asked.count("Answer: Yes") == asked.count("Answer: No") == len(principle.examples)
+    assert asked.endswith(single_prompt(principle, "", "x"))
+    asked = pair_prompt(principle, "", "x", "y", examples=True)
+    assert asked.count("Answer: Text A") == asked.count("Answer: Text B") == len(principle.examples) // 2
+    best = principle.examples[0]
+    assert asked.startswith(
+        f"Text A: {best.before}\nText B: {best.after}\n{principle.question}\nAnswer: Text B\n"
+    )
+
+
+def test_the_best_and_the_worst_candidate_become_a_pair(rule) -> None:
+    odds = torch.tensor([[0.5], [2.0], [-1.0], [0.1], [0.2]])
+    texts = [[" a", " b", " c"], [" d", " e"]]
+    records = point_preferences(["p", "q"], texts, odds, rule, judge="j", min_log_odds=0.5)
+    assert [(r.prompt, r.chosen, r.rejected, r.margin) for r in records] == [("p", " b", " c", 3.0)]
+    assert records[0].meta["log_odds_rejected"] == [-1.0] and records[0].meta["candidates"] == 3
+    with pytest.raises(ValueError, match=r"5 texts.*\(4, 1\)"):
+        point_preferences(["p", "q"], texts, odds[:4], rule, judge="j")
+
+
+def test_words_of_one_token_are_scored_in_one_pass_as_in_two(tmp_path: Path) -> None:
+    policy = load_policy(str(save_base(tmp_path / "base")), precision="fp32")
+    writer = PolicyWriter(policy, batch_size=2)
+    prompts = ["ab", "a much longer prompt", "ab", "abc"]
+    found = writer.log_probabilities(prompts, ["x", "y", "y", "x"])
+    with torch.no_grad():
+        for prompt, word, value in zip(prompts, ["x", "y", "y", "x"], found.tolist(), strict=True):
+            head = policy.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+            (token,) = policy.tokenizer(word, add_special_tokens=False)["input_ids"]
+            logps = policy.model(torch.tensor([head])).logits[0, -1].log_softmax(-1)
+            assert value == pytest.approx(float(logps[token]), abs=1e-3)
