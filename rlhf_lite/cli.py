@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_lite.cli_cai import cai
 from rlhf_lite.cli_eval import compare
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ def generate(
 
 
 app.command("eval")(compare)
+app.command()(cai)
 
 
 @app.command()

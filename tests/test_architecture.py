@@ -36,7 +36,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("rollout",),
     ("serving", "training", "constitutional", "evaluation"),
     ("exercises", "notebook", "doctor", "pipeline"),
-    ("cli_eval",),
+    ("cli_eval", "cli_cai"),
     ("cli",),
 )
 # The one way across a floor: the default policy is an asset, and padding is the same for every batch.
