@@ -27,7 +27,7 @@ from rlhf_lite.pipeline.cai_records import read_chains
 from rlhf_lite.pipeline.run import without_nan
 
 ROOT = Path(__file__).resolve().parents[1]
-PAIRS, MIN_GAP, CHAINS, SAMPLES = 120, 1.0, 12, 12
+PAIRS, MIN_GAP, CHAINS, SAMPLES = 80, 1.0, 12, 12
 
 
 def human_agreement(model: str | None, *, seed: int, pairs: int) -> dict[str, Any]:
