@@ -101,63 +101,103 @@ def ask_for_feedback(
         raise ValueError(
             "feedback: no prompt has two different answers; raise feedback.candidates or temperature"
         )
-    kept, lists = [prompt for prompt, _ in asked], [found for _, found in asked]
     # Neighbours in the list make pairs: 0 with 1, 2 with 3.
     pairs = [(p, f[i], f[i + 1]) for p, f in asked for i in range(0, len(f) - 1, 2)]
-    methods = METHODS if settings.compare else (settings.method,)
-    stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(kept), "n_pairs_judged": len(pairs)}
+    methods = methods_for(constitution) if settings.compare else (settings.method,)
+    stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(asked), "n_pairs_judged": len(pairs)}
     records: dict[str, list[Preference]] = {}
     rows: list[dict[str, Any]] = []
-    names = [principle.id for principle in constitution.principles]
+    options = {"examples": settings.examples, "min_log_odds": settings.min_log_odds}
     with ExitStack() as stack:
         if settings.judge is None:
             judge = Policy(stack.enter_context(actors.sampling(None)()), policy.tokenizer, policy.name)
         else:
             judge = load_policy(settings.judge, precision=run.precision)
         writer = PolicyWriter(judge, batch_size=32)
-        stats["judge"] = writer.name
-        flat = [text for found in lists for text in found]
-        each = [prompt for prompt, found in asked for _ in found]
-        place = {both: i for i, both in enumerate(zip(each, flat, strict=True))}
-        first, second = ([place[p, pair[k]] for p, *pair in pairs] for k in (0, 1))
-        for method in [name for name in methods if name != "pairwise"]:
-            texts = [("", text) for text in flat]
-            odds = (
-                judge_by_likelihood(writer, texts, constitution)
-                if method == "likelihood"
-                else judge_texts(writer, texts, constitution, examples=settings.examples)
+        for method in dict.fromkeys((*methods, settings.method)):
+            found = (
+                _judge_pairs(writer, pairs, constitution, **options)
+                if method == "pairwise"
+                else _judge_singles(writer, asked, pairs, constitution, method=method, **options)
             )
-            records[method] = point_preferences(
-                kept,
-                lists,
-                odds,
-                constitution,
-                judge=writer.name,
-                method=method,
-                min_log_odds=settings.min_log_odds,
-            )
-            stats[method] = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
-            stats[method]["auc"] = auc_of_clean(odds.mean(1).numpy(), flat)
-            for prompt, text, values in zip(each, flat, odds.tolist(), strict=True):
-                rows.append({"method": method, "prompt": prompt, "text": text, "log_odds": values})
-        if "pairwise" in methods:
-            found = judge_pairs(
-                writer, [("", a, b) for _, a, b in pairs], constitution, examples=settings.examples
-            )
-            records["pairwise"] = preferences(pairs, found, min_log_odds=settings.min_log_odds)
-            stats["pairwise"] = agreement(pairs, found.log_odds.numpy(), names) | {
-                "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),
-                "consistent_fraction": found.consistent,
-            }
-            both = zip(pairs, found.as_given.tolist(), found.swapped.tolist(), strict=True)
-            for (prompt, a, b), given, swapped in both:
-                row = {"method": "pairwise", "prompt": prompt, "first": a, "second": b}
-                rows.append(row | {"log_odds_as_given": given, "log_odds_swapped": swapped})
-    for method, made in records.items():
-        stats[method] |= {"pairs": len(made), **chosen_minus_rejected(made, seed=run.config.seed)}
-    for row in rows:
-        row |= {"principles": names, "judge": stats["judge"]}
-    return Feedback(records[settings.method], rows, stats, stats["judge"])
+            records[method], stats[method] = found.records, found.stats
+            stats[method]["pairs"] = len(found.records)
+            stats[method] |= chosen_minus_rejected(found.records, seed=run.config.seed)
+            rows += found.judgements
+    stats["judge"] = writer.name
+    return Feedback(records[settings.method], rows, stats, writer.name)
+
+
+def methods_for(constitution: Constitution) -> tuple[str, ...]:
+    """The methods by which this constitution can be asked: likelihood needs headings."""
+    whole = all(principle.heading and principle.opposite for principle in constitution.principles)
+    return METHODS if whole else METHODS[1:]
+
+
+def _judge_singles(
+    writer: PolicyWriter,
+    asked: Sequence[tuple[str, list[str]]],
+    pairs: Sequence[tuple[str, str, str]],
+    constitution: Constitution,
+    *,
+    method: str,
+    examples: bool,
+    min_log_odds: float,
+) -> Feedback:
+    """Judgements of single texts, by likelihood or by a question."""
+    flat = [(prompt, text) for prompt, found in asked for text in found]
+    texts = [("", text) for _, text in flat]
+    odds = (
+        judge_by_likelihood(writer, texts, constitution)
+        if method == "likelihood"
+        else judge_texts(writer, texts, constitution, examples=examples)
+    )
+    records = point_preferences(
+        [prompt for prompt, _ in asked],
+        [found for _, found in asked],
+        odds,
+        constitution,
+        judge=writer.name,
+        method=method,
+        min_log_odds=min_log_odds,
+    )
+    place = {both: i for i, both in enumerate(flat)}
+    first, second = ([place[pair[0], pair[k]] for pair in pairs] for k in (1, 2))
+    names = [principle.id for principle in constitution.principles]
+    stats = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
+    stats["auc"] = auc_of_clean(odds.mean(1).numpy(), [text for _, text in flat])
+    common = {"method": method, "judge": writer.name, "principles": names}
+    rows = [
+        common | {"prompt": prompt, "text": text, "log_odds": values}
+        for (prompt, text), values in zip(flat, odds.tolist(), strict=True)
+    ]
+    return Feedback(records, rows, stats, writer.name)
+
+
+def _judge_pairs(
+    writer: PolicyWriter,
+    pairs: Sequence[tuple[str, str, str]],
+    constitution: Constitution,
+    *,
+    examples: bool,
+    min_log_odds: float,
+) -> Feedback:
+    """Judgements of two texts against each other, in both orders."""
+    found = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
+    names = list(found.principles)
+    stats = agreement(pairs, found.log_odds.numpy(), names) | {
+        "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),
+        "consistent_fraction": found.consistent,
+    }
+    common = {"method": "pairwise", "judge": writer.name, "principles": names}
+    both = zip(pairs, found.as_given.tolist(), found.swapped.tolist(), strict=True)
+    rows = [
+        common
+        | {"prompt": prompt, "first": a, "second": b, "log_odds_as_given": given, "log_odds_swapped": swapped}
+        for (prompt, a, b), given, swapped in both
+    ]
+    records = preferences(pairs, found, min_log_odds=min_log_odds)
+    return Feedback(records, rows, stats, writer.name)
 
 
 def agreement(
