@@ -46,5 +46,7 @@ def read_chains(path: Path) -> list[Chain]:
             steps = tuple(Step(**step) for step in row.pop("steps"))
             chains.append(Chain(steps=steps, **row))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{path}, line {number}: not a chain of revisions: {error}") from error
+            problem = f"is not a chain of revisions ({type(error).__name__}: {error})"
+            fix = "make the file anew with rlhf-lite cai"
+            raise DataError(problem, file=str(path), row=number, fix=fix) from error
     return chains

@@ -195,7 +195,7 @@ def test_small_things(base: Path, tmp_path: Path) -> None:
     write_chains(tmp_path / "c.jsonl", chains)
     assert read_chains(tmp_path / "c.jsonl") == chains
     (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match="line 1: not a chain"):
+    with pytest.raises(DataError, match="row 1: is not a chain"):
         read_chains(tmp_path / "bad.jsonl")
 
 
