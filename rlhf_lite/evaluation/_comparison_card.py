@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from rlhf_lite.evaluation._comparison_blocks import head, lead_sentences, limits, problems, results
+from rlhf_lite.evaluation._comparison_blocks import head, lead_sentences, problems, results
+from rlhf_lite.evaluation._comparison_reading import limits
 from rlhf_lite.evaluation._report_blocks import Charts, Heading, Note, Paragraph, text
 from rlhf_lite.evaluation._report_data import numeric
 from rlhf_lite.evaluation._report_markdown import render_markdown

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 
 from rlhf_lite.data.formatting import plain_text
 from rlhf_lite.evaluation.comparison_metrics import judged_by, problems_of, summarise_answers, versus_baseline
-from rlhf_lite.evaluation.entrants import Entrant, Network, PromptRows, continue_prompts, encode_for
+from rlhf_lite.evaluation.entrants import (
+    ComparisonError,
+    Entrant,
+    Network,
+    PromptRows,
+    continue_prompts,
+    encode_for,
+)
 from rlhf_lite.evaluation.reference_scores import under_reference
 from rlhf_lite.evaluation.text_metrics import vader_scores
 from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
@@ -36,10 +43,6 @@ __all__ = ["Answers", "Comparison", "ComparisonError", "Scores", "compare_polici
 Scores = Callable[[Sequence[str]], NDArray[np.float64]]
 
 
-class ComparisonError(ValueError):
-    """A comparison that cannot be made as asked; the message says what to change."""
-
-
 @dataclass(frozen=True)
 class Answers:
     """What one policy wrote and what every judge says; n = prompts x samples rows, samples adjacent.
@@ -47,6 +50,7 @@ class Answers:
     Attributes:
         entrant: who wrote.
         texts: n continuations.
+        ids: their tokens, the end token included.
         ended: bool ``[n]``; False where the length limit cut the text.
         tokens: ``[n]`` tokens of the policy's own tokenizer, the end token included.
         scores: by measure ``[n]``, NaN where missing: gold, vader, toxicity, reward, kl (nats per sequence),
@@ -58,6 +62,7 @@ class Answers:
 
     entrant: Entrant
     texts: list[str]
+    ids: list[list[int]]
     ended: NDArray[np.bool_]
     tokens: NDArray[np.float64]
     scores: dict[str, NDArray[np.float64]]
@@ -194,7 +199,9 @@ def compare_policies(
             if given is None:
                 missing[name] = "no such judge was given"
         tokens = np.array([len(ids) for ids in written.ids], dtype=np.float64)
-        answers[entrant.name] = Answers(entrant, written.texts, written.ended, tokens, scores, missing, rows)
+        answers[entrant.name] = Answers(
+            entrant, written.texts, written.ids, written.ended, tokens, scores, missing, rows
+        )
         if on_policy is not None:
             on_policy(len(answers), entrant.name)
     metrics: dict[str, Any] = {

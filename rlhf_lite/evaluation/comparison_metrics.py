@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lite.evaluation.degeneration import degeneration
+from rlhf_lite.evaluation.entrants import ComparisonError
 from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci
 from rlhf_lite.evaluation.text_metrics import distinct_n, repetition_rate
 from rlhf_lite.evaluation.win_rates import length_controlled_win_rate, outcomes, win_rate_of
@@ -41,14 +42,14 @@ def judged_by(judge: str | None, *, has_gold: bool, has_reward: bool) -> str:
     """The judge that decides win rates.
 
     Raises:
-        ValueError: if it is unknown or was not given.
+        ComparisonError: if it is unknown or was not given.
     """
     there = {"gold": has_gold, "vader": True, "reward": has_reward}
     if judge is None:
         return "gold" if has_gold else "vader"
     if not there.get(judge, False):
         known = ", ".join(name for name in JUDGES if there[name])
-        raise ValueError(f"no judge {judge!r} in this comparison; there is {known}")
+        raise ComparisonError(f"no judge {judge!r} in this comparison; there is {known}")
     return judge
 
 

@@ -16,14 +16,13 @@ import numpy as np
 from rlhf_lite.checkpoint import atomic_folder, write_json
 from rlhf_lite.evaluation._comparison_blocks import (
     SCORES,
-    calibration,
     head,
     lead_sentences,
-    limits,
     problems,
     results,
 )
 from rlhf_lite.evaluation._comparison_card import model_card
+from rlhf_lite.evaluation._comparison_reading import calibration, limits
 from rlhf_lite.evaluation._report_blocks import (
     Block,
     Charts,
@@ -41,6 +40,7 @@ from rlhf_lite.evaluation._report_html import render_html
 from rlhf_lite.evaluation._report_markdown import render_markdown
 from rlhf_lite.evaluation._report_practice import _listed
 from rlhf_lite.evaluation.compare import Comparison, ComparisonError
+from rlhf_lite.tracking import run_info
 
 __all__ = ["check_output", "pick_rows", "summary", "write_comparison"]
 
@@ -81,14 +81,22 @@ def check_output(folder: Path) -> None:
         )
 
 
-def write_comparison(comparison: Comparison, folder: Path, *, card: str | None = None) -> Path:
+def write_comparison(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    card: str | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> Path:
     """Write all files of a comparison.
 
     Args:
-        comparison: from `compare.compare_policies`; whatever the caller added to its metrics (seconds,
-            commit, versions, hardware, judges) is shown.
+        comparison: from `compare.compare_policies`.
         folder: new, empty, or an earlier report of this kind, which is replaced.
         card: the policy that the model card is about; the last one if None.
+        info: more for the metrics: "seconds", "command", "judges" (what `gold.agreement_with_humans`
+            says, as "gold_judge"), and, if they shall not be those of this process, "commit", "versions"
+            and "hardware".
 
     Returns:
         The path of ``report.html``.
@@ -98,7 +106,9 @@ def write_comparison(comparison: Comparison, folder: Path, *, card: str | None =
     """
     folder = Path(folder)
     check_output(folder)
-    metrics = _clean(comparison.metrics)
+    metrics = _clean(
+        run_info(seed=comparison.metrics["settings"]["seed"]) | comparison.metrics | (info or {})
+    )
     card = list(metrics["policies"])[-1] if card is None else card
     if card not in metrics["policies"]:
         raise ComparisonError(f"card={card!r} is none of the policies: {', '.join(metrics['policies'])}")

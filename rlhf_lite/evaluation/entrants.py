@@ -29,6 +29,7 @@ from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Message
 
 __all__ = [
+    "ComparisonError",
     "Continuations",
     "Entrant",
     "Network",
@@ -42,6 +43,10 @@ __all__ = [
 _EVALUATION = 1_000_000
 # Without a stated limit (some models have none) a prompt is cut to this many tokens.
 _NO_LIMIT = 1024
+
+
+class ComparisonError(ValueError):
+    """A comparison that cannot be made as asked; the message says what to change."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,13 @@ class Entrant:
     source: str = ""
     optimised_by: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        known = list(self.model.peft_config) if isinstance(self.model, PeftModel) else []
+        if self.adapter is not None and self.adapter not in known:
+            raise ComparisonError(
+                f"{self.name}: the model has no adapter {self.adapter!r}; it has {', '.join(known) or 'none'}"
+            )
+
     @contextmanager
     def sampling(self) -> Iterator[PreTrainedModel]:
         """The causal model with the adapter folded into its weights."""
@@ -72,6 +84,13 @@ class Entrant:
             return
         with using_adapter(self.model, None) if self.adapter is None else merged(self.model, self.adapter):
             yield self.model.get_base_model()
+
+    def end_tokens(self) -> list[int]:
+        """Ids that end a text: the tokenizer's, and those that the model's generation settings name."""
+        settings = getattr(causal_model(self.model), "generation_config", None)
+        listed = getattr(settings, "eos_token_id", None)
+        listed = listed if isinstance(listed, list) else [listed]
+        return [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *listed]) if i is not None]
 
     def window(self) -> int | None:
         """Most tokens of prompt and answer together; None if the model states no limit."""
@@ -112,7 +131,7 @@ def encode_for(entrant: Entrant, prompts: Sequence[str], *, chat: bool, max_new_
         max_new_tokens: room that the answer needs.
 
     Raises:
-        ValueError: if the answer alone fills the window.
+        ComparisonError: if the answer alone fills the window.
     """
     texts, template = list(prompts), "none"
     if chat:
@@ -122,7 +141,7 @@ def encode_for(entrant: Entrant, prompts: Sequence[str], *, chat: bool, max_new_
     window = entrant.window() or _NO_LIMIT + max_new_tokens
     room = window - max_new_tokens
     if room < 1:
-        raise ValueError(
+        raise ComparisonError(
             f"{entrant.name} has a window of {window} tokens, and max_new_tokens={max_new_tokens} leaves no "
             f"room "
             "for a prompt: ask for fewer new tokens"
@@ -173,7 +192,7 @@ def continue_prompts(
                 model,
                 *pad_left(batch, tokenizer.pad_token_id),
                 max_new_tokens=max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=entrant.end_tokens(),
                 pad_token_id=tokenizer.pad_token_id,
                 temperature=temperature,
                 repeats=samples,
@@ -241,10 +260,11 @@ class Network:
             starts = torch.tensor([len(prompts[i]) for i in batch]).unsqueeze(1)
             wanted = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
             hidden = self.scorer.body.trunk(ids, mask)
-            for place, adapter in enumerate(adapters):
+            for adapter in dict.fromkeys(adapters):
+                place = [index for index, one in enumerate(adapters) if one == adapter]
                 with self.using(adapter):
                     logps = self.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
-                found[place, batch] = sequence_logps(logps, wanted).double().numpy()
+                found[np.ix_(place, batch)] = sequence_logps(logps, wanted).double().numpy()
         return found
 
     def _batches(

@@ -51,14 +51,14 @@ def under_reference(
     elif not shared:
         missing["kl"] = (
             f"its vocabulary is not that of the reference {anchor.name}: log-probabilities of different "
-            f"tokens "
-            "cannot be compared"
+            "tokens cannot be compared"
         )
     if shared:
         ids, heads = written.ids, prompts
     else:  # the reference reads the text with its own tokens
         ids = [list(row) for row in anchor.tokenizer(written.texts, add_special_tokens=False)["input_ids"]]
         heads = [row for row in encode_prompts(anchor.tokenizer, rows.texts) for _ in range(samples)]
+    heads, ids = _fitted(heads, ids, anchor.window())
     if entrant.model is anchor.model:
         pair = [entrant.adapter, anchor.adapter]
         own, right = judge.logps(heads, ids, adapters=pair, temperature=temperature or 1.0)
@@ -66,7 +66,7 @@ def under_reference(
         (right,) = judge.logps(heads, ids, adapters=[anchor.adapter], temperature=temperature or 1.0)
         own = right
         if "kl" not in missing:
-            ((own),) = network(entrant).logps(heads, ids, adapters=[entrant.adapter], temperature=temperature)
+            (own,) = network(entrant).logps(heads, ids, adapters=[entrant.adapter], temperature=temperature)
     if "kl" not in missing:
         kl = own - right
     if temperature not in (0, 1):  # perplexity and coherence are those of the untempered reference
@@ -85,3 +85,13 @@ def under_reference(
         )
         found |= {"coherence": score, "coherence_control": control}
     return found, missing
+
+
+def _fitted(
+    heads: list[list[int]], ids: list[list[int]], window: int | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Rows that fit the reference's window: a prompt loses its beginning, as everywhere."""
+    if window is None:
+        return heads, ids
+    ids = [row[: window - 1] for row in ids]
+    return [head[-(window - len(row)) :] for head, row in zip(heads, ids, strict=True)], ids

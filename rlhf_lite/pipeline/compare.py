@@ -5,38 +5,31 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
 from rlhf_lite.config import PipelineConfig, load_config
-from rlhf_lite.evaluation.compare import Comparison, ComparisonError, Scores, compare_policies
+from rlhf_lite.evaluation.compare import Comparison, ComparisonError, compare_policies
+from rlhf_lite.evaluation.comparison_metrics import judged_by
 from rlhf_lite.evaluation.comparison_report import check_output, write_comparison
 from rlhf_lite.evaluation.entrants import Entrant
-from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge
 from rlhf_lite.evaluation.prompts import Prompts, read_prompts
-from rlhf_lite.evaluation.statistics import calibration_bins
 from rlhf_lite.evaluation.toxicity import toxicity_judge
-from rlhf_lite.models.adapters import load_adapter, using_adapter
+from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, load_policy, resolve_model
-from rlhf_lite.models.reward_model import RewardModel, load_reward_model
 from rlhf_lite.models.runtime import use_cpu
+from rlhf_lite.pipeline.compare_judges import gold_judge, on_bare_model, reward_scores
 from rlhf_lite.pipeline.files import find_reward_model
-from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.locate import Located, locate_policy
 from rlhf_lite.pipeline.progress import bar
 from rlhf_lite.pipeline.run import PhaseError
-from rlhf_lite.pipeline.sources import Texts, review_texts
+from rlhf_lite.pipeline.sources import review_texts
 from rlhf_lite.tracking import run_info
-from rlhf_lite.training.reward import score_pairs
 
 __all__ = ["Named", "evaluate_models", "load_entrants", "parse_models"]
 
 _NAME = re.compile(r"([A-Za-z0-9][\w .+-]*)=(.+)", re.DOTALL)
-_BINS = 5
 
 
 @dataclass(frozen=True)
@@ -92,23 +85,23 @@ class _Loader:
                 raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
         return self.policies[name]
 
-    def entrant(self, named: Named, reward: Path | None) -> Entrant:
-        """The policy, on the one network of its base model."""
-        place = named.place
-        policy, adapter = self.base(place.base), None
-        if place.adapter is not None:
-            adapter = f"entrant_{len(getattr(self.networks.get(place.base), 'peft_config', ()))}"
-            network = self.networks.get(place.base, policy.model)
-            self.networks[place.base] = load_adapter(network, place.adapter, adapter)
+    def attach(self, place: Located) -> str | None:
+        """Put the adapter on the network of its base model: its name there, or None for a bare model."""
+        policy = self.base(place.base)
+        if place.adapter is None:
+            return None
+        network = self.networks.get(place.base, policy.model)
+        name = f"entrant_{len(getattr(network, 'peft_config', ()))}"
+        self.networks[place.base] = load_adapter(network, place.adapter, name)
+        return name
+
+    def entrant(self, named: Named, adapter: str | None, reward: Path | None) -> Entrant:
+        """The policy; to be called when every adapter of its base model is attached."""
+        place, policy = named.place, self.base(named.place.base)
         # A Hub id or a folder's name; never the path of somebody's machine.
         source = place.label if Path(place.base).exists() or place.adapter else place.base
-        return Entrant(
-            named.name, policy.model, policy.tokenizer, adapter, source, optimised_by(place, reward)
-        )
-
-    def settle(self, entrant: Entrant, base: str) -> Entrant:
-        """The entrant on the network with adapters, if any adapter was attached to its model."""
-        return replace(entrant, model=self.networks[base]) if base in self.networks else entrant
+        model = self.networks.get(place.base, policy.model)
+        return Entrant(named.name, model, policy.tokenizer, adapter, source, optimised_by(place, reward))
 
 
 def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
@@ -134,8 +127,9 @@ def load_entrants(models: Sequence[Named], *, reward: Path | None = None) -> lis
 
 
 def _load(loader: _Loader, models: Sequence[Named], reward: Path | None) -> list[Entrant]:
-    loaded = [loader.entrant(named, reward) for named in models]
-    return [loader.settle(one, named.place.base) for one, named in zip(loaded, models, strict=True)]
+    adapters = [loader.attach(named.place) for named in models]
+    pairs = zip(models, adapters, strict=True)
+    return [loader.entrant(named, adapter, reward) for named, adapter in pairs]
 
 
 def evaluate_models(
@@ -190,7 +184,10 @@ def evaluate_models(
     place = None if reward is None else find_reward_model(Path(reward))
     tox = toxicity_judge(toxicity)
     given = read_prompts(prompts, limit=limit, on_error=on_error)
-    known = {one.name for one in named}
+    known = [one.name for one in named]
+    if baseline is not None and baseline not in known:
+        raise ComparisonError(f"baseline {baseline!r} is none of the policies: {', '.join(known)}")
+    judged_by(judge, has_gold=with_gold and not chat, has_reward=place is not None)
     extra = None
     if reference is not None and reference not in known:
         extra = Named(f"reference {reference}", reference, locate_policy(reference))
@@ -199,11 +196,12 @@ def evaluate_models(
         for one in named:
             loader.base(one.place.base)
         texts = review_texts(PipelineConfig(seed=seed)) if with_gold and not chat else None
-        gold, judges = _gold(loader, texts)
+        bundled = None if texts is None else resolve_model(None)
+        gold, judges = gold_judge(bundled and loader.base(bundled), texts)
         show(1, "gold judge" if gold else "models loaded")
         entrants = _load(loader, [*named, *([extra] if extra else [])], place)
         anchor = entrants.pop() if extra else reference
-        scores, reward_notes = _reward(place, texts)
+        scores, reward_notes = reward_scores(place, texts)
         judges |= reward_notes
         show(2, "policies loaded")
         comparison = compare_policies(
@@ -211,7 +209,7 @@ def evaluate_models(
             given.texts,
             baseline=baseline,
             reference=anchor,
-            gold=None if gold is None else _bare(gold, loader),
+            gold=None if gold is None else on_bare_model(gold, loader.networks.get(bundled)),
             reward=scores,
             toxicity=tox,
             judge=judge,
@@ -227,60 +225,6 @@ def evaluate_models(
     _note(comparison, given, judges, info, with_gold=with_gold, chat=chat)
     write_comparison(comparison, output)
     return comparison.metrics
-
-
-def _gold(loader: _Loader, texts: Texts | None) -> tuple[GoldJudge | None, dict[str, Any]]:
-    """The gold judge on the bundled model, and how far it agrees with people."""
-    if texts is None:
-        return None, {}
-    policy = loader.base(resolve_model(None))
-    max_tokens = PipelineConfig().data.max_tokens
-    judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=max_tokens)
-    found = agreement_with_humans(judge, texts.gold_check, min_gap=PipelineConfig().reward.eval_min_gap)
-    found |= {"n_fitted": len(texts.gold), "bins": _rating_bins(judge, texts)}
-    return judge, {"gold_judge": found}
-
-
-def _rating_bins(judge: GoldJudge, texts: Texts) -> list[dict[str, float]]:
-    """Mean predicted and mean human rating in groups of equal size, by prediction."""
-    predicted = judge([row.text for row in texts.gold_check])
-    actual = np.array([row.mean for row in texts.gold_check])
-    groups = np.array_split(np.argsort(predicted, kind="stable"), _BINS)
-    return [
-        {"predicted": float(predicted[rows].mean()), "observed": float(actual[rows].mean()), "n": len(rows)}
-        for rows in groups
-        if len(rows)
-    ]
-
-
-def _bare(judge: GoldJudge, loader: _Loader) -> Scores:
-    """The judge with all adapters of its network off, whoever calls it."""
-    network = loader.networks.get(resolve_model(None))
-
-    def scores(texts: Sequence[str]) -> np.ndarray:
-        if network is None:
-            return judge(texts)
-        with using_adapter(network, None):
-            return judge(texts)
-
-    return scores
-
-
-def _reward(place: Path | None, texts: Texts | None) -> tuple[Scores | None, dict[str, Any]]:
-    """The reward model's scores, and its calibration on held-out human pairs."""
-    if place is None:
-        return None, {}
-    model: RewardModel = load_reward_model(place)
-    found: dict[str, Any] = {}
-    if texts is not None:
-        found = judge_reward_model(model, texts.test_pairs, min_gap=PipelineConfig().reward.eval_min_gap)
-        chosen, rejected = score_pairs(model, texts.test_pairs)
-        p_chosen = torch.sigmoid((chosen - rejected).double()).numpy()
-        # Which text comes first says nothing, so each pair enters both ways round.
-        forecast = np.concatenate([p_chosen, 1 - p_chosen])
-        outcome = np.repeat([1.0, 0.0], len(p_chosen))
-        found["bins"] = [part._asdict() for part in calibration_bins(forecast, outcome, bins=2 * _BINS)]
-    return lambda texts: model.score_texts(texts).double().numpy(), {"reward_model": found}
 
 
 def _note(

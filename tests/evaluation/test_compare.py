@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
@@ -18,7 +17,7 @@ from rlhf_lite.evaluation._comparison_figures import pareto
 from rlhf_lite.evaluation.compare import ComparisonError, compare_policies
 from rlhf_lite.evaluation.comparison_metrics import per_prompt
 from rlhf_lite.evaluation.comparison_report import check_output, pick_rows, summary, write_comparison
-from rlhf_lite.evaluation.entrants import Entrant, Network, encode_for
+from rlhf_lite.evaluation.entrants import Continuations, Entrant, Network, encode_for
 from rlhf_lite.models.adapters import add_adapter, lora_config
 
 PROMPTS = ["The film", "A plot", "This is", "What a", "Never"]
@@ -92,7 +91,7 @@ def test_a_network_scores_as_plain_models_do(network):
         with Network(network, 0).using(adapter):
             for row in (0, 2):
                 expected = naive_logps(network, [prompts[row] + texts[row]])[0][len(prompts[row]) - 1 :].sum()
-                assert got[place, row] == pytest.approx(float(expected), abs=1e-4)
+                assert got[place, row] == pytest.approx(float(expected.detach()), abs=1e-4)
 
 
 def test_a_shared_network_computes_its_trunk_once(network):
@@ -112,10 +111,7 @@ def test_the_bare_reference_has_no_kl_and_the_others_do(found):
 
 def test_kl_is_the_log_ratio_of_the_policys_own_texts(found, network):
     answers = found.answers["one"]
-    prompt = answers.prompts.ids[2]
-    ids = tokenizer()(answers.texts[4], add_special_tokens=False)["input_ids"]
-    if answers.ended[4]:
-        ids.append(tokenizer().eos_token_id)
+    prompt, ids = answers.prompts.ids[2], answers.ids[4]
     ratios = []
     for adapter in ("one", None):
         with Network(network, 0).using(adapter):
@@ -223,19 +219,17 @@ def test_a_nan_is_left_out_and_said(entrants):
     assert "cannot be compared with base" in summary(never.metrics)[3]
 
 
-def test_empty_answers_are_judged_and_said(network):
-    mute = model(seed=3)
-    with torch.no_grad():  # the end token is all it can say
-        mute.get_output_embeddings().weight[:] = 0
-    end = tokenizer().eos_token_id
-    mute.get_output_embeddings().register_forward_hook(
-        lambda _, __, out: torch.full_like(out, -1e4).index_fill(-1, torch.tensor([end]), 0.0)
-    )
-    found = compare_policies([Entrant("mute", mute, tokenizer())], PROMPTS, gold=lengths, **OPTIONS)
-    entry = found.metrics["policies"]["mute"]
-    assert found.answers["mute"].texts == [""] * 5
+def test_empty_answers_are_judged_and_said(entrants, monkeypatch):
+    def silent(entrant, prompts, **_):
+        return Continuations([""] * 5, [[entrant.tokenizer.eos_token_id]] * 5, np.ones(5, dtype=bool))
+
+    monkeypatch.setattr("rlhf_lite.evaluation.compare.continue_prompts", silent)
+    found = compare_policies(entrants[:1], PROMPTS, gold=lengths, **OPTIONS)
+    entry = found.metrics["policies"]["base"]
+    assert found.answers["base"].texts == [""] * 5
     assert (entry["empty_fraction"], entry["cut_fraction"], entry["distinct_2"]) == (1.0, 0.0, None)
-    assert "mute: 5 of 5 answers are empty" in " ".join(found.metrics["problems"])
+    assert entry["gold_reward"] == pytest.approx(np.mean([len(prompt) for prompt in PROMPTS]))
+    assert "base: 5 of 5 answers are empty" in " ".join(found.metrics["problems"])
 
 
 def test_chat_uses_the_template_or_says_that_there_is_none(entrants):

@@ -1,0 +1,174 @@
+"""``rlhf-lite eval``: policies found by name, loaded once, compared; errors that say what to change."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import save_base, shake
+
+from rlhf_lite.data.errors import DataError
+from rlhf_lite.evaluation.compare import ComparisonError
+from rlhf_lite.evaluation.toxicity import ProfanityJudge
+from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
+from rlhf_lite.models.policy import load_policy
+from rlhf_lite.models.reward_model import new_reward_model
+from rlhf_lite.pipeline.compare import evaluate_models, load_entrants, optimised_by, parse_models
+from rlhf_lite.pipeline.compare_judges import on_human_pairs, rating_bins
+from rlhf_lite.pipeline.locate import locate_policy
+from rlhf_lite.pipeline.run import PhaseError
+
+OPTIONS = {"with_gold": False, "max_new_tokens": 4, "visible": False}
+SHAPE = {"rank": 2, "alpha": 4, "dropout": 0.0, "top_layers": 2}
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch):
+    monkeypatch.setattr(ProfanityJudge, "__call__", lambda self, texts: np.zeros(len(texts)))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """Two models, a run with SFT, PPO and a reward model (nothing of it trained), and prompts."""
+    home = tmp_path_factory.mktemp("eval")
+    save_base(home / "a")
+    save_base(home / "b", seed=1)
+    run = home / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"model: {{name: {home / 'a'}}}\n", encoding="utf-8")
+    for seed, phase in enumerate(("sft", "ppo")):
+        policy = load_policy(str(home / "a"), precision="fp32")
+        network = add_adapter(policy.model, lora_config(policy.model, **SHAPE), "p", seed=seed)
+        shake(network, "p", seed=seed)
+        (run / phase).mkdir()
+        save_adapter(network, run / phase / "adapter", "p", base=str(home / "a"))
+    reward = new_reward_model(
+        str(home / "a"), precision="fp32", target_modules="all-linear", max_tokens=24, seed=0, **SHAPE
+    )
+    (run / "reward" / "adapter").mkdir(parents=True)
+    reward.save(run / "reward" / "adapter")
+    (home / "prompts.txt").write_text("The film\nA plot\nThis is\nWhat a\n", encoding="utf-8")
+    return home
+
+
+def test_a_policy_is_found_by_every_name(home):
+    run = home / "run"
+    assert locate_policy(str(run)).phase == "ppo"
+    assert locate_policy(str(run)).label == "run/ppo"
+    assert locate_policy(str(run / "sft")).adapter == run / "sft" / "adapter"
+    assert locate_policy(str(run / "sft" / "adapter")).phase == "sft"
+    bare = locate_policy(str(run / "reference"))
+    assert (bare.base, bare.adapter, bare.label) == (str(home / "a"), None, "run/reference")
+    assert locate_policy(str(home / "b")).label == "b"
+    assert locate_policy("HuggingFaceTB/SmolLM2-360M").base == "HuggingFaceTB/SmolLM2-360M"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("run/reward", "is a reward model, it cannot write"),
+        ("run/dpo", "is not there; give a run folder"),
+        ("nowhere", "is not there"),
+        (".", "holds neither a run, nor an adapter, nor a model"),
+    ],
+)
+def test_what_is_no_policy_is_refused(home, monkeypatch, spec, words):
+    monkeypatch.chdir(home)
+    with pytest.raises(PhaseError, match=words):
+        locate_policy(spec)
+
+
+def test_names(home):
+    models = [str(home / "a"), f"mine={home / 'a'}", str(home / "a")]
+    assert [one.name for one in parse_models(models)] == ["a", "mine", "a (2)"]
+    with pytest.raises(ComparisonError, match="two policies are called 'x'"):
+        parse_models([f"x={home / 'a'}", f"x={home / 'b'}"])
+
+
+def test_adapters_of_one_base_share_a_network(home):
+    models = [home / "run" / "reference", home / "run" / "sft", home / "run", home / "b"]
+    loaded = load_entrants(parse_models([str(model) for model in models]))
+    assert loaded[0].model is loaded[1].model is loaded[2].model
+    assert loaded[3].model is not loaded[0].model
+    assert [one.adapter for one in loaded] == [None, "entrant_0", "entrant_1", None]
+
+
+def test_a_comparison_from_names_to_files(home, tmp_path):
+    output = tmp_path / "out"
+    metrics = evaluate_models(
+        [str(home / "run" / "reference"), f"ppo={home / 'run'}", str(home / "b")],
+        str(home / "prompts.txt"),
+        output,
+        reward=home / "run",
+        limit=3,
+        command="the command",
+        **OPTIONS,
+    )
+    assert list(metrics["policies"]) == ["run/reference", "ppo", "b"]
+    assert metrics["policies"]["ppo"]["optimised_by"] == ["reward"]
+    assert metrics["policies"]["ppo"]["kl_nats_per_seq"] is not None
+    assert metrics["policies"]["run/reference"]["kl_nats_per_seq"] == 0
+    assert metrics["settings"]["prompts"] == 3
+    content = json.loads((output / "report.json").read_text())
+    assert content["command"] == "the command"
+    assert content["policies"]["ppo"]["rm_reward"] == pytest.approx(metrics["policies"]["ppo"]["rm_reward"])
+    assert "†" in (output / "report.html").read_text()
+    assert str(home) not in (output / "report.json").read_text()
+
+
+def test_the_reference_can_be_another_model(home, tmp_path):
+    metrics = evaluate_models(
+        [str(home / "a")], str(home / "prompts.txt"), tmp_path / "out", reference=str(home / "b"), **OPTIONS
+    )
+    assert list(metrics["policies"]) == ["a"]
+    assert metrics["policies"]["a"]["kl_nats_per_seq"] != 0
+
+
+def test_only_its_own_reward_model_marks_a_policy(home):
+    own = home / "run" / "reward" / "adapter"
+    assert optimised_by(locate_policy(str(home / "run")), own) == ("reward",)
+    assert optimised_by(locate_policy(str(home / "run" / "sft")), own) == ()
+    assert optimised_by(locate_policy(str(home / "run")), home / "other") == ()
+    assert optimised_by(locate_policy(str(home / "b")), own) == ()
+
+
+def test_nothing_is_loaded_before_the_request_is_checked(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("rlhf_lite.pipeline.compare.load_policy", lambda name: pytest.fail("loaded"))
+    (tmp_path / "mine.txt").touch()
+    prompts, models = str(home / "prompts.txt"), [str(home / "a")]
+    with pytest.raises(ComparisonError, match="holds something else"):
+        evaluate_models(models, prompts, tmp_path, **OPTIONS)
+    with pytest.raises(DataError, match="is not there"):
+        evaluate_models(models, "none.txt", tmp_path / "out", **OPTIONS)
+    with pytest.raises(PhaseError, match="holds no reward model"):
+        evaluate_models(models, prompts, tmp_path / "out", reward=home / "b", **OPTIONS)
+
+
+def test_skipped_prompts_are_listed_in_the_report(home, tmp_path):
+    broken = tmp_path / "p.jsonl"
+    broken.write_text('{"prompt": "a b"}\n{"prompt": ""}\n{"prompt": "c"}\n', encoding="utf-8")
+    metrics = evaluate_models([str(home / "a")], str(broken), tmp_path / "out", on_error="skip", **OPTIONS)
+    assert any("p.jsonl, row 2" in said for said in metrics["problems"])
+    assert "p.jsonl, row 2" in (tmp_path / "out" / "report.md").read_text().replace("\\", "")
+
+
+def test_a_model_that_does_not_load(home, tmp_path):
+    with pytest.raises(PhaseError, match="nobody/nothing cannot be loaded as a model"):
+        evaluate_models(["nobody/nothing"], str(home / "prompts.txt"), tmp_path / "out", **OPTIONS)
+
+
+def test_judges_against_people_by_hand():
+    predicted, actual = np.array([3.0, 1.0, 2.0, 5.0, 4.0, 0.0]), np.array([1.0, 0.0, 1.0, 2.0, 2.0, 0.0])
+    bins = rating_bins(predicted, actual)  # six texts in five groups: two and four times one
+    assert [row["n"] for row in bins] == [2, 1, 1, 1, 1]
+    assert (bins[0]["predicted"], bins[0]["observed"], bins[4]["observed"]) == (0.5, 0.0, 2.0)
+    found = on_human_pairs(torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 3.0]))
+    assert found["accuracy"] == 0.5  # one right, one tie, one wrong
+    p = 1 / (1 + np.exp(-np.array([2.0, 0.0, -2.0])))
+    assert found["brier"] == pytest.approx(np.mean((1 - p) ** 2))
