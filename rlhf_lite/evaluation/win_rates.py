@@ -133,7 +133,7 @@ def length_controlled_win_rate(
     second_lengths: ArrayLike,
     *,
     clusters: ArrayLike | None = None,
-    penalty: float = 0.01,
+    penalty: float = 0.001,
     level: float = 0.95,
 ) -> LengthControlled:
     """The win rate that is expected if both texts were of equal length.
