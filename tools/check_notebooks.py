@@ -30,6 +30,7 @@ MYST = {
     "a MyST label": re.compile(r"^\([\w:-]+\)=\s*$", re.MULTILINE),
     "a substitution": re.compile(r"\{\{.*?\}\}"),
 }
+CODE_WIDTH = 88  # characters of code that a page shows beside its navigation; the rest is cut off
 ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})", re.IGNORECASE)
 PLOTS = re.compile(r"\bplt\.show\(|\bdisplay\(fig|\bshow_figure\(|\bpicture\(|\bslider\(")
 EFFORT = re.compile(r"Difficulty: (\w+)\. Time: (\d+) minutes?\.")
@@ -47,7 +48,7 @@ def source_problems(notebook: Path, root: Path) -> list[str]:
         nbformat.validate(book)
     except Exception as error:  # nbformat raises many kinds for a broken file
         return [f"is not a valid notebook: {error}"]
-    problems = [*_frame(book), *_stripped(book), *_prose(book, root), *_figures(book)]
+    problems = [*_frame(book), *_stripped(book), *_prose(book, root), *_figures(book), *_width(book)]
     try:
         student_copy(book)
     except MarkerError as error:
@@ -153,6 +154,20 @@ def _figures(book: Any) -> list[str]:
         if (draws or _alt(cell)) and not is_sentence(_alt(cell)):
             problems.append(
                 f"cell {cell.id} draws a figure, but mystnb.image.alt is {_alt(cell)!r}, not a sentence"
+            )
+    return problems
+
+
+def _width(book: Any) -> list[str]:
+    problems = []
+    for cell in book.cells:
+        if cell.cell_type != "code" or cell.source == setup_cell.SOURCE:  # that cell is folded away
+            continue
+        long = [line.strip() for line in cell.source.split("\n") if len(line) > CODE_WIDTH]
+        if long:
+            problems.append(
+                f"cell {cell.id} has {len(long)} lines of more than {CODE_WIDTH} characters, which the page "
+                f"cuts off, first {long[0][:40]!r}"
             )
     return problems
 

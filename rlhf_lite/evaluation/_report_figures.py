@@ -61,7 +61,12 @@ _PANELS: dict[str, list[tuple[str, list[tuple[str, str]], str, str]]] = {
         ("ppo_length", [("length/tokens", "mean")], "PPO: length", "length (tokens)"),
     ],
     "dpo": [
-        ("dpo_loss", [("loss/per_pair", "train")], "DPO: loss", "loss (per pair)"),
+        (
+            "dpo_loss",
+            [("loss/per_pair", "train"), ("loss/per_answer", "train, kto")],
+            "DPO: loss",
+            "loss (per pair, for kto per answer)",
+        ),
         (
             "dpo_accuracy",
             [("accuracy/fraction", "train")],
@@ -70,7 +75,12 @@ _PANELS: dict[str, list[tuple[str, list[tuple[str, str]], str, str]]] = {
         ),
         (
             "dpo_reward",
-            [("reward/implicit_chosen", "chosen"), ("reward/implicit_rejected", "rejected")],
+            [
+                ("reward/implicit_chosen", "chosen"),
+                ("reward/implicit_rejected", "rejected"),
+                ("reward/implicit_desirable", "desirable"),
+                ("reward/implicit_undesirable", "undesirable"),
+            ],
             "DPO: implicit reward",
             "implicit reward (nats times beta)",
         ),

@@ -144,6 +144,8 @@ def run_dpo(run: Run) -> None:
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
 
     def live(metrics: Mapping[str, float]) -> str:
+        if settings.loss == "kto":  # it sees single answers
+            return f"loss {metrics['loss/per_answer']:.3f} per answer"
         loss, accuracy = metrics["loss/per_pair"], metrics["accuracy/fraction"]
         return f"loss {loss:.3f} per pair, accuracy {accuracy:.2f}"
 

@@ -50,6 +50,16 @@ def test_human_pairs_need_no_reward_model(settings, tmp_path: Path) -> None:
     assert again["policies"]["dpo"] == metrics["policies"]["dpo"]
 
 
+def test_kto_learns_from_the_answers_of_the_pairs(settings, tmp_path: Path) -> None:
+    config = settings(SMALL | {"method": "dpo", "dpo.loss": "kto"})
+    metrics = run_pipeline(config, output=tmp_path / "run", visible=False)
+    log = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["phase"] == "dpo"]
+    assert log[0]["loss/per_answer"] == pytest.approx(0.5, abs=1e-3)  # both sigmoids at zero
+    assert "dpo" in metrics["policies"]
+    report = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert "per answer" in report and "undesirable" in report
+
+
 @pytest.fixture(scope="module")
 def both(settings, tmp_path_factory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("both") / "run"

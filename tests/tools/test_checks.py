@@ -178,6 +178,9 @@ def test_faults_in_cells_are_found(tmp_path: Path) -> None:
     assert problems_of(tmp_path, book) == []
     book.cells[2].execution_count = 3
     assert any("nbstripout" in text for text in problems_of(tmp_path, book))
+    assert problems_of(tmp_path, make_notebook("x = 1  #" + "." * 80)) == []  # 88 characters
+    found = problems_of(tmp_path, make_notebook("x = 1  #" + "." * 81))
+    assert any("more than 88 characters" in text for text in found)
     book = make_notebook("print(1)")
     book.cells[1].source = setup_cell.SOURCE + "\n"
     assert any("set-up cell" in text for text in problems_of(tmp_path, book))
