@@ -265,8 +265,8 @@ def test_only(settings, tmp_path):
     assert not (output / "report.html").exists()
     with pytest.raises(PhaseError, match=r"phase ppo failed.*reward.*run that phase first"):
         run_pipeline(config, output=output, only=["ppo"], resume=True, visible=False)
-    with pytest.raises(PhaseError, match=r"unknown phase 'dpo'.*sft, reward, ppo, evaluation"):
-        run_pipeline(config, output=output, only=["dpo"], resume=True, visible=False)
+    with pytest.raises(PhaseError, match=r"unknown phase 'grpo'.*sft, reward, ppo, dpo, evaluation"):
+        run_pipeline(config, output=output, only=["grpo"], resume=True, visible=False)
 
 
 def test_a_ppo_policy_is_not_judged_against_another_reference(settings, tmp_path):
