@@ -352,5 +352,5 @@ def test_every_settings_file_of_the_repository_loads() -> None:
     for path in paths:
         if path.stem == "cai":  # Constitutional AI has settings of its own
             load_cai_config(path)
-        elif "\narms:" not in path.read_text(encoding="utf-8"):  # sweeps are checked in pipeline/test_sweep.py
+        elif "\narms:" not in path.read_text(encoding="utf-8"):  # sweeps: see pipeline/test_sweep.py
             load_config(path)
