@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from rlhf_lite.pipeline.cai_phases import (
 )
 from rlhf_lite.pipeline.cai_report import write_report
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.run import PhaseError, prepare_folder, without_nan
+from rlhf_lite.pipeline.run import prepare_folder, run_phases, without_nan
 from rlhf_lite.tracking import run_info
 
 __all__ = [
@@ -73,22 +72,7 @@ def run_cai(
     output = Path(output)
     prepare_folder(config, output, resume=resume)
     run, info = Run(config, output, visible=visible), run_info(seed=config.seed)
-    judged: dict[str, Any] = {}
-    for phase in CAI_PHASES:
-        try:
-            if phase == "evaluation":
-                judged = evaluation_phase(run)
-            elif run.finished(phase):
-                run.verify(phase)
-            else:
-                CAI_TRAINING[phase](run)
-        except Exception as error:
-            (output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise PhaseError(
-                f"phase {phase} failed: {error}\nFinished phases are kept in {output}; mend the cause and "
-                "start the same command with --resume. The traceback is in error.log there"
-            ) from error
-    (output / "error.log").unlink(missing_ok=True)
+    judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
     records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
     seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
     metrics = {

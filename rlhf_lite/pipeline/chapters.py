@@ -13,6 +13,7 @@ from collections.abc import Callable
 from rlhf_lite.checkpoint import CheckpointError, fingerprint
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets import cache_dir
+from rlhf_lite.pipeline.cai_config import CAIConfig
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
@@ -57,18 +58,22 @@ def chapter_run() -> Run:
     Its folder is named by budget and settings, so a change of settings begins a new one. With the fast budget
     there are fewer texts to measure on, and no live progress bar.
     """
-    config = chapter_config()
-    settings = config.model_dump(mode="json", exclude={"output", "checkpoint"})
-    folder = cache_dir() / "chapters" / f"{budget()}-{fingerprint(settings)[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.yaml").is_file():
-        config.save(folder / "config.yaml")
-    run = Run(config, folder, visible=False)
+    run = shared_run(chapter_config(), budget())
     if budget() == "fast":
         names = ("sft_validation", "scale_texts", "gold_check")
         fewer = {name: getattr(run.texts, name)[::2] for name in names}
         run.texts = dataclasses.replace(run.texts, **fewer)
     return run
+
+
+def shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
+    """A run in the cache, in a folder named by ``name`` and the settings; made if it is not there."""
+    settings = config.model_dump(mode="json", exclude={"output", "checkpoint"})
+    folder = cache_dir() / "chapters" / f"{name}-{fingerprint(settings)[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.yaml").is_file():
+        config.save(folder / "config.yaml")
+    return Run(config, folder, visible=False)
 
 
 def remake(run: Run, phase: str) -> None:
@@ -93,7 +98,7 @@ def require(run: Run, *phases: str) -> None:
     """
     for phase in phases:
         _known(phase)
-        if run.finished(phase) and _fits(run, phase):
+        if run.finished(phase) and fits(run, phase):
             print(f"{phase}: from chapter {_CHAPTERS[phase]}, found in the cache")
             continue
         print(f"{phase}: not there yet, trained now as in chapter {_CHAPTERS[phase]} ...", flush=True)
@@ -102,7 +107,8 @@ def require(run: Run, *phases: str) -> None:
         print(f"{phase}: took {run.seconds[phase]:.0f} s")
 
 
-def _fits(run: Run, phase: str) -> bool:
+def fits(run: Run, phase: str) -> bool:
+    """Whether a finished phase was made by these settings and this version."""
     try:
         run.verify(phase)
     except CheckpointError:  # made by other settings or an older version: the caller makes it anew

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import shutil
 
-from rlhf_lite.checkpoint import CheckpointError, fingerprint
 from rlhf_lite.config import budget
-from rlhf_lite.data.assets import cache_dir
 from rlhf_lite.pipeline.cai import CAI_TRAINING
 from rlhf_lite.pipeline.cai_config import CAIConfig, load_cai_config
+from rlhf_lite.pipeline.chapters import fits, shared_run
 from rlhf_lite.pipeline.context import Run
 
 CAI_SIZES = {
@@ -34,13 +33,7 @@ def cai_chapter_run() -> Run:
 
     Its folder is named by budget and settings, so a change of settings begins a new one.
     """
-    config = cai_chapter_config()
-    settings = config.model_dump(mode="json", exclude={"output", "checkpoint"})
-    folder = cache_dir() / "chapters" / f"cai-{budget()}-{fingerprint(settings)[:12]}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.yaml").is_file():
-        config.save(folder / "config.yaml")
-    return Run(config, folder, visible=False)
+    return shared_run(cai_chapter_config(), f"cai-{budget()}")
 
 
 def remake_cai(run: Run, phase: str) -> None:
@@ -62,21 +55,13 @@ def require_cai(run: Run, *phases: str) -> None:
     """
     last = max(map(_place, phases))
     for phase in _ORDER[: last + 1]:
-        if run.finished(phase) and _fits(run, phase):
+        if run.finished(phase) and fits(run, phase):
             print(f"{phase}: from chapter 15 (Constitutional AI), found in the cache")
             continue
         print(f"{phase}: not there yet, made now as in chapter 15 (Constitutional AI) ...", flush=True)
         remake_cai(run, phase)
         CAI_TRAINING[phase](run)
         print(f"{phase}: took {run.seconds[phase]:.0f} s")
-
-
-def _fits(run: Run, phase: str) -> bool:
-    try:
-        run.verify(phase)
-    except CheckpointError:  # made by other settings or an older version: the caller makes it anew
-        return False
-    return True
 
 
 def _place(phase: str) -> int:

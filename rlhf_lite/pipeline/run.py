@@ -6,7 +6,7 @@ import datetime
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,22 +121,7 @@ def run_pipeline(
     run = Run(config, output, visible=visible)
     # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
     info = run_info(seed=config.seed)
-    judged: dict[str, Any] = {}
-    for phase in wanted:
-        try:
-            if phase == "evaluation":
-                judged = run_evaluation(run)
-            elif run.finished(phase):
-                run.verify(phase)
-            else:
-                TRAINING[phase](run)
-        except Exception as error:
-            (output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise PhaseError(
-                f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in {output}; "
-                "mend the cause and start the same command with --resume. The traceback is in error.log there"
-            ) from error
-    (output / "error.log").unlink(missing_ok=True)
+    judged = run_phases(run, wanted, TRAINING, run_evaluation)
     metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
     if run.accelerator.is_main_process:
         write_json(output / "metrics.json", metrics)
@@ -146,6 +131,39 @@ def run_pipeline(
             write_report(output)
     run.log.close()
     return metrics
+
+
+def run_phases(
+    run: Run,
+    phases: Sequence[str],
+    makers: Mapping[str, Callable[[Run], None]],
+    evaluate: Callable[[Run], dict[str, Any]],
+) -> dict[str, Any]:
+    """Run phases in their order; finished ones are checked and kept.
+
+    Returns:
+        What the phase "evaluation" found; empty without it.
+
+    Raises:
+        PhaseError: naming the phase, what went wrong and how to go on.
+    """
+    judged: dict[str, Any] = {}
+    for phase in phases:
+        try:
+            if phase == "evaluation":
+                judged = evaluate(run)
+            elif run.finished(phase):
+                run.verify(phase)
+            else:
+                makers[phase](run)
+        except Exception as error:
+            (run.output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
+            raise PhaseError(
+                f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in {run.output}; "
+                "mend the cause and start the same command with --resume. The traceback is in error.log there"
+            ) from error
+    (run.output / "error.log").unlink(missing_ok=True)
+    return judged
 
 
 def collect_metrics(

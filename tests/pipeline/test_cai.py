@@ -202,7 +202,7 @@ def test_small_things(base: Path, tmp_path: Path) -> None:
 def test_chapters_make_what_is_missing_and_what_stands_on_it(
     base: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(chapters, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("rlhf_lite.pipeline.chapters.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(chapters, "CAI_SIZES", {"fast": [f"model.name={base}", *SMALL], "full": []})
     run = chapters.cai_chapter_run()
     chapters.require_cai(run, "feedback")
