@@ -13,9 +13,12 @@ from collections.abc import Callable
 from rlhf_lite.checkpoint import CheckpointError, fingerprint
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets import cache_dir
+from rlhf_lite.evaluation.gold import GoldJudge
 from rlhf_lite.pipeline.cai_config import CAIConfig
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
+from rlhf_lite.pipeline.judging import fit_run_judge
+from rlhf_lite.pipeline.kept import Kept
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 
 SIZES = {
@@ -105,6 +108,15 @@ def require(run: Run, *phases: str) -> None:
         remake(run, phase)
         _MAKERS[phase](run)
         print(f"{phase}: took {run.seconds[phase]:.0f} s")
+
+
+def chapter_gold(run: Run) -> GoldJudge:
+    """The gold judge of the shared run, fitted by the first chapter that needs it and kept for the others.
+
+    It is kept under the model and the texts that it was fitted to, so other texts give another judge.
+    """
+    made_of = fingerprint([run.identity, [repr(row) for row in run.texts.gold]])
+    return fit_run_judge(run, run.policy, Kept(run.output / "gold" / made_of[:12]))
 
 
 def fits(run: Run, phase: str) -> bool:

@@ -101,7 +101,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         names.append(control)
     with bar("evaluation", 2 + len(names), visible=run.visible) as show:
         kept, gap = Kept(shared), config.reward.eval_min_gap
-        judge = _gold_judge(run, policy, kept)
+        judge = fit_run_judge(run, policy, kept)
         found["gold_judge"] = kept.record(
             "gold_judge", lambda: agreement_with_humans(judge, texts.gold_check, min_gap=gap)
         )
@@ -164,8 +164,8 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
     return found
 
 
-def _gold_judge(run: Run, policy: Policy, kept: Kept) -> GoldJudge:
-    """Fitted now, or before on the same texts."""
+def fit_run_judge(run: Run, policy: Policy, kept: Kept) -> GoldJudge:
+    """The gold judge of a run: fitted now, or before on the same texts and then found in ``kept``."""
     max_tokens = run.config.data.max_tokens
 
     def fit() -> dict[str, np.ndarray]:

@@ -222,7 +222,6 @@ def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) ->
 def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
     config, cast = run.config, build_cast(run, trained=False)
-    policy, actors = cast.policy, cast.actors
 
     def live(metrics: Mapping[str, float]) -> str:
         return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
@@ -230,13 +229,20 @@ def run_ppo(run: Run) -> None:
     with run.steps("ppo", config.ppo.steps, live) as (hooks, resume):
         train_ppo(
             cast.pieces,
-            encode_prompts(policy.tokenizer, run.texts.ppo_prompts),
+            encode_prompts(cast.policy.tokenizer, run.texts.ppo_prompts),
             seed=config.seed,
             accelerator=run.accelerator,
             hooks=hooks,
             resume=resume,
             **config.ppo.model_dump(),
         )
+    save_run_ppo(run, cast)
+    shutil.rmtree(run.checkpoints("ppo"), ignore_errors=True)
+
+
+def save_run_ppo(run: Run, cast: Cast) -> None:
+    """Write the trained policy and its critic as the result of the phase ``ppo``."""
+    config, policy, actors = run.config, cast.policy, cast.actors
     with run.result("ppo", steps=config.ppo.steps, reference="sft" if actors.reference else "base") as folder:
         save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
         policy.tokenizer.save_pretrained(str(folder / "adapter"))
@@ -244,7 +250,6 @@ def run_ppo(run: Run) -> None:
         if config.checkpoint.save_merged:
             with actors.sampling(POLICY)() as model:
                 save_merged(model, policy, folder / "merged")
-    shutil.rmtree(run.checkpoints("ppo"), ignore_errors=True)
 
 
 def save_merged(model, policy: Policy, folder) -> None:

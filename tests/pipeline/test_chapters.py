@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
+from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.pipeline import chapters
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import build_cast, save_run_ppo
+from rlhf_lite.training.ppo import train_ppo
+from rlhf_lite.training.step import Hooks
 
 
 @pytest.fixture
@@ -55,3 +61,34 @@ def test_budgets_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_
     assert full.output.parent == tmp_path / "chapters" and full.output.name.startswith("full-")
     assert chapters.chapter_run().output == full.output
     assert full.config.seed == 0 and full.config.sft.steps == 30
+
+
+def test_the_gold_judge_is_fitted_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["A fine film.", "A dull film."]
+    first = chapters.chapter_gold(run)(texts)
+    monkeypatch.setattr("rlhf_lite.pipeline.judging.fit_gold_judge", lambda *_, **__: pytest.fail("again"))
+    assert chapters.chapter_gold(run)(texts).tolist() == first.tolist()
+    run.texts = dataclasses.replace(run.texts, gold=run.texts.gold[::-1])
+    with pytest.raises(pytest.fail.Exception, match="again"):
+        chapters.chapter_gold(run)
+
+
+def test_a_chapter_that_trains_ppo_itself_leaves_what_the_phase_would(run: Run, settings, tmp_path) -> None:
+    """Chapter 9 calls the trainer, to look into it; later chapters must find the policy of ``run_ppo``."""
+    chapters.require(run, "sft", "reward", "ppo")
+    wanted = load_file(run.output / "ppo" / "adapter" / "adapter_model.safetensors")
+    chapters.remake(run, "ppo")
+    cast = build_cast(run, trained=False)
+    train_ppo(
+        cast.pieces,
+        encode_prompts(cast.policy.tokenizer, run.texts.ppo_prompts),
+        seed=run.config.seed,
+        accelerator=run.accelerator,
+        hooks=Hooks(lambda step, metrics: None),
+        **run.config.ppo.model_dump(),
+    )
+    save_run_ppo(run, cast)
+    assert run.finished("ppo") and chapters.fits(run, "ppo")
+    found = load_file(run.output / "ppo" / "adapter" / "adapter_model.safetensors")
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in wanted)
