@@ -159,7 +159,7 @@ DPO_BATCH_LOSS = Exercise(
         WrongAnswer(
             "beta forgotten",
             lambda p, q, m, b: _dpo_batch_loss(p, q, m, 1.0),
-            "You leave out beta. It says how many nats a point of reward is worth.",
+            "You leave out beta. It says how many points of reward a nat is worth.",
         ),
         WrongAnswer(
             "beta outside",
