@@ -338,13 +338,13 @@ def test_an_old_python_is_refused_before_anything_is_made(tree: Path) -> None:
 
 
 def test_the_version_check_says_what_to_do(tree: Path) -> None:
-    text = (tree / "Makefile").read_text(encoding="utf-8").replace("(3, 11) or", "(99, 0) or")
+    text = (tree / "Makefile").read_text(encoding="utf-8").replace("(3, 11, 5) or", "(99, 0, 0) or")
     (tree / "Makefile").write_text(text, encoding="utf-8")
     done = subprocess.run(
         ["make", "setup", f"PYTHON={sys.executable}"], cwd=tree, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
-    assert "RLHF Lite needs Python 3.11 or newer" in done.stderr
+    assert "RLHF Lite needs Python 3.11.5 or newer" in done.stderr
     assert "make PYTHON=" in done.stderr
     done = subprocess.run(
         ["make", "setup", "PYTHON=no-such-python"], cwd=tree, capture_output=True, text=True, check=False

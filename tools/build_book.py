@@ -89,6 +89,8 @@ def _run_sphinx(root: Path, staged: Path) -> None:
     lines = [line for line in (run.stdout + run.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
     if run.returncode != 0 or lines or not page.is_file():
         page.unlink(missing_ok=True)
+        # Sphinx reads a page once and keeps it: a second build would not warn of it again, and would pass.
+        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
         output = (run.stdout + run.stderr).strip()
         raise BuildFailed(
             f"{output}\n\nthe site was not built: {len(lines)} warnings or errors (exit {run.returncode})"

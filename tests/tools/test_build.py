@@ -34,6 +34,8 @@ def test_build_and_its_failures(tiny_repo: Path) -> None:
         build(tiny_repo, show=False)
     assert "no-label" in str(failure.value) and "no_key" in str(failure.value)
     assert not page.exists(), "a failed build must not leave a page that looks finished"
+    with pytest.raises(BuildFailed, match="no-label"):  # the same again: a warning is not said only once
+        build(tiny_repo, show=False)
     index.write_text(good)
 
     source = write_notebook(tiny_repo / "notebooks" / "one.ipynb", make_notebook("1 / 0")).read_bytes()
