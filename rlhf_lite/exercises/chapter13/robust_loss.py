@@ -136,5 +136,5 @@ ROBUST_LOSS = Exercise(
         ),
     ),
     solution=_robust_loss,
-    praise="Note the second case of a large gap: one pair can have a loss far below zero.",
+    praise="Note the last case: a pair with a wide gap has a loss far below zero.",
 )
