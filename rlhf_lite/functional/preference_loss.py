@@ -29,7 +29,7 @@ def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> 
     Args:
         policy_logps: ``[B]`` summed log-probabilities under the policy, in nats.
         ref_logps: ``[B]``, under the reference.
-        beta: β > 0, nats per unit of reward.
+        beta: β > 0, units of the reward per nat.
 
     Returns:
         ``[B]`` in units of the reward.
