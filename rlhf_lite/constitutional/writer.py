@@ -11,14 +11,19 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.functional import sequence_logps
+from rlhf_lite.functional import sequence_logps, token_logps
+from rlhf_lite.models.output import causal_model, final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
 from rlhf_lite.rollout.decoder import prepare
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.rollout.text import cut_at_stop
+
+# One more step of decoding a small batch costs about as much as reading so many tokens, on two cores.
+_TOKENS_PER_STEP = 15
 
 
 class Writer(Protocol):
@@ -71,12 +76,10 @@ class PolicyWriter:
         """See :class:`Writer`; the text after prompt i depends on ``seed`` and i, not on its neighbours."""
         encoded = [ids[-self._max :] for ids in encode_prompts(self._tokenizer, prompts)]
         seeds = row_seeds(seed, rows=len(encoded))
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
-        texts = [""] * len(encoded)
-        for start in range(0, len(order), self._batch):
-            rows = order[start : start + self._batch]
+        texts, ready = [""] * len(encoded), prepare(self._model, steps=max_new_tokens)
+        for rows in batches_to_write(encoded, self._batch, steps=max_new_tokens):
             rollout = sample(
-                self._model,
+                ready,
                 *pad_left([encoded[row] for row in rows], self._tokenizer.pad_token_id),
                 max_new_tokens=max_new_tokens,
                 eos_token_id=self._tokenizer.eos_token_id,
@@ -108,7 +111,15 @@ class PolicyWriter:
         # One word of one token, asked about twice after one prompt ("Yes" and "No"), needs one forward pass.
         single = [i for i, ids in enumerate(tails) if len(ids) == 1]
         self._next_tokens([heads[i] for i in single], [tails[i][0] for i in single], found, single)
-        order = [i for i in range(len(heads)) if len(tails[i]) > 1]
+        order = []
+        for rows in _same(heads, [i for i in range(len(heads)) if len(tails[i]) > 1]):
+            if len(rows) == 1:
+                order += rows
+                continue
+            rows.sort(key=lambda i: len(tails[i]))
+            for start in range(0, len(rows), self._batch):
+                part = rows[start : start + self._batch]
+                found[part] = self._after_one(heads[part[0]], [tails[i] for i in part])
         order.sort(key=lambda i: len(heads[i]) + len(tails[i]))
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
@@ -119,6 +130,26 @@ class PolicyWriter:
             scores = self._scorer.score(ids, mask, wanted)
             found[rows] = sequence_logps(scores.logps, wanted).float().cpu()
         return found
+
+    def _after_one(self, head: list[int], tails: Sequence[list[int]]) -> Tensor:
+        """Log-probability ``[B]`` of each tail after the same head, which is read once."""
+        causal = causal_model(self._model)
+        body, cache = causal.base_model, DynamicCache(config=causal.config)
+        ids, mask = pad_right(tails, self._tokenizer.pad_token_id)  # [B, T]
+        read = body(input_ids=torch.tensor([head]), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(ids))
+        states = body(
+            input_ids=ids,
+            attention_mask=torch.cat([mask.new_ones(len(ids), len(head)), mask], dim=1).long(),
+            position_ids=(len(head) + torch.arange(ids.shape[1])).expand_as(ids),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state  # [B, T, H]
+        # The state before each token: the head's last one, then those of the tail itself.
+        first = read.last_hidden_state[:, -1:].expand(len(ids), -1, -1)
+        before = torch.cat([first, states[:, :-1]], dim=1)[mask]  # [N, H]
+        logps = token_logps(final_logits(causal, before), ids[mask])
+        return torch.zeros(ids.shape).masked_scatter(mask, logps.float().cpu()).sum(1)
 
     def _next_tokens(
         self, heads: Sequence[list[int]], tokens: Sequence[int], found: Tensor, places: Sequence[int]
@@ -139,3 +170,46 @@ class PolicyWriter:
             for place, head in enumerate(part):
                 for row in asked[head]:
                     found[places[row]] = logps[place, tokens[row]]
+
+
+def _same(heads: Sequence[list[int]], rows: Sequence[int]) -> list[list[int]]:
+    """The rows in groups with one and the same head."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row in rows:
+        groups.setdefault(tuple(heads[row]), []).append(row)
+    return list(groups.values())
+
+
+def batches_to_write(prompts: Sequence[Sequence[int]], size: int, *, steps: int) -> list[list[int]]:
+    """Rows of ``prompts`` in batches that are fast to continue by up to ``steps`` tokens.
+
+    The decoder reads only once what all prompts of a batch begin with, such as the examples of one principle.
+    So prompts that have more than half of their tokens in common make batches of their own, if that saves
+    more reading than the additional decoding costs. All others stand together, in order of length.
+
+    Args:
+        prompts: their token ids.
+        size: the largest batch.
+        steps: the longest continuation, tokens.
+    """
+    families: list[tuple[list[int], int]] = []  # rows, and how many tokens all of them begin with
+    for row in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):
+        rows, common = families[-1] if families else ([row], 0)
+        shared = min(common, _common_beginning(prompts[rows[0]], prompts[row]))
+        if 2 * shared > len(prompts[row]):
+            families[-1] = ([*rows, row], shared)
+        else:
+            families.append(([row], len(prompts[row])))
+    groups, rest = [], list[int]()
+    for rows, common in families:
+        if common * (len(rows) - 1) > _TOKENS_PER_STEP * steps:
+            groups.append(rows)
+        else:
+            rest += rows
+    ordered = [sorted(rows, key=lambda i: (len(prompts[i]), i)) for rows in (*groups, rest)]
+    return [rows[i : i + size] for rows in ordered for i in range(0, len(rows), size)]
+
+
+def _common_beginning(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two prompts begin with in common."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -117,13 +117,15 @@ def answer(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    top_layers: int | None = None,
 ) -> Answers:
     """Sample answers and score them under their policy and under the start policy, which is the bare model.
 
     Row i draws from the same random numbers for every policy. Log-probabilities are those of the sampling
-    distribution, at the same temperature. Arguments as for :func:`draw_answers`.
+    distribution, at the same temperature. Arguments as for :func:`draw_answers`, and ``top_layers``: the
+    layers that adapters change, None for all; those below are read once for both policies.
     """
-    scorer = PolicyScorer(actors.model, top_layers=None)
+    scorer = PolicyScorer(actors.model, top_layers=top_layers)
     texts, parts = [], []
     for rollout, written in draw_answers(
         policy,
@@ -136,10 +138,10 @@ def answer(
         seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples),
     ):
         ids, mask, wanted = join(rollout)
-        logps = {}
+        hidden, logps = scorer.body.trunk(ids, mask), {}
         for name in dict.fromkeys((adapter, None)):
             with using_adapter(actors.model, name):
-                found = scorer.score(ids, mask, wanted, temperature=temperature).logps
+                found = scorer(hidden, ids, mask, wanted, temperature=temperature).logps
                 logps[name] = sequence_logps(found, wanted).double()
         parts.append([logps[adapter] - logps[None], -logps[None], wanted.sum(1), rollout.ended])
         texts += written

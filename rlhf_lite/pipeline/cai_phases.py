@@ -222,9 +222,8 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
     prompts = prompts_of(config).test[: config.evaluation.prompts]
     options = config.evaluation.model_dump(include={"samples", "max_new_tokens", "temperature"})
-    answers = {
-        name: answer(policy, actors, POLICIES[name], prompts, seed=config.seed, **options) for name in names
-    }
+    options |= {"seed": config.seed, "top_layers": config.lora.top_layers}
+    answers = {name: answer(policy, actors, POLICIES[name], prompts, **options) for name in names}
     write_samples(run.output / "samples.jsonl", prompts, answers)
     pairs = [
         (a, b) for a, b in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if a in names and b in names

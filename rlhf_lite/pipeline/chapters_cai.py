@@ -14,8 +14,8 @@ CAI_SIZES = {
     "fast": [
         "data.principles=[no-insults, no-swearing, no-threats, own-opinion]",
         "revise.prompts=24", "revise.rounds=2", "sft.steps=6", "sft.batch_size=12",
-        "feedback.principles=[no-insults]", "feedback.prompts=24", "feedback.compare=false",
-        "dpo.epochs=1", "evaluation.prompts=40", "evaluation.samples=1",
+        "feedback.principles=[no-insults]", "feedback.prompts=24", "feedback.candidates=3",
+        "feedback.compare=false", "dpo.epochs=1", "evaluation.prompts=40", "evaluation.samples=1",
     ],
     "full": ["data.principles=[no-insults, no-swearing, no-threats, own-opinion]"],
 }  # fmt: skip

@@ -30,6 +30,7 @@ from rlhf_lite.constitutional import (
     sentiment_questions,
 )
 from rlhf_lite.constitutional.feedback import pair_prompt, single_prompt
+from rlhf_lite.constitutional.writer import batches_to_write
 from rlhf_lite.data.quality import near_duplicates
 from rlhf_lite.models import load_policy
 
@@ -189,6 +190,26 @@ def test_a_policy_writes_and_scores_whatever_its_neighbours(tmp_path: Path) -> N
     assert float(scores[1]) == pytest.approx(total, abs=1e-3)
     with pytest.raises(ValueError, match="no token"):
         writer.log_probabilities(["a"], [""])
+
+
+def test_a_head_that_many_share_is_read_once_and_scores_the_same(tmp_path: Path) -> None:
+    policy = load_policy(str(save_base(tmp_path / "base")), precision="fp32")
+    writer = PolicyWriter(policy, batch_size=2)
+    tails = [" yes", " a longer one", " no and", " abc"]
+    heads = ["a heading:", "a heading:", "a heading:", "another one"]
+    alone = [float(writer.log_probabilities([h], [t])[0]) for h, t in zip(heads, tails, strict=True)]
+    assert writer.log_probabilities(heads, tails).tolist() == pytest.approx(alone, abs=1e-3)
+
+
+def test_prompts_with_a_long_common_beginning_are_written_together() -> None:
+    one, two = [1] * 40, [2] * 40
+    prompts = [[*one, 3], [9], [*two, 4], [*one, 5, 6], [8, 8], [*two, 7], [*one, 6]]
+    # Three rows share 40 tokens: 80 need not be read. That is worth 5 steps (75), but not 6 (90).
+    assert batches_to_write(prompts, 8, steps=5) == [[0, 6, 3], [1, 4, 2, 5]]
+    assert batches_to_write(prompts, 8, steps=6) == [[1, 4, 0, 2, 5, 6, 3]]
+    # Two rows save 40, worth 2 steps (30). No batch is larger than asked for.
+    assert batches_to_write(prompts, 2, steps=2) == [[0, 6], [3], [2, 5], [1, 4]]
+    assert batches_to_write([], 4, steps=1) == []
 
 
 def test_the_prompts_of_the_two_splits_have_no_wording_in_common() -> None:

@@ -13,18 +13,18 @@ from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import ConfigError
 from rlhf_lite.constitutional import Chain, Step
 from rlhf_lite.data import DataError, load_preferences
-from rlhf_lite.models.adapters import adapter_parameters
+from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline import PhaseError
 from rlhf_lite.pipeline import chapters_cai as chapters
 from rlhf_lite.pipeline.cai import CAI_PHASES, run_cai
 from rlhf_lite.pipeline.cai_config import CAIConfig, load_cai_config
 from rlhf_lite.pipeline.cai_feedback import agreement, chosen_minus_rejected
-from rlhf_lite.pipeline.cai_judging import Answers, by_round, copied
+from rlhf_lite.pipeline.cai_judging import Answers, answer, by_round, copied
 from rlhf_lite.pipeline.cai_phases import line
 from rlhf_lite.pipeline.cai_records import read_chains, write_chains
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import DPO, REFERENCE, build_actors
+from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, Actors, build_actors
 from rlhf_lite.types import Preference
 
 SMALL = [
@@ -213,3 +213,21 @@ def test_chapters_make_what_is_missing_and_what_stands_on_it(
     assert run.finished("revise") and not run.finished("feedback")
     with pytest.raises(ValueError, match="no chapter makes the phase 'ppo'"):
         chapters.require_cai(run, "ppo")
+
+
+def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) -> None:
+    policy = load_policy(str(base), precision="fp32")
+    shape = lora_config(policy.model, rank=2, alpha=4.0, dropout=0.0, top_layers=1, target_modules=["q_proj"])
+    model = add_adapter(policy.model, shape, POLICY, seed=0)
+    for weight in adapter_parameters(model, POLICY):
+        torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
+    options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
+    prompts = ["- a film\n-", "- another one\n-", "- b\n-"]
+    both = [
+        answer(policy, Actors(model.eval(), None), POLICY, prompts, top_layers=top, **options)
+        for top in (None, 1)
+    ]
+    assert both[0].texts == both[1].texts
+    assert abs(both[0].kl_nats).max() > 0.01  # the adapter does something
+    for name in ("kl_nats", "bare_nats", "tokens"):
+        assert getattr(both[0], name) == pytest.approx(getattr(both[1], name), abs=1e-4)
