@@ -17,6 +17,7 @@ from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.judging import judge_reward_model
+from rlhf_lite.pipeline.locate import locate_policy
 from rlhf_lite.pipeline.phases import run_reward
 from rlhf_lite.pipeline.run import PhaseError, prepare_folder
 from rlhf_lite.pipeline.sources import Texts
@@ -153,8 +154,8 @@ def generate_text(
     """Continue a prompt.
 
     Args:
-        model_dir: a run folder (its PPO policy, else its DPO policy, else its SFT policy), a PEFT adapter, a
-            model folder, or a Hub id.
+        model_dir: what `locate.locate_policy` understands: a run folder (its PPO policy, else its DPO
+            policy, else its SFT policy), RUN/PHASE, a PEFT adapter, a model folder, a Hub id, or "smollm2".
         prompt: opening words; may be empty.
         max_new_tokens: length limit.
         temperature: 0 takes the likeliest token each time.
@@ -163,21 +164,14 @@ def generate_text(
 
     Returns:
         Whole texts, prompt and continuation.
+
+    Raises:
+        PhaseError: if the folder holds no policy, or a reward model.
     """
     import torch
 
-    folder = Path(model_dir)
-    places = [*(folder / name / "adapter" for name in ("ppo", "dpo", "sft")), folder / "adapter", folder]
-    adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
-    name = model_dir
-    if adapter is not None:
-        settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        if settings.get("task_type") != "CAUSAL_LM":
-            raise PhaseError(f"{adapter} is a reward model, it cannot write; give the folder of a policy")
-        name = settings["base_model_name_or_path"]
-    elif folder.is_dir() and not (folder / "config.json").is_file():
-        raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
-    policy = load_policy(name)
+    place = locate_policy(model_dir)
+    policy = load_policy(place.base)
     tokenizer = policy.tokenizer
     prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
 
@@ -194,10 +188,10 @@ def generate_text(
         )
         return rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
 
-    if adapter is None:
+    if place.adapter is None:
         tokens = draw(policy.model)
     else:
-        peft_model = load_adapter(policy.model, adapter, "policy")
+        peft_model = load_adapter(policy.model, place.adapter, "policy")
         with merged(peft_model, "policy"):
             tokens = draw(peft_model.get_base_model())
     return [prompt + text for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
