@@ -20,9 +20,10 @@ def arms_by_seed(
     ylabel: str,
     baseline: tuple[str, float] | None = None,
     columns: int = 2,
+    joined: bool = True,
     caption: str = "",
 ) -> Figure:
-    """What each arm of a sweep came to: a dot for each seed, a line through the means.
+    """What each arm of a sweep came to: a dot for each seed, and the means.
 
     Args:
         panels: title of a panel to its arms, each with one value per seed; the arms stand from left to
@@ -30,6 +31,7 @@ def arms_by_seed(
         ylabel: quantity and unit.
         baseline: label and value of a dashed line in every panel, such as the untouched model.
         columns: panels side by side.
+        joined: draw a line through the means; False, with a bar for each mean, where arms have no order.
         caption: stands under the figure; a replayed run says here where it comes from.
 
     Raises:
@@ -48,7 +50,9 @@ def arms_by_seed(
     for ax, (title, arms) in zip(axes, panels.items(), strict=False):
         places = range(len(arms))
         means = [sum(values) / len(values) for values in arms.values()]
-        ax.plot(places, means, color=plotting.OKABE_ITO["blue"], linewidth=1.9, label="mean")
+        bar = {"linestyle": "", "marker": "_", "markersize": 22, "markeredgewidth": 2.2}
+        shape = {"linewidth": 1.9} if joined else bar
+        ax.plot(places, means, color=plotting.OKABE_ITO["blue"], label="mean", **shape)
         for place, values in zip(places, arms.values(), strict=True):
             ax.plot(
                 [place] * len(values), values, "o", color=plotting.OKABE_ITO["vermilion"], markersize=5,

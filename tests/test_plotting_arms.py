@@ -21,6 +21,12 @@ def test_every_seed_and_the_mean_are_drawn():
     assert to_png(figure).startswith(b"\x89PNG")
 
 
+def test_arms_without_an_order_are_not_joined():
+    means = arms_by_seed(PANELS, ylabel="loss (nats)", joined=False).axes[0].lines[0]
+    assert list(means.get_ydata()) == [4.5, 3.25]
+    assert means.get_linestyle() == "None" and means.get_marker() == "_"
+
+
 @pytest.mark.parametrize("panels", [{}, {"rank": {"1": []}}])
 def test_nothing_to_draw_is_an_error(panels):
     with pytest.raises(ValueError, match="arms have values"):
