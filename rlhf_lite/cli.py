@@ -143,10 +143,17 @@ def dpo(
     settings: Settings = None,
     seed: Seed = None,
 ) -> None:
-    """Train a policy on preference pairs by DPO or one of its relatives, and judge it."""
-    given = [*(settings or ()), "method=dpo", *([] if data is None else [f"data.source={data}"])]
-    resolved = _settings(config, given, seed=seed)
-    _run(resolved, output, resume=(output / "config.yaml").exists())
+    """Train a policy on preference pairs by DPO or one of its relatives, and judge it.
+
+    In a folder that holds a run, its settings are taken, its SFT is the reference, and its PPO is kept.
+    """
+    from rlhf_lite.pipeline.run import method_with_dpo
+
+    saved = output / "config.yaml"
+    given = [*(settings or ()), f"method={method_with_dpo(saved)}"]
+    given += [] if data is None else [f"data.source={data}"]
+    resolved = _settings(config or (saved if saved.exists() else None), given, seed=seed)
+    _run(resolved, output, resume=saved.exists())
 
 
 @app.command()

@@ -48,8 +48,27 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _grown(before: str | None, now: str | None) -> tuple[str, ...]:
+    """The settings that are new when a run by one method becomes a run by both."""
+    added = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
+    return added.get(before or "", ()) if now == "both" else ()
+
+
+def method_with_dpo(saved: Path) -> str:
+    """The method of a run to which DPO is added: "both" if it is there beside PPO.
+
+    Args:
+        saved: the run's ``config.yaml``; a new run has none.
+    """
+    before = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
+    return "both" if before.get("method") in ("ppo", "both") else "dpo"
+
+
 def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> None:
     """Start or continue the run folder; never mix two runs.
+
+    A finished run may grow: with the method "both", the phases that its first method did not plan are added,
+    with settings of their own.
 
     Raises:
         PhaseError: if the folder holds a run and ``resume`` is not set, or one with other settings.
@@ -63,7 +82,7 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
             )
         before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
         now = _flat(config.model_dump(mode="json"))
-        free = ("output", "checkpoint.")
+        free = ("output", "checkpoint.", *_grown(before.get("method"), now.get("method")))
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())

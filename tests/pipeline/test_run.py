@@ -21,10 +21,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from conftest import rows, write_rows
 from tiny_models import byte_tokenizer, save_base
 
+from rlhf_lite.config import load_config
 from rlhf_lite.models import policy as policy_module
 from rlhf_lite.pipeline import PhaseError, run_pipeline
 from rlhf_lite.pipeline import run as run_module
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.run import method_with_dpo
 from rlhf_lite.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -306,6 +308,27 @@ def test_other_settings_are_refused(finished, settings, key, value, said):
     with pytest.raises(PhaseError, match=said):
         run_pipeline(settings({key: value}), output=finished, resume=True, visible=False)
     assert (finished / "config.yaml").read_bytes() == before
+
+
+def test_dpo_can_be_added_to_a_run_by_ppo(finished, settings, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    assert method_with_dpo(folder / "config.yaml") == "both" and method_with_dpo(tmp_path / "new") == "dpo"
+    kept = (folder / "ppo" / "adapter" / "adapter_model.safetensors").read_bytes()
+    before = load_config(folder / "config.yaml", ["method=both", "dpo.beta=0.3"])
+    run_pipeline(before, output=folder, resume=True, visible=False)
+    found = metrics(folder)
+    assert {"sft", "ppo", "dpo"} <= found["policies"].keys() and "dpo_minus_sft" in found["comparisons"]
+    assert (folder / "ppo" / "adapter" / "adapter_model.safetensors").read_bytes() == kept
+    assert method_with_dpo(folder / "config.yaml") == "both"
+    # What is there now has its settings: neither may change any more, nor may the run shrink.
+    for changed, said in (("dpo.beta=0.4", "dpo.beta was 0.3"), ("method=ppo", "method was 'both'")):
+        other = load_config(folder / "config.yaml", [changed])
+        with pytest.raises(PhaseError, match=said):
+            run_pipeline(other, output=folder, resume=True, visible=False)
+    fresh = load_config(finished / "config.yaml", ["method=both", "sft.steps=9"])
+    with pytest.raises(PhaseError, match=r"sft\.steps was"):
+        run_pipeline(fresh, output=finished, resume=True, visible=False)
 
 
 def test_another_model_or_tokenizer_under_the_same_name_is_refused(settings, tmp_path):
