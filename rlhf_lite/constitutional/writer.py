@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.data.formatting import common_length, encode_prompts
 from rlhf_lite.functional import sequence_logps, token_logps
 from rlhf_lite.models.output import causal_model, final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
@@ -155,20 +155,18 @@ class PolicyWriter:
         self, heads: Sequence[list[int]], tokens: Sequence[int], found: Tensor, places: Sequence[int]
     ) -> None:
         """Write the log-probability of each token after its head into ``found`` at its place."""
-        asked: dict[tuple[int, ...], list[int]] = {}
-        for row, head in enumerate(heads):
-            asked.setdefault(tuple(head), []).append(row)
+        asked = sorted(_same(heads, range(len(heads))), key=lambda rows: len(heads[rows[0]]))
         if not asked:
             return
         # The decoder reads what all prompts of a batch begin with (a question's examples) only once.
-        order, ready = sorted(asked, key=len), prepare(self._model, steps=1)
-        for start in range(0, len(order), self._batch):
-            part = order[start : start + self._batch]
-            ids, mask = pad_left([list(head) for head in part], self._tokenizer.pad_token_id)
+        ready = prepare(self._model, steps=1)
+        for start in range(0, len(asked), self._batch):
+            part = asked[start : start + self._batch]
+            ids, mask = pad_left([heads[rows[0]] for rows in part], self._tokenizer.pad_token_id)
             logits = ready.decoder().prefill(ids, mask, repeats=1, room=1)  # [B, V]
             logps = logits.float().log_softmax(-1).cpu()
-            for place, head in enumerate(part):
-                for row in asked[head]:
+            for place, rows in enumerate(part):
+                for row in rows:
                     found[places[row]] = logps[place, tokens[row]]
 
 
@@ -195,7 +193,7 @@ def batches_to_write(prompts: Sequence[Sequence[int]], size: int, *, steps: int)
     families: list[tuple[list[int], int]] = []  # rows, and how many tokens all of them begin with
     for row in sorted(range(len(prompts)), key=lambda i: list(prompts[i])):
         rows, common = families[-1] if families else ([row], 0)
-        shared = min(common, _common_beginning(prompts[rows[0]], prompts[row]))
+        shared = min(common, common_length(prompts[rows[0]], prompts[row]))
         if 2 * shared > len(prompts[row]):
             families[-1] = ([*rows, row], shared)
         else:
@@ -208,8 +206,3 @@ def batches_to_write(prompts: Sequence[Sequence[int]], size: int, *, steps: int)
             rest += rows
     ordered = [sorted(rows, key=lambda i: (len(prompts[i]), i)) for rows in (*groups, rest)]
     return [rows[i : i + size] for rows in ordered for i in range(0, len(rows), size)]
-
-
-def _common_beginning(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two prompts begin with in common."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -85,8 +85,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
     return render
 
 
-def common_length(a: str, b: str) -> int:
-    """Number of characters that two texts begin with in common."""
+def common_length(a: Sequence[object], b: Sequence[object]) -> int:
+    """Number of characters that two texts begin with in common, or of tokens for two lists of token ids."""
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
