@@ -133,7 +133,7 @@ def _parse_override(model: type[BaseModel], text: str, problems: list[str]) -> t
         return None
     try:
         value = yaml.load(raw, Loader=_Loader)
-    except (yaml.YAMLError, ConfigError):
+    except (yaml.YAMLError, ConfigError):  # not YAML, so the text itself; its type is checked later
         value = raw
     # On the command line everything is text, so output=2024 and output=no mean those texts.
     if value is not None and not isinstance(value, str) and _takes_only_text(field.annotation):

@@ -118,7 +118,7 @@ def requirements() -> list[tuple[str, str, str | None]]:
     """What the package asks for: (name, bounds such as ``">=2.6"``, extra or None for the core)."""
     try:
         lines = metadata.requires("rlhf-lite") or []
-    except metadata.PackageNotFoundError:
+    except metadata.PackageNotFoundError:  # a checkout on the path
         lines = _declared(Path(__file__).resolve().parents[1] / "pyproject.toml")
     found = (_REQUIREMENT.match(line) for line in lines)
     return [(match[1], match[2].strip(" ()"), match[3]) for match in found if match]

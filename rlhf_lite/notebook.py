@@ -153,6 +153,6 @@ def _name_seeds(seeds: Sequence[int]) -> str:
 def _in_ipython() -> bool:
     try:
         from IPython.core.getipython import get_ipython
-    except ImportError:
+    except ImportError:  # a plain install, without the book's tools
         return False
     return get_ipython() is not None

@@ -106,7 +106,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except json.JSONDecodeError:  # refused below, with the number of its line
             record = None
         if not isinstance(record, dict) or not {"phase", "step"} <= record.keys():
             shown = line if len(line) <= 60 else f"{line[:57]}..."
@@ -254,7 +254,7 @@ def _physical_cores() -> int | None:
         import psutil
 
         return psutil.cpu_count(logical=False)
-    except ImportError:
+    except ImportError:  # it comes with accelerate; without it the number is left open
         return None
 
 

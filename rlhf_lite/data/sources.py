@@ -139,5 +139,5 @@ def _join(
 def _close(stated: str, mean: float) -> bool:
     try:
         return abs(float(stated) - mean) <= _MEAN_TOLERANCE
-    except ValueError:
+    except ValueError:  # no number: the caller names file, row and value
         return False

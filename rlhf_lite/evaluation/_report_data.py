@@ -146,7 +146,7 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except ValueError:  # counted below, and named in the report
             row = None
         if isinstance(row, dict):
             rows.append(row)

@@ -48,7 +48,7 @@ def _is_adapter(run: Run, folder: str) -> bool:
 def _is_classifier(run: Run, folder: str) -> bool:
     try:
         config = json.loads((run.folder / folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # no adapter, or a broken one: not a classifier that the page could name
         return False
     return isinstance(config, dict) and config.get("task_type") == "SEQ_CLS"
 
