@@ -10,7 +10,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildWithRecordedRuns(build_py):
-    """Copies ``results/`` to ``rlhf_lite/recorded/``, where ``rlhf_lite.notebook.recorded`` looks for it."""
+    """Copies ``results/`` to ``rlhf_lite/recorded/``, where ``teaching.notebook.recorded`` finds it."""
 
     def run(self) -> None:
         """Build as usual, then copy. An editable install reads ``results/`` itself."""

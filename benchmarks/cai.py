@@ -20,10 +20,10 @@ from rlhf_lite.checkpoint import write_json
 from rlhf_lite.constitutional import PolicyWriter
 from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.models.policy import load_policy
-from rlhf_lite.pipeline.cai import run_cai
-from rlhf_lite.pipeline.cai_agreement import measure_judge
-from rlhf_lite.pipeline.cai_config import load_cai_config
-from rlhf_lite.pipeline.cai_records import read_chains
+from rlhf_lite.pipeline.cai.config import load_cai_config
+from rlhf_lite.pipeline.cai.judge_quality import measure_judge
+from rlhf_lite.pipeline.cai.records import read_chains
+from rlhf_lite.pipeline.cai.run import run_cai
 from rlhf_lite.pipeline.run import without_nan
 
 ROOT = Path(__file__).resolve().parents[1]

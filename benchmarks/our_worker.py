@@ -21,7 +21,7 @@ from rlhf_lite.training.dpo import train_dpo
 from rlhf_lite.training.grpo import METHODS, train_grpo
 from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.ppo import train_ppo
-from rlhf_lite.training.preference_data import encode_preferences
+from rlhf_lite.training.preference.data import encode_preferences
 from rlhf_lite.training.reward import train_reward
 from rlhf_lite.training.sft import encode_examples, train_sft
 from rlhf_lite.training.step import Hooks

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.lab import interval
 from rlhf_lite.checkpoint import write_json
-from rlhf_lite.pipeline.lab import run_lab
+from rlhf_lite.pipeline.lab.run import run_lab
 from rlhf_lite.tracking import run_info
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "ppo_details"

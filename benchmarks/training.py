@@ -111,7 +111,7 @@ def specification(name: str, *, precision: str, shape: str, rounds: int, seed: i
     """What both sides read."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from rlhf_lite.data.assets import ensure_model
+    from rlhf_lite.data.assets.ensure import ensure_model
 
     task = TASKS[name]
     model = str(ensure_model())

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlhf_lite.models import load_policy
-    from rlhf_lite.notebook import record
+    from rlhf_lite.teaching.notebook import record
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load_policy", "record"]
 
 _LAZY = {
     "load_policy": "rlhf_lite.models",
-    "record": "rlhf_lite.notebook",
+    "record": "rlhf_lite.teaching.notebook",
 }
 
 

@@ -71,7 +71,7 @@ def test_rollout_checks_shapes_and_mask_type() -> None:
 
 def test_data_room_imports_no_heavy_library() -> None:
     code = (
-        "import sys, rlhf_lite.types, rlhf_lite.data, rlhf_lite.data.schema, rlhf_lite.data.pairs, "
+        "import sys, rlhf_lite.types, rlhf_lite.data, rlhf_lite.data.files.schema, rlhf_lite.data.pairs, "
         "rlhf_lite.data.sources, rlhf_lite.data.formatting\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pandas', 'pyarrow', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from rlhf_lite.interactive import is_sentence
+from rlhf_lite.teaching.interactive import is_sentence
 
 COLAB = "https://colab.research.google.com/github/"
 

@@ -16,7 +16,7 @@ from typing import Any
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from rlhf_lite.interactive import is_sentence
+from rlhf_lite.teaching.interactive import is_sentence
 from tools import setup_cell, state
 from tools.make_student import BEGIN, MarkerError, student_copy
 
@@ -178,7 +178,7 @@ def _alt(cell: Any) -> str:
 
 def _exercises(book: Any, chapter: str) -> list[str]:
     """Solution cell after its text with difficulty and minutes, and before its locked, graded check."""
-    from rlhf_lite.exercises import exercise_names, get_exercise
+    from rlhf_lite.teaching.exercises import exercise_names, get_exercise
 
     problems: list[str] = []
     seen: list[str] = []

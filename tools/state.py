@@ -27,7 +27,7 @@ def notebooks(root: Path) -> list[Path]:
 
 
 def budget() -> str:
-    """The budget that notebooks run under; the rules are those of ``rlhf_lite.notebook.budget``."""
+    """The budget that notebooks run under; the rules are those of ``rlhf_lite.teaching.notebook.budget``."""
     value = os.environ.get("RLHF_LITE_BUDGET", "") or "fast"
     if value not in ("fast", "full"):
         raise SystemExit(f"RLHF_LITE_BUDGET is {value!r}; use 'fast' or 'full'")

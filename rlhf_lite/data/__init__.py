@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlhf_lite.data.active import most_diverse, most_uncertain, score_variance
-    from rlhf_lite.data.assets import AssetError, cache_dir, ensure_model, ensure_ratings, verify
+    from rlhf_lite.data.assets.ensure import AssetError, cache_dir, ensure_model, ensure_ratings, verify
     from rlhf_lite.data.augmentation import Comparison, both_orders, drop_words, implied_wins
     from rlhf_lite.data.collate import PairBatch, collate_pairs, pad_left, pad_right
-    from rlhf_lite.data.errors import DataError
+    from rlhf_lite.data.files.schema import (
+        LoadReport,
+        PreferenceData,
+        load_preferences,
+        preferences_from_rows,
+        save_preferences,
+    )
     from rlhf_lite.data.formatting import chat_template, encode_pair, plain_text, render_preference
     from rlhf_lite.data.labelling import Judgements, LabellingPage, labelling_page, read_judgements
     from rlhf_lite.data.pairs import agreement, make_pairs, openings, split_of, split_ratings
@@ -35,18 +41,12 @@ if TYPE_CHECKING:
         rater_consistency,
         reliability_of_mean,
     )
-    from rlhf_lite.data.schema import (
-        LoadReport,
-        PreferenceData,
-        load_preferences,
-        preferences_from_rows,
-        save_preferences,
-    )
     from rlhf_lite.data.sources import load_ratings
+    from rlhf_lite.errors import DataError
 
 _HOMES = {
     "active": ("most_diverse", "most_uncertain", "score_variance"),
-    "assets": ("AssetError", "cache_dir", "ensure_model", "ensure_ratings", "verify"),
+    "assets.ensure": ("AssetError", "cache_dir", "ensure_model", "ensure_ratings", "verify"),
     "augmentation": ("Comparison", "both_orders", "drop_words", "implied_wins"),
     "collate": ("PairBatch", "collate_pairs", "pad_left", "pad_right"),
     "errors": ("DataError",),
@@ -71,7 +71,7 @@ _HOMES = {
         "rater_consistency",
         "reliability_of_mean",
     ),
-    "schema": (
+    "files.schema": (
         "LoadReport",
         "PreferenceData",
         "load_preferences",
@@ -139,7 +139,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    home = _HOME_OF[name]
+    package = "rlhf_lite" if home == "errors" else __name__
+    return getattr(importlib.import_module(f"{package}.{home}"), name)
 
 
 def __dir__() -> list[str]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.data.errors import DataError
-from rlhf_lite.data.schema import load_preferences
+from rlhf_lite.data.files.schema import load_preferences
+from rlhf_lite.errors import DataError
 from rlhf_lite.types import Preference
 
 _TEMPLATE = Path(__file__).with_name("labelling.html")

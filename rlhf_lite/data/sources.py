@@ -19,8 +19,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lite.data.assets import ensure_ratings
-from rlhf_lite.data.errors import DataError
+from rlhf_lite.data.assets.ensure import ensure_ratings
+from rlhf_lite.errors import DataError
 from rlhf_lite.types import Rating
 
 # The files print means with 9 to 12 digits.

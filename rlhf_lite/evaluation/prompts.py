@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rlhf_lite.data.errors import DataError
-from rlhf_lite.data.fields import Place
+from rlhf_lite.data.files.fields import Place
+from rlhf_lite.errors import DataError
 
 __all__ = ["BUILT_IN", "Prompts", "read_prompts"]
 

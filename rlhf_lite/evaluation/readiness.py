@@ -26,14 +26,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.evaluation._readiness_measures import (
+from rlhf_lite.evaluation.readiness_measures import (
     best_of_n_curve,
     calibration_error_ci,
     length_correlation,
     powers_of_two,
     skill_ci,
 )
-from rlhf_lite.evaluation._readiness_result import Bar, Bars, Criterion, Readiness
+from rlhf_lite.evaluation.readiness_result import Bar, Bars, Criterion, Readiness
 from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci, wilson_interval
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Preference, Rating

@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlhf_lite.models.lora_layer import LoRALinear
+from rlhf_lite.models.lora.layer import LoRALinear
 
 
 class Linear(Protocol):

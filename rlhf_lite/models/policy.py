@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lite.data.assets import ensure_model
+from rlhf_lite.data.assets.ensure import ensure_model
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.adapters import adapter_parameters, using_adapter
 from rlhf_lite.models.heads import ValueHead

@@ -6,16 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_lite.pipeline.files import generate_text, score_file, train_reward_file
+    from rlhf_lite.pipeline.commands import generate_text, score_file, train_reward_file
     from rlhf_lite.pipeline.run import PHASES, PhaseError, run_pipeline
 
 _LAZY = {
     "PHASES": "run",
     "PhaseError": "run",
     "run_pipeline": "run",
-    "generate_text": "files",
-    "score_file": "files",
-    "train_reward_file": "files",
+    "generate_text": "commands",
+    "score_file": "commands",
+    "train_reward_file": "commands",
 }
 __all__ = ["PHASES", "PhaseError", "generate_text", "run_pipeline", "score_file", "train_reward_file"]
 

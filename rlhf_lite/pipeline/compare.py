@@ -12,17 +12,17 @@ from typing import Any, Literal
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.evaluation.compare import Comparison, ComparisonError, compare_policies
 from rlhf_lite.evaluation.comparison_metrics import judged_by
-from rlhf_lite.evaluation.comparison_report import check_output, write_comparison
 from rlhf_lite.evaluation.entrants import Entrant
 from rlhf_lite.evaluation.prompts import Prompts, read_prompts
+from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.evaluation.toxicity import toxicity_judge
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, load_policy, resolve_model
 from rlhf_lite.models.runtime import use_cpu
-from rlhf_lite.pipeline.compare_judges import gold_judge, on_bare_model, reward_scores
-from rlhf_lite.pipeline.files import find_reward_model
+from rlhf_lite.pipeline.commands import find_reward_model
+from rlhf_lite.pipeline.judges import gold_judge, on_bare_model, reward_scores
 from rlhf_lite.pipeline.locate import Located, locate_policy
-from rlhf_lite.pipeline.progress import bar
+from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.pipeline.run import PhaseError
 from rlhf_lite.pipeline.sources import review_texts
 from rlhf_lite.tracking import run_info

@@ -28,7 +28,7 @@ from rlhf_lite.checkpoint import (
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
-from rlhf_lite.pipeline.progress import bar
+from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.step import Hooks, Resume

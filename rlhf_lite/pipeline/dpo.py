@@ -33,7 +33,7 @@ from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import join, row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.preference_data import encode_preferences
+from rlhf_lite.training.preference.data import encode_preferences
 from rlhf_lite.types import Preference
 
 # The seeds of these samples are far from those of PPO's steps and of the evaluation.

@@ -21,9 +21,9 @@ from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.kept import Kept
+from rlhf_lite.pipeline.evaluation_cache import Kept
 from rlhf_lite.pipeline.phases import DPO, POLICY, build_actors, load_run_reward, shared_reward
-from rlhf_lite.pipeline.progress import bar
+from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 

@@ -19,9 +19,9 @@ from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.batches import drawn_rows
 from rlhf_lite.training.checks import require_frozen_trunk
-from rlhf_lite.training.preference_data import JudgedAnswer
-from rlhf_lite.training.preference_scoring import Completions, Reference
-from rlhf_lite.training.preference_tasks import Losses, PreferenceTask, Scored, make_task
+from rlhf_lite.training.preference.data import JudgedAnswer
+from rlhf_lite.training.preference.scoring import Completions, Reference
+from rlhf_lite.training.preference.tasks import Losses, PreferenceTask, Scored, make_task
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows, evaluating, micro_batches
 

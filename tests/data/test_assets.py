@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lite.data import assets, convert, fetch, store
-from rlhf_lite.data.assets import Asset, AssetError, cache_dir, ensure, verify
-from rlhf_lite.data.fetch import Archive
+from rlhf_lite.data.assets import convert, fetch, store
+from rlhf_lite.data.assets import ensure as assets
+from rlhf_lite.data.assets.ensure import Asset, AssetError, cache_dir, ensure, verify
+from rlhf_lite.data.assets.fetch import Archive
 
 CONTENT = b"forty-two\n" * 1000
 

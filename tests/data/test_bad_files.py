@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from rlhf_lite.data import text_readers
-from rlhf_lite.data.errors import DataError, shortened
-from rlhf_lite.data.schema import load_preferences, preferences_from_rows
+from rlhf_lite.data.files import text_readers
+from rlhf_lite.data.files.schema import load_preferences, preferences_from_rows
+from rlhf_lite.errors import DataError, shortened
 
 OK = {"prompt": "A", "chosen": " b", "rejected": " c"}
 USER = {"role": "user", "content": "Hi"}

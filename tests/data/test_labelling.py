@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlhf_lite.data.errors import DataError
 from rlhf_lite.data.labelling import LabellingPage, labelling_page, pair_id, read_judgements
+from rlhf_lite.errors import DataError
 from rlhf_lite.types import Preference
 from tools.browser import NOT_FOUND, Browser, find_browser
 

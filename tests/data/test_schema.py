@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rlhf_lite.data.errors import DataError
+from rlhf_lite.data.files.schema import load_preferences, preferences_from_rows, save_preferences
 from rlhf_lite.data.formatting import plain_text
-from rlhf_lite.data.schema import load_preferences, preferences_from_rows, save_preferences
+from rlhf_lite.errors import DataError
 from rlhf_lite.types import Dialogue, Message, Preference
 
 ROWS: list[dict[str, Any]] = [

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from rlhf_lite.data import sources
-from rlhf_lite.data.assets import ensure_ratings
-from rlhf_lite.data.errors import DataError
+from rlhf_lite.data.assets.ensure import ensure_ratings
 from rlhf_lite.data.sources import SOURCES, load_ratings
+from rlhf_lite.errors import DataError
 
 TEXTS = "1_1\t1.5\tgood &amp; cheap \r\n1_2\t-2\tna\u00efve\r\n"
 RATERS = "1_1\t1.5\t0.5\t[1, 2]\r\n1_2\t-2.0\t0\t[-2, -2]\r\n"

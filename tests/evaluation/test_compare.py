@@ -13,11 +13,11 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 
-from rlhf_lite.evaluation._comparison_figures import pareto
 from rlhf_lite.evaluation.compare import ComparisonError, compare_policies
 from rlhf_lite.evaluation.comparison_metrics import per_prompt
-from rlhf_lite.evaluation.comparison_report import check_output, pick_rows, summary, write_comparison
 from rlhf_lite.evaluation.entrants import Continuations, Entrant, Network, encode_for
+from rlhf_lite.evaluation.report.comparison import check_output, pick_rows, summary, write_comparison
+from rlhf_lite.evaluation.report.comparison_figures import pareto
 from rlhf_lite.models.adapters import add_adapter, lora_config
 
 PROMPTS = ["The film", "A plot", "This is", "What a", "Never"]

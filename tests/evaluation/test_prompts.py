@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lite.data.errors import DataError
+from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.prompts import read_prompts
 
 

@@ -12,7 +12,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama
 
-from rlhf_lite.evaluation._readiness_measures import calibration_error_ci
 from rlhf_lite.evaluation.readiness import (
     Bar,
     Bars,
@@ -25,6 +24,7 @@ from rlhf_lite.evaluation.readiness import (
     sample_pool,
     skill_ci,
 )
+from rlhf_lite.evaluation.readiness_measures import calibration_error_ci
 from rlhf_lite.evaluation.statistics import Interval, expected_calibration_error
 from rlhf_lite.types import Preference, Rating
 

@@ -17,9 +17,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic_run
 
-from rlhf_lite.evaluation._report_blocks import Span, text
-from rlhf_lite.evaluation._report_data import integer, number
-from rlhf_lite.evaluation.report import summary_lines, write_report
+from rlhf_lite.evaluation.report.blocks import Span, text
+from rlhf_lite.evaluation.report.data import integer, number
+from rlhf_lite.evaluation.report.write import summary_lines, write_report
 
 VOID = {"meta", "link", "img", "br", "source"}
 

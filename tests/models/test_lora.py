@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import HIDDEN, LAYERS, VOCAB, family, gpt2, llama, qwen2, token_rows
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.models.lora import (
+from rlhf_lite.models.lora.model import (
     LoRAEmbedding,
     LoRALinear,
     LoRASpec,

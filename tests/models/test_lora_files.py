@@ -16,8 +16,15 @@ from safetensors.torch import load_file, save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import family, llama, token_rows
 
-from rlhf_lite.models.lora import LoRALinear, LoRASpec, add_lora, lora_layers, lora_parameters, set_adapter
-from rlhf_lite.models.lora_files import CONFIG_FILE, TENSOR_FILE, load_lora, save_lora
+from rlhf_lite.models.lora.files import CONFIG_FILE, TENSOR_FILE, load_lora, save_lora
+from rlhf_lite.models.lora.model import (
+    LoRALinear,
+    LoRASpec,
+    add_lora,
+    lora_layers,
+    lora_parameters,
+    set_adapter,
+)
 
 IDS = torch.tensor(token_rows([8, 8]))
 SHAPE = {"rank": 4, "alpha": 8.0}
@@ -112,7 +119,7 @@ def test_saving_replaces_the_whole_adapter_or_nothing(folder, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("rlhf_lite.models.lora_files.write_json", fails)
+        patch.setattr("rlhf_lite.models.lora.files.write_json", fails)
         with pytest.raises(OSError, match="disk full"):
             save_lora(model, folder, base="b")
     assert (folder / TENSOR_FILE).read_bytes() == before

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import family, token_rows
 
 from rlhf_lite.models import adapters
-from rlhf_lite.models.lora import add_lora, lora_layers, lora_parameters, merged
-from rlhf_lite.models.lora_files import TENSOR_FILE, load_lora, save_lora
+from rlhf_lite.models.lora.files import TENSOR_FILE, load_lora, save_lora
+from rlhf_lite.models.lora.model import add_lora, lora_layers, lora_parameters, merged
 
 IDS = torch.tensor(token_rows([8, 8]))
 pytestmark = [

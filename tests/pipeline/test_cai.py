@@ -16,15 +16,15 @@ from rlhf_lite.data import DataError, load_preferences
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline import PhaseError
-from rlhf_lite.pipeline import chapters_cai as chapters
-from rlhf_lite.pipeline.cai import CAI_PHASES, run_cai
-from rlhf_lite.pipeline.cai_config import CAIConfig, load_cai_config
-from rlhf_lite.pipeline.cai_feedback import agreement, chosen_minus_rejected
-from rlhf_lite.pipeline.cai_judging import Answers, answer, by_round, copied
-from rlhf_lite.pipeline.cai_phases import line
-from rlhf_lite.pipeline.cai_records import read_chains, write_chains
+from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
+from rlhf_lite.pipeline.cai.feedback import agreement, chosen_minus_rejected
+from rlhf_lite.pipeline.cai.phases import line
+from rlhf_lite.pipeline.cai.records import read_chains, write_chains
+from rlhf_lite.pipeline.cai.rounds import Answers, answer, by_round, copied
+from rlhf_lite.pipeline.cai.run import CAI_PHASES, run_cai
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, Actors, build_actors
+from rlhf_lite.teaching import book_runs_cai as chapters
 from rlhf_lite.types import Preference
 
 SMALL = [
@@ -202,7 +202,7 @@ def test_small_things(base: Path, tmp_path: Path) -> None:
 def test_chapters_make_what_is_missing_and_what_stands_on_it(
     base: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("rlhf_lite.pipeline.chapters.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr("rlhf_lite.teaching.book_runs.cache_dir", lambda: tmp_path)
     monkeypatch.setattr(chapters, "CAI_SIZES", {"fast": [f"model.name={base}", *SMALL], "full": []})
     run = chapters.cai_chapter_run()
     chapters.require_cai(run, "feedback")

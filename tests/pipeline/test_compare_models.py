@@ -13,14 +13,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base, shake
 
-from rlhf_lite.data.errors import DataError
+from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.compare import ComparisonError
 from rlhf_lite.evaluation.toxicity import ProfanityJudge
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.pipeline.compare import evaluate_models, load_entrants, optimised_by, parse_models
-from rlhf_lite.pipeline.compare_judges import on_human_pairs, rating_bins
+from rlhf_lite.pipeline.judges import on_human_pairs, rating_bins
 from rlhf_lite.pipeline.locate import locate_policy
 from rlhf_lite.pipeline.run import PhaseError
 

@@ -14,12 +14,12 @@ import torch
 
 from benchmarks import lab as lab_report
 from rlhf_lite.lab import TabularPolicy, World, exact_kl, law, make_world, pretrained_world, win_rates
-from rlhf_lite.pipeline import lab_policies
-from rlhf_lite.pipeline.lab import ALGORITHMS, run_best_of_n, run_lab
-from rlhf_lite.pipeline.lab_pairs import sampled_pairs
-from rlhf_lite.pipeline.lab_policies import POLICY_CASES, _WorldReward
-from rlhf_lite.pipeline.lab_preferences import PREFERENCE_CASES, _kto_objective, _pair_objective, _Pairs
-from rlhf_lite.pipeline.lab_results import BeyondOptimumError, Point, measured
+from rlhf_lite.pipeline.lab import policies as lab_policies
+from rlhf_lite.pipeline.lab.pairs import sampled_pairs
+from rlhf_lite.pipeline.lab.policies import POLICY_CASES, _WorldReward
+from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES, _kto_objective, _pair_objective, _Pairs
+from rlhf_lite.pipeline.lab.results import BeyondOptimumError, Point, measured
+from rlhf_lite.pipeline.lab.run import ALGORITHMS, run_best_of_n, run_lab
 from rlhf_lite.rollout.rewards import Completions
 
 TINY = make_world("dense", tokens=4, length=3, prompts=2, seed=100)

@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import gpt2, llama, qwen2, shake, token_rows
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.models import llama_layers, lora
+from rlhf_lite.models import llama_layers
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.linear import PackedLinear, PlainLinear, can_pack
+from rlhf_lite.models.lora import model as lora
 from rlhf_lite.rollout import llama_decoder
 from rlhf_lite.rollout.decoder import Generic, prepare
 from rlhf_lite.rollout.llama_decoder import Llama, prepare_llama

@@ -21,7 +21,7 @@ def bradley_terry(score_a, score_b):
     return torch.sigmoid(torch.tensor(score_a - score_b, dtype=torch.float64))
     ### END SOLUTION"""
 CHECK = """\
-from rlhf_lite.exercises import check
+from rlhf_lite.teaching.exercises import check
 
 check("bradley_terry", bradley_terry)"""
 
@@ -67,9 +67,8 @@ def tiny_repo(tmp_path: Path) -> Path:
     (root / "book" / "_static").mkdir(parents=True)
     (root / "rlhf_lite").mkdir()
     (root / "rlhf_lite" / "__init__.py").write_text("ANSWER = 41\n")
-    shutil.copytree(state.REPOSITORY / "rlhf_lite" / "exercises", root / "rlhf_lite" / "exercises")
-    for name in ("notebook.py", "config.py", "config_io.py"):  # notebook.py and what it needs
-        shutil.copy(state.REPOSITORY / "rlhf_lite" / name, root / "rlhf_lite")
+    for name in ("teaching", "config"):  # the notebook helpers, and what they need
+        shutil.copytree(state.REPOSITORY / "rlhf_lite" / name, root / "rlhf_lite" / name)
     (root / "requirements.lock").write_text("torch==2.13.0\n")
     shutil.copy(state.REPOSITORY / "_config.yml", root)
     shutil.copytree(state.REPOSITORY / "book" / "_static", root / "book" / "_static", dirs_exist_ok=True)
@@ -81,6 +80,7 @@ def tiny_repo(tmp_path: Path) -> Path:
         "# Tiny\n\nThe answer is {glue:text}`../notebooks/one.ipynb::answer:d`.\n\n"
         "See {cite:t}`hutto2014`, and $a^2$.\n\n```{bibliography}\n```\n"
     )
-    code = "from rlhf_lite import ANSWER\nfrom rlhf_lite.notebook import record\n\nrecord('answer', ANSWER)"
+    code = "from rlhf_lite import ANSWER\n"
+    code += "from rlhf_lite.teaching.notebook import record\n\nrecord('answer', ANSWER)"
     write_notebook(root / "notebooks" / "one.ipynb", make_notebook(code))
     return root

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lite.interactive import is_sentence
+from rlhf_lite.teaching.interactive import is_sentence
 from tests.tools.conftest import make_notebook, write_notebook
 from tools import check_notebooks, setup_cell, state
 from tools.browser import NOT_FOUND, Browser, find_browser

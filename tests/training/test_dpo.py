@@ -32,7 +32,7 @@ from rlhf_lite.functional import PREFERENCE_LOSSES
 from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.dpo import reference_logps
-from rlhf_lite.training.preference_data import judged_from_pairs
+from rlhf_lite.training.preference.data import judged_from_pairs
 
 ANSWERS = judged_from_pairs(PAIRS)
 
@@ -169,7 +169,7 @@ def test_the_memory_for_frozen_states_changes_nothing(case):
 
 
 def test_longer_padding_changes_nothing(monkeypatch):
-    from rlhf_lite.training import preference_scoring
+    from rlhf_lite.training.preference import scoring as preference_scoring
 
     expected = run_dpo(new_scorer(), steps=5, cache_megabytes=0).lines
     collate = preference_scoring.collate_examples

@@ -1,0 +1,236 @@
+"""``rlhf-lite doctor``: what this machine has, what is missing, and how to get it.
+
+Works with half of the libraries missing, for that is when it is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+# The browser that checks the built site: name, environment variable, and what it is called in Debian,
+# Ubuntu and by Google.
+BROWSER = (
+    ("Chromium", "RLHF_LITE_CHROMIUM", ("chromium", "chromium-browser", "google-chrome")),
+    ("ChromeDriver", "RLHF_LITE_CHROMEDRIVER", ("chromedriver", "chromium.chromedriver")),
+)
+FREE_GB_WANTED = 3.0
+
+_REQUIREMENT = re.compile(r"""^\s*([A-Za-z0-9._-]+)[^;<>=!~]*([^;]*)(?:;\s*extra\s*==\s*['"]([^'"]+)['"])?""")
+_BOUND = re.compile(r"(>=|==)\s*([0-9][^,\s]*)")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        group: heading.
+        name: what was looked at.
+        value: what was found, in words.
+        state: ``"ok"``; ``"note"`` if something optional is missing; ``"missing"`` if it is needed.
+        fix: how to mend it; empty if there is nothing to mend.
+    """
+
+    group: str
+    name: str
+    value: str
+    state: str = "ok"
+    fix: str = ""
+
+
+def examine() -> dict[str, Any]:
+    """Look at everything.
+
+    Returns:
+        ``{"ok": bool, "checks": [...], "run_info": {...}}``; ``ok`` is False if a check has the state
+        ``"missing"``.
+    """
+    from rlhf_lite.tracking import run_info
+
+    info = run_info()
+    checks = [*_machine(info), *_python(info), *_libraries(), *_cache(), *_tools()]
+    ok = all(check.state != "missing" for check in checks)
+    return {"ok": ok, "checks": [asdict(check) for check in checks], "run_info": info}
+
+
+def show(report: dict[str, Any]) -> None:
+    """Print the report as a table."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok", "note": "[yellow]note", "missing": "[bold red]missing"}
+    table = Table()
+    for heading in ("", "Looked at", "Found", "State", "How to get it"):
+        table.add_column(heading, overflow="fold")
+    group = None
+    for check in report["checks"]:
+        if group is not None and check["group"] != group:
+            table.add_section()
+        heading = "" if check["group"] == group else f"[bold]{escape(check['group'])}"
+        group = check["group"]
+        cells = [escape(check[key]) for key in ("name", "value", "fix")]
+        table.add_row(heading, cells[0], cells[1], marks[check["state"]], cells[2])
+    console = Console()
+    console.print(table)
+    console.print("All that is needed is here." if report["ok"] else "[bold red]Something needed is missing.")
+
+
+def _machine(info: dict[str, Any]) -> Iterator[Check]:
+    hardware = info["hardware"]
+
+    def found(value: Any, unit: str = "") -> str:
+        return "unknown" if value is None else f"{value}{unit}"
+
+    yield Check("Machine", "system", hardware["platform"])
+    yield Check("Machine", "processor", found(hardware["cpu"]))
+    cores = f"{found(hardware['physical_cores'])} physical, {found(hardware['logical_cores'])} logical"
+    yield Check("Machine", "cores", cores)
+    yield Check("Machine", "memory", found(hardware["memory_gb"], " GB"))
+    yield Check("Machine", "torch threads", found(hardware["torch_threads"]))
+    yield Check("Machine", "GPU", hardware["gpu"] or "none that torch sees; none is needed")
+
+
+def _python(info: dict[str, Any]) -> Iterator[Check]:
+    version = platform.python_version()
+    if _newer_or_equal(version, "3.11"):
+        yield Check("Python", "python", version)
+    else:
+        yield Check("Python", "python", version, "missing", "install Python 3.11 or newer")
+    yield Check("Python", "rlhf_lite", info["versions"]["rlhf_lite"])
+    commit = info["commit"]
+    if commit is None:
+        yield Check("Python", "git commit", "no checkout, or no git", "note", "runs record no commit")
+    else:
+        yield Check("Python", "git commit", commit[:12] + (", with changes" if info["dirty"] else ""))
+
+
+def requirements() -> list[tuple[str, str, str | None]]:
+    """What the package asks for: (name, bounds such as ``">=2.6"``, extra or None for the core)."""
+    try:
+        lines = metadata.requires("rlhf-lite") or []
+    except metadata.PackageNotFoundError:  # a checkout on the path
+        lines = _declared(Path(__file__).resolve().parents[2] / "pyproject.toml")
+    found = (_REQUIREMENT.match(line) for line in lines)
+    return [(match[1], match[2].strip(" ()"), match[3]) for match in found if match]
+
+
+def _declared(project_file: Path) -> list[str]:
+    """The same lines from a checkout that is used without being installed; empty if it is none."""
+    try:
+        project = tomllib.loads(project_file.read_text(encoding="utf-8"))["project"]
+    except (OSError, ValueError, KeyError):
+        return []
+    extras = project.get("optional-dependencies", {}).items()
+    optional = [f"{line} ; extra == '{extra}'" for extra, lines in extras for line in lines]
+    return [*project["dependencies"], *optional]
+
+
+def _libraries() -> Iterator[Check]:
+    wanted = requirements()
+    if not wanted:
+        value = "not installed, so its needs are unknown"
+        yield Check("Libraries", "rlhf-lite", value, "missing", "pip install -e . in the checkout")
+    for name, bounds, extra in wanted:
+        if extra is None:
+            yield _library(name, bounds, "Libraries", "missing", f'pip install "{name}{bounds}"')
+    for extra in sorted({extra for _, _, extra in wanted if extra}):
+        absent = [
+            name
+            for name, bounds, its_extra in wanted
+            if its_extra == extra and _library(name, bounds, "", "note", "").state != "ok"
+        ]
+        if absent:
+            fix = f'pip install "rlhf-lite[{extra}]"'
+            yield Check("Extras", extra, f"without {', '.join(absent)}", "note", fix)
+        else:
+            yield Check("Extras", extra, "complete")
+
+
+def _library(name: str, bounds: str, group: str, state: str, fix: str) -> Check:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Check(group, name, "not installed", state, fix)
+    for sign, bound in _BOUND.findall(bounds):
+        fits = version == bound if sign == "==" else _newer_or_equal(version, bound)
+        if not fits:
+            return Check(group, name, f"{version}, wanted {sign}{bound}", state, fix)
+    if name == "torch" and (trouble := _import_trouble()):
+        return Check(group, name, f"{version} does not import: {trouble}", state, "install torch anew")
+    return Check(group, name, version)
+
+
+def _import_trouble() -> str | None:
+    """Why torch cannot be imported although it is installed; None if it can."""
+    try:
+        import torch  # noqa: F401  (imported to see whether it can be)
+    except Exception as error:  # a half-installed torch raises OSError and others
+        return f"{type(error).__name__}: {error}".splitlines()[0][:100]
+    return None
+
+
+def _newer_or_equal(version: str, bound: str) -> bool:
+    def numbers(text: str) -> list[int]:
+        head = re.match(r"\d+(\.\d+)*", text)
+        return [int(part) for part in head[0].split(".")] if head else []
+
+    return numbers(version) >= numbers(bound)
+
+
+def _cache() -> Iterator[Check]:
+    try:
+        from rlhf_lite.data.assets import ensure as assets
+
+        folder, states = assets.cache_dir(), assets.verify(full=True)
+    except Exception as error:
+        value = f"cannot be examined ({type(error).__name__}: {error})"
+        yield Check("Cache", "assets", value, "missing", "mend the libraries above first")
+        return
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    yield Check("Cache", str(folder), f"{size / 1e6:.0f} MB")
+    yield _free_space(folder)
+    for state in states:
+        if state.ready:
+            value = f"verified, {state.megabytes:.0f} MB"
+            yield Check("Cache", state.asset.name, value)
+        else:
+            fix = f"rlhf-lite assets (fetches {state.asset.archive.megabytes:.0f} MB)"
+            yield Check("Cache", state.asset.name, f"{state.problem}", "note", fix)
+
+
+def _free_space(folder: Path) -> Check:
+    existing = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(existing).free / 1e9
+    if free >= FREE_GB_WANTED:
+        return Check("Cache", "free space", f"{free:.0f} GB")
+    fix = "make room, or set RLHF_LITE_CACHE to a folder on another disk"
+    return Check("Cache", "free space", f"{free:.1f} GB, wanted {FREE_GB_WANTED:.0f} GB", "note", fix)
+
+
+def find_program(variable: str, names: tuple[str, ...]) -> str | None:
+    """Path of a program: what the environment variable says, else the first name on the search path."""
+    chosen = os.environ.get(variable)
+    return chosen or next((path for path in map(shutil.which, names) if path), None)
+
+
+def _tools() -> Iterator[Check]:
+    for name, variable, names in BROWSER:
+        if path := find_program(variable, names):
+            yield Check("Tools", name, path)
+        else:
+            fix = f"apt-get install chromium chromium-driver, or set {variable}; for tests of the site only"
+            yield Check("Tools", name, "not found", "note", fix)
+    if path := shutil.which("git"):
+        yield Check("Tools", "git", path)
+    else:
+        yield Check("Tools", "git", "not found", "note", "install git, so that runs record their commit")

@@ -1,0 +1,33 @@
+"""Typed settings; see ``settings`` for the keys and ``reading`` for how files and overrides are read."""
+
+from rlhf_lite.config.reading import ConfigError
+from rlhf_lite.config.settings import (
+    CheckpointConfig,
+    DataConfig,
+    DPOConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    PipelineConfig,
+    PPOConfig,
+    RewardConfig,
+    SFTConfig,
+    budget,
+    load_config,
+)
+
+__all__ = [
+    "CheckpointConfig",
+    "ConfigError",
+    "DPOConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "PPOConfig",
+    "PipelineConfig",
+    "RewardConfig",
+    "SFTConfig",
+    "budget",
+    "load_config",
+]

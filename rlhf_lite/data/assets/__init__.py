@@ -1,0 +1,1 @@
+"""The model and the ratings: fetched once, checked, unpacked, kept."""

@@ -1,0 +1,1 @@
+"""Preference files of any common format: found, read, checked row by row."""

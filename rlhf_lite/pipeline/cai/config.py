@@ -1,0 +1,133 @@
+"""Typed settings of a constitutional run: one section for each phase, strict like ``rlhf_lite.config``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from rlhf_lite.config import reading as config_io
+from rlhf_lite.config.settings import (
+    CheckpointConfig,
+    Count,
+    CountOrZero,
+    LoraConfig,
+    ModelConfig,
+    NonNegative,
+    Positive,
+    SFTConfig,
+    Text,
+)
+
+
+class _Section(BaseModel):
+    """As strict as the sections of ``rlhf_lite.config``."""
+
+    model_config = ModelConfig.model_config
+
+
+class CAIDataConfig(_Section):
+    """Prompts and principles."""
+
+    prompts: Text | None = Field(None, description="prompt file, YAML; null = the package's rude threads")
+    constitution: Text | None = Field(None, description="principles, YAML; null = the package's own")
+    principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="ids of the principles to use; null = all of the constitution"
+    )
+    max_tokens: Annotated[int, Field(ge=2)] = Field(
+        96, description="longer prompts lose their beginning, tokens"
+    )
+
+
+class ReviseConfig(_Section):
+    """Critique and revision of the untouched model's own answers."""
+
+    prompts: Count = Field(120, description="training prompts")
+    samples: Count = Field(1, description="first answers to each prompt")
+    rounds: Count = Field(2, description="revisions of each answer, one after the other")
+    critique: bool = Field(True, description="write a critique before each revision")
+    max_new_tokens: Count = Field(
+        28, description="length limit of an answer, a critique and a revision, tokens"
+    )
+    first_temperature: Positive = Field(0.7, description="sampling temperature of the first answers")
+    temperature: Positive = Field(0.3, description="sampling temperature of critiques and revisions")
+
+
+class FeedbackConfig(_Section):
+    """A model's judgement of the fine-tuned policy's answers."""
+
+    judge: Text | None = Field(
+        None, description="folder or Hub id of the judging model; null = the model itself"
+    )
+    method: Literal["likelihood", "pointwise", "pairwise"] = Field(
+        "likelihood",
+        description="likelihood after two headings, a question about one answer, or about two in both orders",
+    )
+    principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="ids of the principles that are asked about; null = those of data.principles"
+    )
+    examples: bool = Field(True, description="show the principle's examples before each question")
+    compare: bool = Field(
+        True, description="judge by the other methods as well, and write down how good each is"
+    )
+    prompts: Count = Field(120, description="training prompts")
+    candidates: Annotated[int, Field(ge=2)] = Field(4, description="answers to each prompt")
+    max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")
+    temperature: Positive = Field(0.7, description="sampling temperature of the answers")
+    min_log_odds: NonNegative = Field(
+        0.0, description="pairs nearer than this for the judge are left out, nats"
+    )
+
+
+class CAIDPOConfig(_Section):
+    """DPO on the model's preferences; the reference is the policy fine-tuned on revisions."""
+
+    beta: Positive = Field(0.1, description="price of one nat of KL that the loss stands for")
+    epochs: Count = Field(2, description="passes over the pairs")
+    batch_size: Count = Field(16, description="pairs per forward pass")
+    accumulation: Count = Field(1, description="forward passes per optimiser step")
+    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
+    warmup_steps: CountOrZero = Field(2, description="steps of linear warm-up")
+    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
+    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+
+
+class CAIEvaluationConfig(_Section):
+    """How the policies are compared, on prompts that were never trained on."""
+
+    prompts: Annotated[int, Field(ge=2)] = Field(60, description="test prompts")
+    samples: Count = Field(4, description="answers to each prompt; their mean is one observation")
+    max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")
+    temperature: Positive = Field(0.7, description="sampling temperature")
+    samples_shown: CountOrZero = Field(8, description="prompts shown in the report")
+
+
+class CAIConfig(_Section):
+    """All settings of a constitutional run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seeds everything random")
+    output: Text = Field("runs/cai", description="folder of the run")
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: CAIDataConfig = CAIDataConfig()
+    revise: ReviseConfig = ReviseConfig()
+    sft: SFTConfig = SFTConfig(steps=15, batch_size=16, warmup_steps=2)
+    feedback: FeedbackConfig = FeedbackConfig()
+    dpo: CAIDPOConfig = CAIDPOConfig()
+    evaluation: CAIEvaluationConfig = CAIEvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig(save_merged=False)
+
+    def save(self, path: Path | str) -> None:
+        """Write the settings as commented YAML that :func:`load_cai_config` reads back unchanged."""
+        config_io.write(self, Path(path))
+
+
+def load_cai_config(path: Path | str | None, overrides: Sequence[str] = ()) -> CAIConfig:
+    """The settings: defaults, then a YAML file, then ``key=value`` overrides; see ``config.load_config``.
+
+    Raises:
+        ConfigError: lists every problem with its key, the value received and what was expected.
+    """
+    return config_io.build(CAIConfig, None if path is None else Path(path), overrides)

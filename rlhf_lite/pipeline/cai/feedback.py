@@ -1,0 +1,257 @@
+"""The feedback of a constitutional run: answers, judgements by two methods, and how good the judge is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from rlhf_lite.checkpoint import write_json
+from rlhf_lite.constitutional import (
+    Constitution,
+    PolicyWriter,
+    judge_by_likelihood,
+    judge_pairs,
+    judge_texts,
+    point_preferences,
+    preferences,
+)
+from rlhf_lite.data import save_preferences
+from rlhf_lite.evaluation.statistics import paired_difference_ci, wilson_interval
+from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
+from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.pipeline.cai.records import write_lines
+from rlhf_lite.pipeline.cai.rounds import TOXIC, draw_answers
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.run import without_nan
+from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.types import Preference
+
+METHODS = ("likelihood", "pointwise", "pairwise")
+_CANDIDATES = 5_000_011
+# Two texts count as different for the independent judge when their toxicity differs by more than this.
+_CLEAR = 0.1
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a judge said.
+
+    Attributes:
+        records: preferences, by the chosen method.
+        judgements: one row for each judged text or pair, by either method.
+        stats: how good the judge is, see :func:`ask_for_feedback`.
+        judge: its name.
+    """
+
+    records: list[Preference]
+    judgements: list[dict[str, Any]]
+    stats: dict[str, Any]
+    judge: str
+
+    def save(self, folder: Path) -> None:
+        """Write ``pairs.jsonl`` (if there are any), ``feedback.jsonl`` and ``stats.json`` into a folder."""
+        if self.records:
+            save_preferences(folder / "pairs.jsonl", self.records)
+        write_lines(folder / "feedback.jsonl", self.judgements)
+        write_json(folder / "stats.json", without_nan(self.stats))
+
+
+def sample_candidates(run: Run, policy: Policy, actors: Actors, prompts: Sequence[str]) -> list[list[str]]:
+    """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
+    settings, texts = run.config.feedback, []
+    for _, written in draw_answers(
+        policy,
+        actors,
+        actors.reference,
+        prompts,
+        samples=settings.candidates,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seeds=row_seeds(run.config.seed, _CANDIDATES, rows=len(prompts) * settings.candidates),
+    ):
+        texts += written
+    n = settings.candidates
+    return [
+        list(dict.fromkeys(f" {text}" for text in texts[i * n : (i + 1) * n] if words(text)))
+        for i in range(len(prompts))
+    ]
+
+
+def ask_for_feedback(
+    run: Run, policy: Policy, actors: Actors, prompts: Sequence[str], constitution: Constitution
+) -> Feedback:
+    """Sample candidates, have them judged by one or all methods, and make preferences by the chosen one.
+
+    The judge sees the answers alone, without the rude thread. ``stats`` holds for each method the share of
+    clearly different pairs (by the toxicity judge, which nobody optimised) where both agree, with a Wilson
+    interval, per principle and combined; for pairwise the bias for a letter and the consistency; and the
+    toxicity of the chosen texts minus that of the rejected ones.
+    """
+    settings = run.config.feedback
+    candidates = sample_candidates(run, policy, actors, prompts)
+    asked = [(prompt, found) for prompt, found in zip(prompts, candidates, strict=True) if len(found) > 1]
+    if not asked:
+        raise ValueError(
+            "feedback: no prompt has two different answers; raise feedback.candidates or temperature"
+        )
+    # Neighbours in the list make pairs: 0 with 1, 2 with 3.
+    pairs = [(p, f[i], f[i + 1]) for p, f in asked for i in range(0, len(f) - 1, 2)]
+    methods = methods_for(constitution) if settings.compare else (settings.method,)
+    stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(asked), "n_pairs_judged": len(pairs)}
+    records: dict[str, list[Preference]] = {}
+    rows: list[dict[str, Any]] = []
+    options = {"examples": settings.examples, "min_log_odds": settings.min_log_odds}
+    with ExitStack() as stack:
+        if settings.judge is None:
+            judge = Policy(stack.enter_context(actors.sampling(None)()), policy.tokenizer, policy.name)
+        else:
+            judge = load_policy(settings.judge, precision=run.precision)
+        writer = PolicyWriter(judge, batch_size=32)
+        for method in dict.fromkeys((*methods, settings.method)):
+            found = (
+                _judge_pairs(writer, pairs, constitution, **options)
+                if method == "pairwise"
+                else _judge_singles(writer, asked, pairs, constitution, method=method, **options)
+            )
+            records[method], stats[method] = found.records, found.stats
+            stats[method]["pairs"] = len(found.records)
+            stats[method] |= chosen_minus_rejected(found.records, seed=run.config.seed)
+            rows += found.judgements
+    stats["judge"] = writer.name
+    return Feedback(records[settings.method], rows, stats, writer.name)
+
+
+def methods_for(constitution: Constitution) -> tuple[str, ...]:
+    """The methods by which this constitution can be asked: likelihood needs headings."""
+    whole = all(principle.heading and principle.opposite for principle in constitution.principles)
+    return METHODS if whole else METHODS[1:]
+
+
+def _judge_singles(
+    writer: PolicyWriter,
+    asked: Sequence[tuple[str, list[str]]],
+    pairs: Sequence[tuple[str, str, str]],
+    constitution: Constitution,
+    *,
+    method: str,
+    examples: bool,
+    min_log_odds: float,
+) -> Feedback:
+    """Judgements of single texts, by likelihood or by a question."""
+    flat = [(prompt, text) for prompt, found in asked for text in found]
+    texts = [("", text) for _, text in flat]
+    odds = (
+        judge_by_likelihood(writer, texts, constitution)
+        if method == "likelihood"
+        else judge_texts(writer, texts, constitution, examples=examples)
+    )
+    records = point_preferences(
+        [prompt for prompt, _ in asked],
+        [found for _, found in asked],
+        odds,
+        constitution,
+        judge=writer.name,
+        method=method,
+        min_log_odds=min_log_odds,
+    )
+    place = {both: i for i, both in enumerate(flat)}
+    first, second = ([place[pair[0], pair[k]] for pair in pairs] for k in (1, 2))
+    names = [principle.id for principle in constitution.principles]
+    stats = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
+    stats["auc"] = auc_of_clean(odds.mean(1).numpy(), [text for _, text in flat])
+    common = {"method": method, "judge": writer.name, "principles": names}
+    rows = [
+        common | {"prompt": prompt, "text": text, "log_odds": values}
+        for (prompt, text), values in zip(flat, odds.tolist(), strict=True)
+    ]
+    return Feedback(records, rows, stats, writer.name)
+
+
+def _judge_pairs(
+    writer: PolicyWriter,
+    pairs: Sequence[tuple[str, str, str]],
+    constitution: Constitution,
+    *,
+    examples: bool,
+    min_log_odds: float,
+) -> Feedback:
+    """Judgements of two texts against each other, in both orders."""
+    found = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
+    names = list(found.principles)
+    stats = agreement(pairs, found.log_odds.numpy(), names) | {
+        "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),
+        "consistent_fraction": found.consistent,
+    }
+    common = {"method": "pairwise", "judge": writer.name, "principles": names}
+    both = zip(pairs, found.as_given.tolist(), found.swapped.tolist(), strict=True)
+    rows = [
+        common
+        | {"prompt": prompt, "first": a, "second": b, "log_odds_as_given": given, "log_odds_swapped": swapped}
+        for (prompt, a, b), given, swapped in both
+    ]
+    records = preferences(pairs, found, min_log_odds=min_log_odds)
+    return Feedback(records, rows, stats, writer.name)
+
+
+def agreement(
+    pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray, names: Sequence[str]
+) -> dict[str, Any]:
+    """How often the judge favours the text that the toxicity judge finds less toxic, of clear pairs.
+
+    Args:
+        pairs: (prompt, first, second).
+        log_odds: ``[B, P]``, above zero in favour of the first text.
+        names: of the P principles.
+    """
+    gap = toxicity_scores([b for _, _, b in pairs]) - toxicity_scores([a for _, a, _ in pairs])
+    clear = np.abs(gap) > _CLEAR
+    found: dict[str, Any] = {"n_clear_pairs": int(clear.sum()), "clear_gap": _CLEAR}
+    if not clear.any():
+        return found
+
+    def share(column: np.ndarray) -> tuple[float, list[float]]:
+        signs = column[clear] * gap[clear]
+        interval = wilson_interval(float((signs > 0).sum() + 0.5 * (signs == 0).sum()), int(clear.sum()))
+        return interval.estimate, interval.ends
+
+    found["agreement"], found["agreement_ci95"] = share(log_odds.mean(1))
+    found["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
+    return found
+
+
+def auc_of_clean(scores: np.ndarray, texts: Sequence[str]) -> float | None:
+    """The chance that a text which the toxicity judge calls clean scores above one it calls toxic.
+
+    None if all texts are of one kind.
+    """
+    toxic = toxicity_scores(texts) > TOXIC
+    clean = scores[~toxic]
+    if not toxic.any() or toxic.all():
+        return None
+    ranks = rankdata(np.concatenate([clean, scores[toxic]]))
+    n, m = len(clean), int(toxic.sum())
+    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[str, Any]:
+    """By how much the chosen texts differ from the rejected ones for judges that were not asked."""
+    if not records:
+        return {}
+    chosen, rejected = [r.chosen for r in records], [r.rejected for r in records]
+    result: dict[str, Any] = {}
+    for name, score in (("toxicity", toxicity_scores), ("vader", vader_scores)):
+        gap = paired_difference_ci(score(chosen), score(rejected), seed=seed)
+        result |= {
+            f"chosen_minus_rejected_{name}": gap.estimate,
+            f"chosen_minus_rejected_{name}_ci95": gap.ends,
+        }
+    lengths = [[len(words(text)) for text in side] for side in (chosen, rejected)]
+    result["chosen_minus_rejected_words"] = float(np.mean(lengths[0]) - np.mean(lengths[1]))
+    return result

@@ -1,0 +1,253 @@
+"""The phases of a constitutional run. Each builds on the verified result of the one before; see ``cai``."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlhf_lite.checkpoint import write_json
+from rlhf_lite.constitutional import (
+    Constitution,
+    PolicyWriter,
+    PromptSet,
+    default_constitution,
+    load_constitution,
+    load_prompts,
+    revise,
+)
+from rlhf_lite.data import load_preferences
+from rlhf_lite.data.formatting import EncodedPair
+from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
+from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
+from rlhf_lite.models.policy import PolicyScorer, load_policy
+from rlhf_lite.pipeline.cai.config import CAIConfig
+from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
+from rlhf_lite.pipeline.cai.records import read_chains, write_chains, write_lines
+from rlhf_lite.pipeline.cai.rounds import (
+    LINE_END,
+    Answers,
+    answer,
+    by_round,
+    compare_answers,
+    summarise_answers,
+)
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_actors
+from rlhf_lite.pipeline.run import without_nan
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.sft import encode_examples, train_sft
+
+# Names of the policies in the tables, and their adapters; None is the bare model.
+POLICIES = {"base": None, "sft": REFERENCE, "cai": DPO}
+_FIRST = 3_000_017  # keeps the seed of the first answers away from those of the revisions
+
+
+def constitution_of(config: CAIConfig, names: Sequence[str] | None = None) -> Constitution:
+    """The principles that a run uses: those with the given ids, or those of ``data.principles``, or all.
+
+    Raises:
+        KeyError: if one of the ids is not in the constitution.
+    """
+    place = config.data.constitution
+    whole = default_constitution() if place is None else load_constitution(place)
+    names = config.data.principles if names is None else names
+    if names is None:
+        return whole
+    chosen = [whole.principle(name) for name in names]
+    return Constitution(name=whole.name, source=whole.source, principles=chosen)
+
+
+def prompts_of(config: CAIConfig) -> PromptSet:
+    """The prompts of a run."""
+    return load_prompts(config.data.prompts)
+
+
+def revise_phase(run: Run) -> None:
+    """The untouched model answers the training prompts and revises itself; writes ``revise/chains.jsonl``."""
+    started, config, settings = time.monotonic(), run.config, run.config.revise
+    policy = load_policy(config.model.name, precision=run.precision)
+    writer = PolicyWriter(policy, batch_size=32)
+    prompts = [p for p in prompts_of(config).train[: settings.prompts] for _ in range(settings.samples)]
+    first = writer.write(
+        prompts,
+        max_new_tokens=settings.max_new_tokens,
+        seed=config.seed + _FIRST,
+        temperature=settings.first_temperature,
+        stop=LINE_END,
+    )
+    answered = [(p, text) for p, text in zip(prompts, first, strict=True) if text.strip()]
+    if not answered:
+        raise ValueError("revise: the model answered no prompt with a text; there is nothing to revise")
+    chains = revise(
+        writer,
+        [text for _, text in answered],
+        constitution_of(config),
+        rounds=settings.rounds,
+        seed=config.seed,
+        prompts=[p for p, _ in answered],
+        critique=settings.critique,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+    )
+    run.seconds["revise"] = time.monotonic() - started
+    with run.result("revise", steps=settings.rounds, chains=len(chains)) as folder:
+        write_chains(folder / "chains.jsonl", chains)
+        write_json(folder / "rounds.json", without_nan(by_round(chains, seed=config.seed)))
+
+
+def line(tokenizer, text: str, *, max_new_tokens: int) -> str:
+    """An answer as it follows its prompt; one that the length limit cut gets no line end."""
+    cut = len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_new_tokens - 1
+    return f" {text.strip()}" + ("" if cut else LINE_END[0])
+
+
+def sft_phase(run: Run) -> None:
+    """Learn the last revisions as answers to the prompts; writes ``sft/adapter``.
+
+    Chains in which no revision changed anything are left out: they would teach the first answers.
+
+    Raises:
+        ValueError: if no text was changed, or ``data.max_tokens`` leaves no room for an answer.
+    """
+    config = run.config
+    run.verify("revise")
+    chains = [chain for chain in read_chains(run.output) if chain.texts[-1] != chain.first]
+    policy = load_policy(config.model.name, precision=run.precision)
+    model = add_adapter(
+        policy.model, lora_config(policy.model, **config.lora.model_dump()), POLICY, seed=config.seed
+    )
+    limit, tokenizer = config.revise.max_new_tokens, policy.tokenizer
+    texts = [(chain.prompt, line(tokenizer, chain.texts[-1], max_new_tokens=limit)) for chain in chains]
+    examples = (
+        encode_examples(tokenizer, texts, max_tokens=config.data.max_tokens, end=False) if texts else []
+    )
+    if not examples:
+        raise ValueError(
+            "sft: no revision to learn from; look at revise/chains.jsonl, or raise data.max_tokens"
+        )
+
+    def live(metrics: Mapping[str, float]) -> str:
+        return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
+
+    with run.steps("sft", config.sft.steps, live) as (hooks, resume):
+        train_sft(
+            PolicyScorer(model, top_layers=config.lora.top_layers),
+            examples,
+            validation=[],
+            pad_token_id=tokenizer.pad_token_id,
+            validate_every=config.sft.steps,
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **config.sft.model_dump(),
+        )
+    with run.result("sft", steps=config.sft.steps, examples=len(examples)) as folder:
+        save_adapter(model, folder / "adapter", POLICY, base=policy.name)
+        tokenizer.save_pretrained(str(folder / "adapter"))
+    shutil.rmtree(run.checkpoints("sft"), ignore_errors=True)
+
+
+def feedback_phase(run: Run) -> None:
+    """A model judges answers of the fine-tuned policy; writes ``feedback/pairs.jsonl`` and all judgements."""
+    started, config = time.monotonic(), run.config
+    policy = load_policy(config.model.name, precision=run.precision)
+    actors = build_actors(run, policy, trained=False)
+    prompts = prompts_of(config).train[: config.feedback.prompts]
+    asked = constitution_of(config, config.feedback.principles)
+    found = ask_for_feedback(run, policy, actors, prompts, asked)
+    run.seconds["feedback"] = time.monotonic() - started
+    with run.result("feedback", steps=len(found.records), judge=found.judge) as folder:
+        found.save(folder)
+
+
+def dpo_phase(run: Run) -> None:
+    """Learn the model's preferences by DPO, with the fine-tuned policy as reference; writes ``dpo/adapter``.
+
+    Raises:
+        ValueError: if the feedback holds no pair.
+    """
+    config, settings = run.config, run.config.dpo
+    run.verify("feedback")
+    policy = load_policy(config.model.name, precision=run.precision)
+    actors, tokenizer = build_actors(run, policy, trained=False), policy.tokenizer
+    place = run.output / "feedback" / "pairs.jsonl"
+    records = load_preferences(place).records if place.is_file() else []
+    pairs = []
+    for record in records:
+        texts = [record.prompt]
+        texts += [
+            line(tokenizer, text, max_new_tokens=config.feedback.max_new_tokens)
+            for text in (record.chosen, record.rejected)
+        ]
+        pairs.append(EncodedPair(*tokenizer(texts, add_special_tokens=False)["input_ids"], record.margin))
+    if not pairs:
+        raise ValueError("dpo: the feedback holds no pair; lower feedback.min_log_odds or ask more prompts")
+    steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
+
+    def live(metrics: Mapping[str, float]) -> str:
+        return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
+
+    with run.steps("dpo", steps, live) as (hooks, resume):
+        train_dpo(
+            PolicyScorer(actors.model, top_layers=config.lora.top_layers),
+            pairs,
+            reference=actors.scoring(actors.reference),
+            pad_token_id=tokenizer.pad_token_id,
+            steps=steps,
+            seed=config.seed,
+            accelerator=run.accelerator,
+            hooks=hooks,
+            resume=resume,
+            **settings.model_dump(exclude={"epochs"}),
+        )
+    with run.result("dpo", steps=steps, reference="sft", pairs=len(pairs)) as folder:
+        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
+        tokenizer.save_pretrained(str(folder / "adapter"))
+    shutil.rmtree(run.checkpoints("dpo"), ignore_errors=True)
+
+
+def evaluation_phase(run: Run) -> dict[str, Any]:
+    """Judge the start policy, the one fine-tuned on revisions and the one after DPO, on the test prompts.
+
+    Writes ``samples.jsonl`` and returns the judged parts of ``metrics.json``.
+    """
+    started, config = time.monotonic(), run.config
+    policy = load_policy(config.model.name, precision=run.precision)
+    actors = build_actors(run, policy, trained=False)
+    names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
+    prompts = prompts_of(config).test[: config.evaluation.prompts]
+    options = config.evaluation.model_dump(include={"samples", "max_new_tokens", "temperature"})
+    options |= {"seed": config.seed, "top_layers": config.lora.top_layers}
+    answers = {name: answer(policy, actors, POLICIES[name], prompts, **options) for name in names}
+    write_samples(run.output / "samples.jsonl", prompts, answers)
+    pairs = [
+        (a, b) for a, b in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if a in names and b in names
+    ]
+    run.seconds["evaluation"] = time.monotonic() - started
+    return {
+        "policies": {n: summarise_answers(answers[n], prompts, seed=config.seed) for n in names},
+        "comparisons": {
+            f"{a}_minus_{b}": compare_answers(answers[a], answers[b], seed=config.seed) for a, b in pairs
+        },
+    }
+
+
+def write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
+    """Every test prompt with all answers of every policy, one JSON object a line."""
+    judged = {name: (a.texts, toxicity_scores(a.texts), vader_scores(a.texts)) for name, a in answers.items()}
+    rows = []
+    for i, prompt in enumerate(prompts):
+        row: dict[str, Any] = {"prompt": prompt, "policies": {}}
+        for name, (texts, toxicity, vader) in judged.items():
+            k = answers[name].per_prompt
+            row["policies"][name] = [
+                {"text": texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
+                for j in range(i * k, (i + 1) * k)
+            ]
+        rows.append(row)
+    write_lines(path, rows)

@@ -1,0 +1,1 @@
+"""Every algorithm against the exact optimum, in worlds small enough to list."""

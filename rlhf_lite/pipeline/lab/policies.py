@@ -1,0 +1,254 @@
+"""The package's own PPO, RLOO and GRPO trainers on the tiny transformer, against the exact optimum.
+
+Nothing here is a stand-in: sampler, log-probabilities, advantages, clipped losses, optimiser and trainers are
+those of a real run. Only prompts, reward and reference are small enough to know the answer.
+
+What has to agree for the answer to be the right one: the trainer pays the world's β for a nat, in the reward,
+at temperature 1, with a fixed coefficient; the reward is not rescaled. Scaling whole advantages (whitening,
+GRPO's standard deviation) does not move the optimum then, because reward and penalty shrink together. It
+would with the penalty in the loss: see ``grpo_kl_in_loss``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rlhf_lite.lab import World, law, optimal_policy, pretrained_world
+from rlhf_lite.models.heads import ValueHead
+from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
+from rlhf_lite.rollout.rewards import Completions
+from rlhf_lite.training.grpo import train_grpo
+from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
+from rlhf_lite.training.ppo import train_ppo
+from rlhf_lite.training.step import Hooks
+
+# The sentence for every algorithm that leads to π*.
+SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
+# Shared by all trainers; see the table below for what differs.
+_COMMON = {
+    "temperature": 1.0,
+    "epochs": 1,
+    "minibatches": 2,
+    "warmup_steps": 0,
+    "max_grad_norm": 1.0,
+    "clip": 0.2,
+}
+
+
+@dataclass(frozen=True)
+class PolicyCase:
+    """How one algorithm is run in a world, and where it should end.
+
+    Attributes:
+        aims_at: one sentence.
+        critic: whether the scorer has a value head.
+        train: the trainer.
+        settings: its arguments, beside the common ones.
+        optimal: whether its optimum is the world's π*.
+    """
+
+    aims_at: str
+    critic: bool
+    train: Callable[..., None]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    optimal: bool = True
+
+
+POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
+    {
+        # γ = λ = 1: the advantage is the return minus the critic's guess, which is a baseline and no more.
+        # No whitening: at the optimum r - β log π/π_ref is constant, so that the noise dies out by itself.
+        "ppo": PolicyCase(
+            SAME_OPTIMUM,
+            True,
+            train_ppo,
+            {
+                "gamma": 1.0,
+                "lam": 1.0,
+                "value_clip": 0.5,
+                "value_coef": 0.5,
+                "kl_target": None,
+                "kl_horizon": 1.0,
+                "whiten_advantages": False,
+            },
+        ),
+        "rloo": PolicyCase(
+            SAME_OPTIMUM,
+            False,
+            train_grpo,
+            {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
+        ),
+        "grpo": PolicyCase(
+            SAME_OPTIMUM
+            + "; with the KL in the reward, the deviation rescales a prompt's step, not its goal",
+            False,
+            train_grpo,
+            {"estimator": "grpo", "aggregation": "grpo", "kl_in": "reward"},
+        ),
+        "dr_grpo": PolicyCase(
+            SAME_OPTIMUM,
+            False,
+            train_grpo,
+            {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "reward"},
+        ),
+        # As published. Kept to show what its two changes do to the optimum; no bar.
+        "grpo_kl_in_loss": PolicyCase(
+            "another law: rewards are divided by their deviation σ in the group and the penalty is not, so "
+            "that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
+            False,
+            train_grpo,
+            {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
+            optimal=False,
+        ),
+    }
+)
+
+
+class _WorldReward:
+    """The world's reward as a function of token ids."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self._numbers = {prompt: number for number, prompt in enumerate(world.prompts)}
+
+    def __call__(self, batch: Completions) -> Tensor:
+        width = batch.prompt_width
+        rows = zip(batch.ids[:, :width].tolist(), batch.mask[:, :width].tolist(), strict=True)
+        prompts = [
+            self._numbers[tuple(token for token, counts in zip(*row, strict=True) if counts)] for row in rows
+        ]
+        return self.world.reward_of(torch.tensor(prompts), batch.response_ids)
+
+
+class Recorder:
+    """Measures the model's exact law every few steps of a trainer."""
+
+    def __init__(
+        self, model: PreTrainedModel, world: World, *, every: int, last: int, on_point: OnPoint | None
+    ) -> None:
+        self.model, self.world, self.every, self.last = model, world, every, last
+        self.curve = Curve(world, on_point)
+        self.curve.add(0, lambda: law(model, world))
+        self.largest_ratio_error = 0.0
+
+    def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """For ``Hooks``."""
+        self.largest_ratio_error = max(self.largest_ratio_error, metrics.get("ratio/first_error", 0.0))
+        if step % self.every == 0 or step == self.last:
+            self.curve.add(step, lambda: law(self.model, self.world))
+
+
+def run_policy(
+    algorithm: str,
+    world: World,
+    *,
+    seed: int,
+    steps: int,
+    rows: int,
+    learning_rate: float,
+    evaluate_every: int,
+    on_point: OnPoint | None = None,
+    pretraining_steps: int = 150,
+    kl_coef: float | None = None,
+    value_head_std: float = 0.0,
+    **changes: Any,
+) -> LabResult:
+    """Train the tiny transformer from its own pre-trained law towards the world's optimum.
+
+    Args:
+        algorithm: one of :data:`POLICY_CASES`.
+        world: gives corpus, reward and β; its reference is replaced by the transformer's own law.
+        seed: of pre-training, sampling and order.
+        steps: rollouts.
+        rows: completions per rollout, shared evenly by the prompts; a multiple of their number.
+        learning_rate: peak; it falls to a tenth.
+        evaluate_every: rollouts between exact measurements.
+        on_point: called with every point of the curve as it is measured, for progress displays.
+        pretraining_steps: of the reference.
+        kl_coef: price of a nat in the trainer; None takes the world's β, which the measurement always uses. A
+            run at another price aims at another law.
+        value_head_std: standard deviation of the critic's first weights; 0 is the package's own start.
+        **changes: other arguments of the trainer.
+
+    Raises:
+        ValueError: if the rows cannot be shared evenly.
+    """
+    each, rest = divmod(rows, len(world.prompts))
+    if rest or not each:
+        raise ValueError(f"rows must be a multiple of the {len(world.prompts)} prompts, got {rows}")
+    case = POLICY_CASES[algorithm]
+    model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
+    head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
+    price = world.beta if kl_coef is None else kl_coef
+    pieces = PolicyPieces(
+        scorer=PolicyScorer(model, top_layers=None, value_head=head),
+        reference=frozen_reference(model),
+        sampling=lambda: nullcontext(model),
+        reward=_WorldReward(world),
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    prompts = [list(prompt) for prompt in world.prompts]
+    if case.critic:  # one completion per row
+        shape: dict[str, Any] = {"prompts_per_step": rows}
+        prompts = prompts * each
+    else:
+        shape = {"prompts_per_step": len(prompts), "group_size": each}
+    settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
+    recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
+    started = time.perf_counter()
+    case.train(
+        pieces,
+        prompts,
+        max_new_tokens=world.length,
+        kl_coef=price,
+        seed=seed,
+        accelerator=Accelerator(cpu=True),
+        hooks=Hooks(recorder.on_step),
+        **settings,
+    )
+    return result(
+        world,
+        law(model, world),
+        algorithm=algorithm,
+        policy="transformer",
+        seed=seed,
+        aims_at=case.aims_at if price == world.beta else f"the same at a price of {price:g} for a nat",
+        target=_target(world, price) if case.optimal else None,
+        seconds=time.perf_counter() - started,
+        curve=recorder.curve,
+        settings=settings
+        | {
+            "rows": rows,
+            "pretraining_steps": pretraining_steps,
+            "kl_coef": price,
+            "value_head_std": value_head_std,
+        },
+        extra={"largest_first_ratio_error": recorder.largest_ratio_error},
+    )
+
+
+def _value_head(hidden_size: int, *, std: float, seed: int) -> ValueHead:
+    """The critic at its start: zeros, or normal weights for those who want to see what zeros are good for."""
+    head = ValueHead(hidden_size)
+    if std > 0:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            head.linear.weight.normal_(0.0, std, generator=generator)
+    return head
+
+
+def _target(world: World, price: float) -> Tensor | None:
+    """The optimum at this price of a nat, ``[P, N]``; None at price 0, where no tilt is best."""
+    return optimal_policy(world.reference, world.rewards, beta=price) if price > 0 else None

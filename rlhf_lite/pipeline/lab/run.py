@@ -1,0 +1,139 @@
+"""Run any algorithm of this package in a world whose best answer is known, and measure what it reached.
+
+    from rlhf_lite.pipeline.lab.run import run_lab
+
+    found = run_lab("rloo", world="dense", seed=0)
+    found.fraction                       # (J(π) - J(reference)) / (J* - J(reference)), exact
+    found.evaluation.kl_to_optimum       # KL(π || π*) in nats per sequence, exact
+    [(p.step, p.fraction) for p in found.curve]
+
+Three kinds of runs share one report: preference losses on infinite data with a table
+(``lab_preferences``), the trainers with a tiny transformer (``lab_policies`` and, for DPO on sampled
+verdicts, ``lab_pairs``), and best-of-n, for which nothing is trained.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from rlhf_lite.functional import best_of_n_kl_bound, best_of_n_law
+from rlhf_lite.lab import World, exact_kl, make_world
+from rlhf_lite.pipeline.lab.pairs import DPO_TRAINER, run_dpo_trainer
+from rlhf_lite.pipeline.lab.policies import POLICY_CASES, run_policy
+from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES, run_preferences
+from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
+
+BEST_OF_N = "best_of_n"
+ALGORITHMS = (*PREFERENCE_CASES, *POLICY_CASES, DPO_TRAINER, BEST_OF_N)
+
+# Found on worlds and runs with seeds from 100 upwards; the reported seeds are 0 to 4.
+_PREFERENCE_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"steps": 500, "learning_rate": 0.1, "evaluate_every": 50}
+)
+_POLICY_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"steps": 350, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
+)
+_DPO_TRAINER_SETTINGS: Mapping[str, Any] = MappingProxyType(
+    {"steps": 250, "rows": 256, "learning_rate": 2e-3, "evaluate_every": 10}
+)
+# Sizes at which every pair can be summed: 216 sequences.
+_PREFERENCE_SIZE: Mapping[str, int] = MappingProxyType({"tokens": 6, "length": 3})
+_BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def run_lab(
+    algorithm: str,
+    *,
+    world: World | str = "dense",
+    seed: int = 0,
+    quick: bool = False,
+    on_point: OnPoint | None = None,
+    **settings: Any,
+) -> LabResult:
+    """Run one algorithm in one world and measure it exactly.
+
+    Args:
+        algorithm: one of :data:`ALGORITHMS`.
+        world: a world, or the name of one, which is then built with its default sizes: 8 tokens x length 4
+            (4,096 sequences), or 6 tokens x length 3 (216) for preference losses, where every pair counts.
+        seed: of the run, and of the world if it is given by name.
+        quick: a tenth of the steps, to see that everything works.
+        on_point: called with every point of the curve as it is measured, for progress displays.
+        **settings: replace the defaults of the kind of run (``steps``, ``learning_rate``, ``rows``, ...);
+            for best-of-n, ``ns`` are the numbers n.
+
+    Raises:
+        ValueError: for an unknown algorithm or world.
+        BeyondOptimumError: if the measurement shows more than the possible.
+    """
+    if algorithm not in ALGORITHMS:
+        raise ValueError(f"the lab has no algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
+    if isinstance(world, str):
+        world = make_world(world, seed=seed, **(_PREFERENCE_SIZE if algorithm in PREFERENCE_CASES else {}))
+    if algorithm == BEST_OF_N:
+        return run_best_of_n(world, seed=seed, on_point=on_point, **settings)
+    run, defaults = _runner(algorithm)
+    if quick:
+        defaults["steps"] = max(1, defaults["steps"] // 10)
+    return run(world=world, seed=seed, on_point=on_point, **defaults | settings)
+
+
+def _runner(algorithm: str) -> tuple[Callable[..., LabResult], dict[str, Any]]:
+    """The function that runs a trained algorithm, and its default settings."""
+    if algorithm in PREFERENCE_CASES:
+        return partial(run_preferences, algorithm), dict(_PREFERENCE_SETTINGS)
+    if algorithm == DPO_TRAINER:
+        return run_dpo_trainer, dict(_DPO_TRAINER_SETTINGS)
+    return partial(run_policy, algorithm), dict(_POLICY_SETTINGS)
+
+
+def run_best_of_n(
+    world: World, *, seed: int = 0, ns: tuple[int, ...] = _BEST_OF, on_point: OnPoint | None = None
+) -> LabResult:
+    """The exact law of best-of-n in a world, for every n; the best n stands for all of them.
+
+    Nothing is trained and nothing is drawn: the law has a closed form. ``extra`` holds, for each n, the KL to
+    the reference and its bound log n - (n-1)/n, per prompt the largest.
+
+    Args:
+        world: its reference is sampled from.
+        seed: recorded only.
+        ns: the numbers n, each at least 1.
+        on_point: called with every point of the curve, for progress displays.
+    """
+    started = time.perf_counter()
+    curve = Curve(world, on_point)
+    laws = {n: best_of_n_law(world.reference, world.rewards, n) for n in ns}
+    found = {n: curve.add(n, lambda law=law: law) for n, law in laws.items()}
+    best = max(found, key=lambda n: found[n].objective)
+    rows = [
+        {
+            "n": n,
+            "fraction": found[n].fraction,
+            "expected_reward": found[n].expected_reward,
+            "kl_nats_per_seq": found[n].kl_to_reference,
+            "largest_kl_nats_per_seq": float(exact_kl(law, world.reference).max()),
+            "kl_bound_nats_per_seq": best_of_n_kl_bound(n),
+        }
+        for n, law in laws.items()
+    ]
+    return result(
+        world,
+        laws[best],
+        algorithm=BEST_OF_N,
+        policy="reference",
+        seed=seed,
+        aims_at=(
+            "the winner of n draws: it looks at the rank of a reward, π* at its size, so that J has its peak "
+            "at some n, below J*"
+        ),
+        target=None,
+        seconds=time.perf_counter() - started,
+        curve=curve,
+        settings={"ns": list(ns)},
+        extra={"best_n": best, "by_n": rows},
+    )

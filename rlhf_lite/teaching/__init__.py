@@ -1,0 +1,1 @@
+"""What the book needs around the package: exercises, notebook helpers, figures that move, shared runs."""

@@ -1,0 +1,133 @@
+"""The run that chapters share: 3 makes SFT, 5 the reward model, 9 PPO, 12 DPO, and 17 compares.
+
+A chapter that *makes* a part calls ``remake`` and trains it before the reader's eyes. A chapter that *uses* a
+part calls ``require``: what is missing is trained then, so that every chapter also runs alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+
+from rlhf_lite.checkpoint import CheckpointError, fingerprint
+from rlhf_lite.config import PipelineConfig, budget, load_config
+from rlhf_lite.data.assets.ensure import cache_dir
+from rlhf_lite.evaluation.gold import GoldJudge
+from rlhf_lite.pipeline.cai.config import CAIConfig
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.dpo import run_dpo
+from rlhf_lite.pipeline.evaluation_cache import Kept
+from rlhf_lite.pipeline.judging import fit_run_judge
+from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
+
+SIZES = {
+    "fast": [
+        "data.max_tokens=32", "sft.steps=12",
+        "reward.pairs=384", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
+        "reward.eval_pairs=320",
+        "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
+        "ppo.learning_rate=2.0e-3",
+        "dpo.pairs=320", "dpo.warmup_steps=2", "dpo.learning_rate=2.0e-3",
+        "evaluation.prompts=64", "evaluation.gold_texts=400",
+    ],
+    "full": [],  # the sizes of `rlhf-lite quickstart`
+}  # fmt: skip
+_ALWAYS = ["seed=0", "checkpoint.every_steps=1000", "checkpoint.save_merged=false"]
+_MAKERS: dict[str, Callable[[Run], None]] = {
+    "sft": run_sft,
+    "reward": run_reward,
+    "ppo": run_ppo,
+    "dpo": run_dpo,
+}
+_CHAPTERS = {
+    "sft": "3 (supervised fine-tuning)",
+    "reward": "5 (reward modelling)",
+    "ppo": "9 (PPO)",
+    "dpo": "12 (DPO)",
+}
+# What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.
+_BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
+
+
+def chapter_config() -> PipelineConfig:
+    """The settings of the shared run at the present budget."""
+    return load_config(None, [*_ALWAYS, *SIZES[budget()]])
+
+
+def chapter_run() -> Run:
+    """The run that chapters 3, 5 and 9 share, in the cache folder.
+
+    Its folder is named by budget and settings, so a change of settings begins a new one. With the fast budget
+    there are fewer texts to measure on, and no live progress bar.
+    """
+    run = shared_run(chapter_config(), budget())
+    if budget() == "fast":
+        names = ("sft_validation", "scale_texts", "gold_check")
+        fewer = {name: getattr(run.texts, name)[::2] for name in names}
+        run.texts = dataclasses.replace(run.texts, **fewer)
+    return run
+
+
+def shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
+    """A run in the cache, in a folder named by ``name`` and the settings; made if it is not there."""
+    settings = config.model_dump(mode="json", exclude={"output", "checkpoint"})
+    folder = cache_dir() / "chapters" / f"{name}-{fingerprint(settings)[:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.yaml").is_file():
+        config.save(folder / "config.yaml")
+    return Run(config, folder, visible=False)
+
+
+def remake(run: Run, phase: str) -> None:
+    """Forget a part of the shared run and what was built on it, so that the chapter can make it anew.
+
+    Raises:
+        ValueError: if no chapter makes this phase.
+    """
+    _known(phase)
+    for name in (phase, *_BUILT_ON[phase]):
+        shutil.rmtree(run.output / name, ignore_errors=True)
+        shutil.rmtree(run.checkpoints(name), ignore_errors=True)
+
+
+def require(run: Run, *phases: str) -> None:
+    """Make sure that parts of the shared run are there and fit; train what is missing, and say so.
+
+    A part that an earlier version of the code left behind and that no longer fits is made anew.
+
+    Raises:
+        ValueError: if no chapter makes one of the phases.
+    """
+    for phase in phases:
+        _known(phase)
+        if run.finished(phase) and fits(run, phase):
+            print(f"{phase}: from chapter {_CHAPTERS[phase]}, found in the cache")
+            continue
+        print(f"{phase}: not there yet, trained now as in chapter {_CHAPTERS[phase]} ...", flush=True)
+        remake(run, phase)
+        _MAKERS[phase](run)
+        print(f"{phase}: took {run.seconds[phase]:.0f} s")
+
+
+def chapter_gold(run: Run) -> GoldJudge:
+    """The gold judge of the shared run, fitted by the first chapter that needs it and kept for the others.
+
+    It is kept under the model and the texts that it was fitted to, so other texts give another judge.
+    """
+    made_of = fingerprint([run.identity, [repr(row) for row in run.texts.gold]])
+    return fit_run_judge(run, run.policy, Kept(run.output / "gold" / made_of[:12]))
+
+
+def fits(run: Run, phase: str) -> bool:
+    """Whether a finished phase was made by these settings and this version."""
+    try:
+        run.verify(phase)
+    except CheckpointError:  # made by other settings or an older version: the caller makes it anew
+        return False
+    return True
+
+
+def _known(phase: str) -> None:
+    if phase not in _MAKERS:
+        raise ValueError(f"no chapter makes the phase {phase!r}; use {' or '.join(map(repr, _MAKERS))}")

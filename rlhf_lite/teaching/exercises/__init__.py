@@ -1,0 +1,33 @@
+"""The checks behind the book's exercises.
+
+A reader writes a function in a notebook and calls ``check("name", function)``. The check tries the
+function on hard inputs. When it fails, it compares the reader's answers with those of well-known wrong
+solutions, and explains the misunderstanding instead of only saying "wrong".
+
+    from rlhf_lite.teaching.exercises import check
+    check("bradley_terry", bradley_terry)
+"""
+
+from __future__ import annotations
+
+from rlhf_lite.teaching.exercises.core import (
+    Case,
+    CheckResult,
+    Exercise,
+    ExerciseFailed,
+    WrongAnswer,
+    check,
+    exercise_names,
+    get_exercise,
+)
+
+__all__ = [
+    "Case",
+    "CheckResult",
+    "Exercise",
+    "ExerciseFailed",
+    "WrongAnswer",
+    "check",
+    "exercise_names",
+    "get_exercise",
+]
