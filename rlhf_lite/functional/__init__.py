@@ -4,8 +4,8 @@
 - ``advantages``: GAE, returns, group and leave-one-out baselines;
 - ``policy_loss`` (PPO), ``group_loss`` (GRPO, REINFORCE, how tokens become one number);
 - ``reward_loss``: preferences, ratings and ordered grades;
-- ``preference_loss`` (DPO and its relatives with a reference), ``preference_loss_free`` (without one),
-  ``preference_loss_unpaired`` (KTO, BCO), ``preference_table`` (all of them by name, with their optimum);
+- ``preference``: ``paired`` (DPO and its relatives with a reference), ``reference_free`` (without one),
+  ``unpaired`` (KTO, BCO), ``table`` (all of them by name, with their optimum);
 - ``best_of_n``: what choosing among n samples does.
 
 Log-probabilities are in nats. Reference, old policy, advantages and returns are constants everywhere.
@@ -23,7 +23,7 @@ from rlhf_lite.functional.kl import AdaptiveKLController, FixedKLController, cat
 from rlhf_lite.functional.logprobs import entropy, sequence_logps, token_logps
 from rlhf_lite.functional.masking import masked_mean, masked_sum, masked_var, masked_whiten
 from rlhf_lite.functional.policy_loss import ppo_policy_loss, ppo_value_loss
-from rlhf_lite.functional.preference_loss import (
+from rlhf_lite.functional.preference.paired import (
     apo_down_loss,
     apo_zero_loss,
     dpo_loss,
@@ -34,9 +34,9 @@ from rlhf_lite.functional.preference_loss import (
     robust_dpo_loss,
     sppo_loss,
 )
-from rlhf_lite.functional.preference_loss_free import cpo_loss, orpo_loss, simpo_loss
-from rlhf_lite.functional.preference_loss_unpaired import RunningDelta, bco_loss, kto_baseline, kto_loss
-from rlhf_lite.functional.preference_table import PREFERENCE_LOSSES, PairLogps, PreferenceLoss
+from rlhf_lite.functional.preference.reference_free import cpo_loss, orpo_loss, simpo_loss
+from rlhf_lite.functional.preference.table import PREFERENCE_LOSSES, PairLogps, PreferenceLoss
+from rlhf_lite.functional.preference.unpaired import RunningDelta, bco_loss, kto_baseline, kto_loss
 from rlhf_lite.functional.reward_loss import (
     bradley_terry_loss,
     centring_penalty,

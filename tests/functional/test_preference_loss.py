@@ -29,7 +29,7 @@ from rlhf_lite.functional import (
     simpo_loss,
     sppo_loss,
 )
-from rlhf_lite.functional.preference_loss_free import log1mexp
+from rlhf_lite.functional.preference.reference_free import log1mexp
 
 LN2 = math.log(2)
 ln = math.log

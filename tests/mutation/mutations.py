@@ -20,10 +20,11 @@ TESTS = {
     "logprobs.py": ("test_logprobs.py",),
     "masking.py": ("test_masking.py",),
     "policy_loss.py": ("test_losses.py", "test_group_loss.py"),
-    "preference_loss.py": ("test_preference_loss.py", "test_preference_optima.py"),
-    "preference_loss_free.py": ("test_preference_loss.py",),
-    "preference_loss_unpaired.py": ("test_kto.py", "test_preference_loss.py"),
-    "preference_table.py": ("test_preference_table.py",),
+    "preference/paired.py": ("test_preference_loss.py", "test_preference_optima.py"),
+    "preference/reference_free.py": ("test_preference_loss.py",),
+    "preference/unpaired.py": ("test_kto.py", "test_preference_loss.py"),
+    "preference/terms.py": ("test_preference_loss.py", "test_preference_optima.py"),
+    "preference/table.py": ("test_preference_table.py",),
     "reward_loss.py": ("test_losses.py", "test_rating_losses.py"),
 }
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mutations import Mutation
 
 MUTATIONS = [
-    # --- preference_loss.py
+    # --- preference/paired.py
     Mutation(
         "dpo-swapped",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "z = beta * (chosen - rejected)  # (B,)\n    return -(1.0",
         "z = beta * (rejected - chosen)  # (B,)\n    return -(1.0",
         "Chosen and rejected change places.",
@@ -19,7 +19,7 @@ MUTATIONS = [
     Mutation(
         "dpo-no-beta",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "z = beta * (chosen - rejected)  # (B,)\n    return -(1.0",
         "z = chosen - rejected  # (B,)\n    return -(1.0",
         "β is accepted and not used.",
@@ -28,7 +28,7 @@ MUTATIONS = [
     Mutation(
         "dpo-no-reference",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/terms.py",
         "return policy_chosen - ref_chosen.detach(), policy_rejected - ref_rejected.detach()",
         "return policy_chosen, policy_rejected",
         "The reference is left out, which makes it CPO.",
@@ -37,7 +37,7 @@ MUTATIONS = [
     Mutation(
         "dpo-reference-added",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/terms.py",
         "return policy_chosen - ref_chosen.detach(), policy_rejected - ref_rejected.detach()",
         "return policy_chosen - ref_chosen.detach(), policy_rejected + ref_rejected.detach()",
         "A sign slips while the log-ratios are rearranged.",
@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation(
         "dpo-references-crossed",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/terms.py",
         "return policy_chosen - ref_chosen.detach(), policy_rejected - ref_rejected.detach()",
         "return policy_chosen - ref_rejected.detach(), policy_rejected - ref_chosen.detach()",
         "The cached reference values of the two columns are exchanged.",
@@ -55,7 +55,7 @@ MUTATIONS = [
     Mutation(
         "dpo-reference-trained",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/terms.py",
         "policy_rejected - ref_rejected.detach()",
         "policy_rejected - ref_rejected",
         "The reference stays in the graph (a shared trunk, a forgotten no_grad).",
@@ -64,7 +64,7 @@ MUTATIONS = [
     Mutation(
         "cdpo-smoothing-dropped",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "return -(1.0 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)",
         "return -logsigmoid(z)",
         "label_smoothing is accepted and ignored.",
@@ -74,7 +74,7 @@ MUTATIONS = [
     Mutation(
         "cdpo-false-identity",
         "dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "return -(1.0 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)",
         "return -(1.0 - label_smoothing) * logsigmoid(z) + label_smoothing * logsigmoid(z)",
         "log σ(-x) is replaced by -log σ(x), as if log σ(x) + log σ(-x) were 0.",
@@ -84,7 +84,7 @@ MUTATIONS = [
     Mutation(
         "robust-is-cdpo",
         "robust_dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "((1.0 - label_smoothing) * clean - label_smoothing * flipped)",
         "((1.0 - label_smoothing) * clean + label_smoothing * flipped)",
         "Robust and conservative DPO differ by one sign; here it is the other one.",
@@ -93,7 +93,7 @@ MUTATIONS = [
     Mutation(
         "robust-divisor",
         "robust_dpo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "/ (1.0 - 2.0 * label_smoothing)",
         "/ (1.0 - label_smoothing)",
         "The divisor is 1 - ε instead of 1 - 2ε.",
@@ -102,7 +102,7 @@ MUTATIONS = [
     Mutation(
         "ipo-target",
         "ipo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "(chosen - rejected - 0.5 / tau) ** 2",
         "(chosen - rejected - 1.0 / tau) ** 2",
         "1/τ instead of 1/(2τ).",
@@ -111,7 +111,7 @@ MUTATIONS = [
     Mutation(
         "ipo-beta-inside",
         "ipo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "(chosen - rejected - 0.5 / tau) ** 2",
         "(tau * (chosen - rejected) - 0.5) ** 2",
         "The equation is multiplied by τ: same minimum, other gradient.",
@@ -120,7 +120,7 @@ MUTATIONS = [
     Mutation(
         "ipo-mean-by-default",
         "ipo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         'if normalise == "mean":',
         'if normalise == "mean" or chosen_lengths is not None:',
         "Lengths are at hand, so they are used: sum and mean are not told apart.",
@@ -130,7 +130,7 @@ MUTATIONS = [
     Mutation(
         "ipo-mean-wrong-length",
         "ipo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "rejected = per_token(rejected, rejected_lengths)",
         "rejected = per_token(rejected, chosen_lengths)",
         "Both answers are divided by the length of the chosen one.",
@@ -139,7 +139,7 @@ MUTATIONS = [
     Mutation(
         "hinge-margin",
         "hinge_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "torch.relu(1.0 - beta * (chosen - rejected))",
         "torch.relu(-beta * (chosen - rejected))",
         "The margin 1 is missing.",
@@ -148,7 +148,7 @@ MUTATIONS = [
     Mutation(
         "hinge-beta-on-margin",
         "hinge_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "torch.relu(1.0 - beta * (chosen - rejected))",
         "torch.relu(beta - (chosen - rejected))",
         "β is read as the margin (SLiC's δ) instead of as the slope.",
@@ -157,7 +157,7 @@ MUTATIONS = [
     Mutation(
         "apo-zero-swapped",
         "apo_zero_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)",
         "torch.sigmoid(beta * chosen) + torch.sigmoid(beta * rejected)",
         "The chosen answer's sigmoid has the wrong sign: both answers are pushed down.",
@@ -166,7 +166,7 @@ MUTATIONS = [
     Mutation(
         "apo-down-is-zero",
         "apo_down_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "torch.sigmoid(beta * chosen) + torch.sigmoid(-beta * (chosen - rejected))",
         "torch.sigmoid(-beta * chosen) + torch.sigmoid(-beta * (chosen - rejected))",
         "The anchor lifts the chosen answer although this variant is for answers worse than the model's own.",
@@ -175,7 +175,7 @@ MUTATIONS = [
     Mutation(
         "apo-down-gap-sign",
         "apo_down_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "torch.sigmoid(-beta * (chosen - rejected))",
         "torch.sigmoid(beta * (chosen - rejected))",
         "1 - σ(x) was written as σ(x).",
@@ -184,7 +184,7 @@ MUTATIONS = [
     Mutation(
         "nca-without-anchor",
         "nca_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "- 0.5 * logsigmoid(-z_chosen) - 0.5 * logsigmoid(-z_rejected)",
         "- logsigmoid(-z_rejected)",
         "The middle term, which stops the chosen answer from rising without end, is dropped; that is BCO.",
@@ -193,7 +193,7 @@ MUTATIONS = [
     Mutation(
         "sppo-target-times-beta",
         "sppo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "target = (win_rate - 0.5) / beta",
         "target = (win_rate - 0.5) * beta",
         "η = 1/β is confused with β.",
@@ -202,7 +202,7 @@ MUTATIONS = [
     Mutation(
         "sppo-same-target",
         "sppo_loss",
-        "preference_loss.py",
+        "preference/paired.py",
         "(rejected + target) ** 2",
         "(rejected - target) ** 2",
         "Both answers are pulled to the winner's target.",
@@ -211,7 +211,7 @@ MUTATIONS = [
     Mutation(
         "reward-without-beta",
         "implicit_reward",
-        "preference_loss.py",
+        "preference/paired.py",
         "return beta * (policy_logps - ref_logps.detach())",
         "return policy_logps - ref_logps.detach()",
         "The log-ratio is reported as the reward.",
@@ -220,7 +220,7 @@ MUTATIONS = [
     Mutation(
         "reward-inverted",
         "implicit_reward",
-        "preference_loss.py",
+        "preference/paired.py",
         "return beta * (policy_logps - ref_logps.detach())",
         "return beta * (ref_logps.detach() - policy_logps)",
         "Reference over policy.",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from mutations import Mutation
 
 MUTATIONS = [
-    # --- preference_loss_free.py
+    # --- preference/reference_free.py
     Mutation(
         "simpo-gamma-times-beta",
         "simpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "-logsigmoid(beta * (chosen - rejected) - gamma)",
         "-logsigmoid(beta * (chosen - rejected - gamma))",
         "γ is multiplied by β: the code's γ/β ratio and the paper's γ are confused.",
@@ -19,7 +19,7 @@ MUTATIONS = [
     Mutation(
         "simpo-gamma-sign",
         "simpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "(chosen - rejected) - gamma)",
         "(chosen - rejected) + gamma)",
         "The target margin is added: pairs count as won before they are.",
@@ -28,7 +28,7 @@ MUTATIONS = [
     Mutation(
         "simpo-sums",
         "simpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "return per_token(policy_chosen, chosen_lengths), per_token(policy_rejected, rejected_lengths)",
         "return policy_chosen, policy_rejected",
         "The division by the length is dropped.",
@@ -37,7 +37,7 @@ MUTATIONS = [
     Mutation(
         "orpo-probability-ratio",
         "orpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "log_odds_ratio = log_odds(chosen) - log_odds(rejected)",
         "log_odds_ratio = chosen - rejected",
         "The ratio of probabilities is used for the ratio of odds.",
@@ -46,7 +46,7 @@ MUTATIONS = [
     Mutation(
         "orpo-log1mexp",
         "orpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))",
         "return torch.log1p(-torch.exp(x))",
         "log(1 - p) is computed as written.",
@@ -55,7 +55,7 @@ MUTATIONS = [
     Mutation(
         "orpo-no-hold",
         "orpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "held = logp.clamp(max=-torch.finfo(logp.dtype).eps)",
         "held = logp",
         "p = 1 is allowed, where the odds are infinite.",
@@ -65,7 +65,7 @@ MUTATIONS = [
     Mutation(
         "orpo-naive-where",
         "orpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "large = torch.where(near, torch.full_like(x, -1.0), x)",
         "large = x",
         "torch.where picks the right value, but the other branch's infinite gradient is multiplied by zero.",
@@ -74,7 +74,7 @@ MUTATIONS = [
     Mutation(
         "orpo-nll-sign",
         "orpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "return -nll_weight * chosen - beta",
         "return nll_weight * chosen - beta",
         "The imitation term is added with the wrong sign.",
@@ -83,7 +83,7 @@ MUTATIONS = [
     Mutation(
         "cpo-per-token",
         "cpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "z = beta * (policy_chosen - policy_rejected)  # (B,)",
         "z = beta * per_token(policy_chosen - policy_rejected, chosen_lengths)  # (B,)",
         "Means where CPO has sums (SimPO is the one with means).",
@@ -92,18 +92,18 @@ MUTATIONS = [
     Mutation(
         "cpo-nll-sum",
         "cpo_loss",
-        "preference_loss_free.py",
+        "preference/reference_free.py",
         "nll_weight * per_token(policy_chosen, chosen_lengths)",
         "nll_weight * policy_chosen",
         "The imitation term is the sum over tokens, as the paper writes, with the weight tuned for the mean.",
         "Imitation swamps the preference for long answers: it is SFT.",
         "The CPO paper's equation against TRL's code.",
     ),
-    # --- preference_loss_unpaired.py
+    # --- preference/unpaired.py
     Mutation(
         "kto-no-clamp",
         "kto_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "point.reshape(()).clamp(min=0.0)",
         "point.reshape(())",
         "The reference point may be negative, though no KL is.",
@@ -112,7 +112,7 @@ MUTATIONS = [
     Mutation(
         "kto-baseline-in-graph",
         "kto_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "device=policy_logps.device).detach()",
         "device=policy_logps.device)",
         "The gradient flows through the estimated KL.",
@@ -121,7 +121,7 @@ MUTATIONS = [
     Mutation(
         "kto-labels-swapped",
         "kto_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "        desirable,\n        desirable_weight",
         "        ~desirable,\n        desirable_weight",
         "Thumbs up and thumbs down change places.",
@@ -130,7 +130,7 @@ MUTATIONS = [
     Mutation(
         "kto-saturates",
         "kto_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "desirable_weight * torch.sigmoid(-beta * gain)",
         "desirable_weight * (1.0 - torch.sigmoid(beta * gain))",
         "1 - σ(x) is computed as written instead of as σ(-x).",
@@ -140,7 +140,7 @@ MUTATIONS = [
     Mutation(
         "kto-weights-swapped",
         "kto_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "undesirable_weight * torch.sigmoid(beta * gain)",
         "desirable_weight * torch.sigmoid(beta * gain)",
         "Both kinds get the weight of the liked ones.",
@@ -149,7 +149,7 @@ MUTATIONS = [
     Mutation(
         "kto-clamp-before-mean",
         "kto_baseline",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "return (policy_logps - ref_logps).mean().clamp(min=0.0).detach()",
         "return (policy_logps - ref_logps).clamp(min=0.0).mean().detach()",
         "Each row is clamped before the mean instead of the mean itself.",
@@ -158,7 +158,7 @@ MUTATIONS = [
     Mutation(
         "bco-delta-sign",
         "bco_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "-logsigmoid(beta * chosen - shift)",
         "-logsigmoid(beta * chosen + shift)",
         "The shift is subtracted from one reward and added to the other.",
@@ -167,7 +167,7 @@ MUTATIONS = [
     Mutation(
         "bco-rejected-sign",
         "bco_loss",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "logsigmoid(shift - beta * rejected)",
         "logsigmoid(beta * rejected - shift)",
         "The classifier's label of the rejected answer is wrong: σ(x) for σ(-x).",
@@ -176,7 +176,7 @@ MUTATIONS = [
     Mutation(
         "bco-last-batch",
         "RunningDelta",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "self.value += (mean - self.value) * batch / self.count",
         "self.value = mean",
         "The running mean is the mean of the last batch.",
@@ -185,17 +185,17 @@ MUTATIONS = [
     Mutation(
         "bco-unweighted",
         "RunningDelta",
-        "preference_loss_unpaired.py",
+        "preference/unpaired.py",
         "self.count += batch\n        self.value += (mean - self.value) * batch / self.count",
         "self.count += 1\n        self.value += (mean - self.value) / self.count",
         "Every batch weighs the same, whatever its size.",
         "The short last batch of an epoch moves δ as much as a full one.",
     ),
-    # --- preference_table.py
+    # --- preference/table.py
     Mutation(
         "table-ipo-is-mean",
         "PREFERENCE_LOSSES",
-        "preference_table.py",
+        "preference/table.py",
         '    "ipo": PreferenceLoss(\n        _ipo,',
         '    "ipo": PreferenceLoss(\n        _ipo_mean,',
         "The name 'ipo' leads to the mean form.",
@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation(
         "table-options-lost",
         "PreferenceLoss",
-        "preference_table.py",
+        "preference/table.py",
         "**{**self.options, **options})",
         "**{**options, **self.options})",
         "Defaults overwrite what the user set.",
@@ -213,7 +213,7 @@ MUTATIONS = [
     Mutation(
         "table-typo-accepted",
         "PreferenceLoss",
-        "preference_table.py",
+        "preference/table.py",
         "unknown = sorted(set(options) - set(self.options))",
         "unknown = []\n        options = {k: v for k, v in options.items() if k in self.options}",
         "Unknown options are swallowed.",
@@ -223,7 +223,7 @@ MUTATIONS = [
     Mutation(
         "table-columns-swapped",
         "PairLogps",
-        "preference_table.py",
+        "preference/table.py",
         "    ref_chosen: Tensor | None = None\n    ref_rejected: Tensor | None = None",
         "    ref_rejected: Tensor | None = None\n    ref_chosen: Tensor | None = None",
         "Two columns of the same type change places in a record that is filled by position.",

@@ -45,7 +45,8 @@ def test_every_public_name_can_go_wrong():
 
 
 def test_every_file_is_watched():
-    files = {path.name for path in FUNCTIONAL.glob("*.py")} - {"__init__.py", "checks.py"}
+    paths = {path.relative_to(FUNCTIONAL) for path in FUNCTIONAL.rglob("*.py") if path.name != "__init__.py"}
+    files = {path.as_posix() for path in paths} - {"checks.py"}
     assert files == set(TESTS) == {mutation.file for mutation in MUTATIONS}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rlhf_lite.functional.checks import require_positive, require_rank, require_same_shape
-from rlhf_lite.functional.preference_loss import _require_smoothing, per_token
+from rlhf_lite.functional.preference.terms import per_token, require_smoothing
 
 
 def simpo_loss(
@@ -106,7 +106,7 @@ def cpo_loss(
     require_rank(1, policy_chosen=policy_chosen)
     require_same_shape(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
     require_positive(beta=beta)
-    _require_smoothing(label_smoothing)
+    require_smoothing(label_smoothing)
     z = beta * (policy_chosen - policy_rejected)  # (B,)
     preference = -(1.0 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)
     return preference - nll_weight * per_token(policy_chosen, chosen_lengths)

@@ -5,7 +5,7 @@ rejected answer, under the policy and under the reference. The pairs may come fr
 off-policy. The reference is a constant: no gradient reaches it, even when the caller forgot ``no_grad``.
 
 Notation: Δ_w = log π(y_w) - log π_ref(y_w) for the chosen (winning) answer, Δ_l for the rejected (losing)
-one, h = Δ_w - Δ_l. Losses without a reference are in :mod:`~rlhf_lite.functional.preference_loss_free`.
+one, h = Δ_w - Δ_l. Losses without a reference are in :mod:`~rlhf_lite.functional.preference.reference_free`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_lite.functional.checks import require_one_of, require_positive, require_rank, require_same_shape
+from rlhf_lite.functional.checks import require_one_of, require_positive, require_same_shape
+from rlhf_lite.functional.preference.terms import log_ratios, per_token, require_smoothing
 
 
 def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
@@ -64,8 +65,8 @@ def dpo_loss(
     Returns:
         ``[B]`` in nats; log 2 where the policy equals the reference.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
-    _require_smoothing(label_smoothing)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    require_smoothing(label_smoothing)
     z = beta * (chosen - rejected)  # (B,)
     return -(1.0 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)
 
@@ -91,8 +92,8 @@ def robust_dpo_loss(
         beta: β > 0.
         label_smoothing: ε in [0, 0.5), the known share of flipped labels; 0 gives :func:`dpo_loss`.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
-    _require_smoothing(label_smoothing)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    require_smoothing(label_smoothing)
     z = beta * (chosen - rejected)  # (B,)
     clean, flipped = -logsigmoid(z), -logsigmoid(-z)
     return ((1.0 - label_smoothing) * clean - label_smoothing * flipped) / (1.0 - 2.0 * label_smoothing)
@@ -127,7 +128,7 @@ def ipo_loss(
     """
     require_one_of(("sum", "mean"), normalise=normalise)
     require_positive(tau=tau)
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected)
     if normalise == "mean":
         if chosen_lengths is None or rejected_lengths is None:
             raise ValueError('normalise="mean" needs chosen_lengths and rejected_lengths')
@@ -148,7 +149,7 @@ def hinge_loss(
     Returns:
         ``[B]``; 1 where the policy equals the reference.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return torch.relu(1.0 - beta * (chosen - rejected))
 
 
@@ -164,7 +165,7 @@ def apo_zero_loss(
     Returns:
         ``[B]`` in [0, 2]; 1 where the policy equals the reference.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)
 
 
@@ -180,7 +181,7 @@ def apo_down_loss(
     Returns:
         ``[B]`` in [0, 2]; 1 where the policy equals the reference.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     return torch.sigmoid(beta * chosen) + torch.sigmoid(-beta * (chosen - rejected))
 
 
@@ -195,7 +196,7 @@ def nca_loss(
     Returns:
         ``[B]`` in nats; 2 log 2 where the policy equals the reference.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     z_chosen, z_rejected = beta * chosen, beta * rejected
     return -logsigmoid(z_chosen) - 0.5 * logsigmoid(-z_chosen) - 0.5 * logsigmoid(-z_rejected)
 
@@ -223,45 +224,8 @@ def sppo_loss(
     Returns:
         ``[B]`` in nats².
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     if not 0.0 <= win_rate <= 1.0:
         raise ValueError(f"win_rate must lie in [0, 1], got {win_rate}")
     target = (win_rate - 0.5) / beta
     return (chosen - target) ** 2 + (rejected + target) ** 2
-
-
-def per_token(logps: Tensor, lengths: Tensor) -> Tensor:
-    """Divide ``[B]`` summed log-probabilities by their ``[B]`` token counts.
-
-    Raises:
-        ValueError: if shapes differ or a length is below 1.
-    """
-    require_same_shape(logps=logps, lengths=lengths)
-    if bool((lengths < 1).any()):
-        raise ValueError(f"lengths must be at least 1 token, got {lengths.tolist()}")
-    return logps / lengths
-
-
-def _log_ratios(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Δ_w and Δ_l, ``[B]`` each, after the checks that all these losses share."""
-    require_rank(1, policy_chosen=policy_chosen)
-    require_same_shape(
-        policy_chosen=policy_chosen,
-        policy_rejected=policy_rejected,
-        ref_chosen=ref_chosen,
-        ref_rejected=ref_rejected,
-    )
-    require_positive(beta=beta)
-    return policy_chosen - ref_chosen.detach(), policy_rejected - ref_rejected.detach()
-
-
-def _require_smoothing(label_smoothing: float) -> None:
-    if not 0.0 <= label_smoothing < 0.5:
-        raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf_lite.functional import preference_loss, preference_loss_free, preference_loss_unpaired
+from rlhf_lite.functional.preference import paired, reference_free, unpaired
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,12 @@ def _on(names: tuple[str, ...], loss: Callable[..., Tensor]) -> Callable[..., Te
 
 
 def _ipo(pairs: PairLogps, *, beta: float) -> Tensor:
-    return preference_loss.ipo_loss(*pairs.get(*FOUR), tau=beta)
+    return paired.ipo_loss(*pairs.get(*FOUR), tau=beta)
 
 
 def _ipo_mean(pairs: PairLogps, *, beta: float) -> Tensor:
     chosen_lengths, rejected_lengths = pairs.get(*LENGTHS)
-    return preference_loss.ipo_loss(
+    return paired.ipo_loss(
         *pairs.get(*FOUR),
         tau=beta,
         normalise="mean",
@@ -101,14 +101,14 @@ def _options(**defaults: Any) -> Mapping[str, Any]:
 
 _TABLE = {
     "sigmoid": PreferenceLoss(
-        _on(FOUR, preference_loss.dpo_loss),
+        _on(FOUR, paired.dpo_loss),
         True,
         "π ∝ π_ref exp(r/β) when labels follow Bradley-Terry with reward r: RLHF's own optimum; "
         "with label_smoothing ε the fitted win rates shrink to (1-ε)p + ε(1-p).",
         options=_options(label_smoothing=0.0),
     ),
     "robust": PreferenceLoss(
-        _on(FOUR, preference_loss.robust_dpo_loss),
+        _on(FOUR, paired.robust_dpo_loss),
         True,
         "the optimum of DPO on clean labels, although a share label_smoothing of the labels is flipped.",
         options=_options(label_smoothing=0.0),
@@ -125,12 +125,12 @@ _TABLE = {
         needs_lengths=True,
     ),
     "hinge": PreferenceLoss(
-        _on(FOUR, preference_loss.hinge_loss),
+        _on(FOUR, paired.hinge_loss),
         True,
         "the majority's winner leads by exactly 1/β nats, however narrow the majority.",
     ),
     "simpo": PreferenceLoss(
-        _on((*FOUR[:2], *LENGTHS), preference_loss_free.simpo_loss),
+        _on((*FOUR[:2], *LENGTHS), reference_free.simpo_loss),
         False,
         "per-token log-probabilities rank answers by win rate (for gamma 0 their gap is logit(p)/β); the "
         "reference plays no part, so this is not RLHF's optimum.",
@@ -138,14 +138,14 @@ _TABLE = {
         options=_options(gamma=0.5),
     ),
     "orpo": PreferenceLoss(
-        _on((*FOUR[:2], *LENGTHS), preference_loss_free.orpo_loss),
+        _on((*FOUR[:2], *LENGTHS), reference_free.orpo_loss),
         False,
         "a compromise between imitating the chosen answers and odds that separate the pairs; no reference.",
         needs_lengths=True,
         options=_options(nll_weight=1.0),
     ),
     "cpo": PreferenceLoss(
-        _on((*FOUR[:2], LENGTHS[0]), preference_loss_free.cpo_loss),
+        _on((*FOUR[:2], LENGTHS[0]), reference_free.cpo_loss),
         False,
         "without the imitation term π ∝ exp(r/β), DPO's optimum for a uniform reference; the term pulls "
         "towards the chosen answers.",
@@ -153,28 +153,28 @@ _TABLE = {
         options=_options(nll_weight=1.0, label_smoothing=0.0),
     ),
     "apo_zero": PreferenceLoss(
-        _on(FOUR, preference_loss.apo_zero_loss),
+        _on(FOUR, paired.apo_zero_loss),
         True,
         "none that is finite: answers that win more often than they lose rise, others fall; it saturates.",
     ),
     "apo_down": PreferenceLoss(
-        _on(FOUR, preference_loss.apo_down_loss),
+        _on(FOUR, paired.apo_down_loss),
         True,
         "none that is finite: both answers fall, rejected ones faster; it saturates.",
     ),
     "bco": PreferenceLoss(
-        _on(FOUR, preference_loss_unpaired.bco_loss),
+        _on(FOUR, unpaired.bco_loss),
         True,
         "each answer's implicit reward is δ plus the log-odds that it was the chosen one.",
         options=_options(delta=0.0),
     ),
     "nca": PreferenceLoss(
-        _on(FOUR, preference_loss.nca_loss),
+        _on(FOUR, paired.nca_loss),
         True,
         "each answer's implicit reward is log(2p) with p the rate at which it wins: π ∝ π_ref (2p)^(1/β).",
     ),
     "sppo": PreferenceLoss(
-        _on(FOUR, preference_loss.sppo_loss),
+        _on(FOUR, paired.sppo_loss),
         True,
         "each answer's log-ratio is (p - ½)/β with p its win rate: one multiplicative-weights step from the "
         "reference.",

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from rlhf_lite.functional.checks import require_positive, require_rank, require_same_shape
-from rlhf_lite.functional.preference_loss import _log_ratios
+from rlhf_lite.functional.preference.terms import log_ratios
 
 
 def kto_loss(
@@ -93,7 +93,7 @@ def bco_loss(
     Returns:
         ``[B]`` in nats; 2 log 2 where the policy equals the reference and δ = 0.
     """
-    chosen, rejected = _log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
+    chosen, rejected = log_ratios(policy_chosen, policy_rejected, ref_chosen, ref_rejected, beta=beta)
     shift = delta.detach() if isinstance(delta, Tensor) else delta
     return -logsigmoid(beta * chosen - shift) - logsigmoid(shift - beta * rejected)
 
