@@ -12,7 +12,7 @@ Log-probabilities are in nats. Reference, old policy, advantages and returns are
 """
 
 from rlhf_lite.functional.advantages import discounted_returns, gae, group_advantages, rloo_advantages
-from rlhf_lite.functional.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_law
+from rlhf_lite.functional.best_of_n import best_of_n_estimate, best_of_n_kl_bound, best_of_n_probs
 from rlhf_lite.functional.group_loss import (
     aggregate_tokens,
     aggregation_weights,
@@ -58,7 +58,7 @@ __all__ = [
     "bco_loss",
     "best_of_n_estimate",
     "best_of_n_kl_bound",
-    "best_of_n_law",
+    "best_of_n_probs",
     "bradley_terry_loss",
     "categorical_kl",
     "centring_penalty",

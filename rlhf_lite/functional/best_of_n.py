@@ -1,4 +1,4 @@
-"""What choosing the best of n samples does: its law, its distance from the reference, and an estimator.
+"""Choosing the best of n samples: the distribution it gives, its distance from the reference, an estimator.
 
 The n candidates are drawn independently from the reference; the one with the highest reward wins.
 """
@@ -24,13 +24,13 @@ def best_of_n_kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def best_of_n_law(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
+def best_of_n_probs(probs: Tensor, rewards: Tensor, n: int) -> Tensor:
     """Exact probability that each answer wins among n independent draws.
 
         P(y) = p(y) / P(r = r(y)) · (P(r <= r(y))^n - P(r < r(y))^n)
 
-    Ties are split by the reference law among equals, which is what picking any of the tied *draws* gives
-    (the first one, or one at random). Picking the smallest answer id among the tied would be another law.
+    Ties are split by the reference among equals, which is what picking any of the tied *draws* gives (the
+    first one, or one at random). Picking the smallest answer id among the tied would be something else.
     Source: Beirami et al. 2024 (arXiv:2401.01879) for the case without ties.
 
     Args:

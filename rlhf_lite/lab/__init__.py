@@ -22,10 +22,10 @@ from rlhf_lite.lab.policies import ExactPolicy, TabularPolicy, chain, exact_grad
 from rlhf_lite.lab.rewards import REWARDS
 from rlhf_lite.lab.tiny import (
     TransformerPolicy,
-    law,
-    law_log_probs,
     pretrain,
     pretrained_world,
+    sequence_log_probs,
+    sequence_probs,
     tiny_transformer,
 )
 from rlhf_lite.lab.world import Evaluation, World, all_sequences, make_world
@@ -43,8 +43,6 @@ __all__ = [
     "exact_kl",
     "expected_reward",
     "fraction_of_optimum",
-    "law",
-    "law_log_probs",
     "make_world",
     "next_token_logps",
     "objective",
@@ -53,6 +51,8 @@ __all__ = [
     "policy_objective",
     "pretrain",
     "pretrained_world",
+    "sequence_log_probs",
+    "sequence_probs",
     "tiny_transformer",
     "win_rates",
 ]

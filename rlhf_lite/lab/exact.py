@@ -1,6 +1,6 @@
 """What is the best that any policy can do? The closed form, by summing over every sequence.
 
-The quantity that RLHF maximises, for one prompt with reference law q, reward r and price β of a nat:
+The quantity that RLHF maximises, for one prompt with reference distribution q, reward r and price β of a nat:
 
     J(π) = E_π[r] - β KL(π || q)
 
@@ -9,8 +9,8 @@ The quantity that RLHF maximises, for one prompt with reference law q, reward r 
 Source: Ziegler et al. 2019, section 2; Rafailov et al. 2023, appendix A.1. The last identity says why J*
 cannot be exceeded, and by how much a policy falls short.
 
-All sums run over a finite set of N sequences in float64. Laws have shape ``[..., N]``: leading axes are
-prompts, and every function answers per prompt.
+All sums run over a finite set of N sequences in float64. Distributions have shape ``[..., N]``: leading axes
+are prompts, and every function answers per prompt.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# A law in float64 sums to one up to rounding; anything more is a mistake upstream.
+# Probabilities in float64 sum to one up to rounding; anything more is a mistake upstream.
 _SUM_TOLERANCE = 1e-6
 
 
 def optimal_policy(ref_probs: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
-    """The law that maximises J: the reference, tilted towards reward.
+    """The distribution that maximises J: the reference, tilted towards reward.
 
     Args:
         ref_probs: q, ``[..., N]``, sums to one. What the reference never says, no tilt can bring back.
@@ -34,7 +34,7 @@ def optimal_policy(ref_probs: Tensor, rewards: Tensor, *, beta: float) -> Tensor
         π*, ``[..., N]`` float64.
 
     Raises:
-        ValueError: for a law that does not sum to one, unequal shapes, or a beta that is not positive.
+        ValueError: for probabilities that do not sum to one, unequal shapes, or a beta that is not positive.
     """
     return _tilt(ref_probs, rewards, beta).softmax(-1)
 
@@ -54,15 +54,15 @@ def exact_kl(p: Tensor, q: Tensor) -> Tensor:
         p: ``[..., N]``, sums to one.
         q: same shape, sums to one.
     """
-    p, q = require_law(p=p), require_law(q=q)
+    p, q = require_probs(p=p), require_probs(q=q)
     _require_one_shape(p=p, q=q)
     # 0 log 0 is 0: what p never says costs nothing.
     return torch.where(p > 0, p * (p.log() - q.log()), torch.zeros_like(p)).sum(-1)
 
 
 def expected_reward(probs: Tensor, rewards: Tensor) -> Tensor:
-    """E_π[r], ``[...]`` float64, from a law ``[..., N]`` and rewards of the same shape."""
-    probs, rewards = require_law(probs=probs), rewards.double()
+    """E_π[r], ``[...]`` float64, from probabilities ``[..., N]`` and rewards of the same shape."""
+    probs, rewards = require_probs(probs=probs), rewards.double()
     _require_one_shape(probs=probs, rewards=rewards)
     return (probs * rewards).sum(-1)
 
@@ -104,11 +104,11 @@ def fraction_of_optimum(value: Tensor, reference_value: Tensor, best_value: Tens
 def policy_objective(log_probs: Tensor, ref_probs: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
     """J as a function of log π, for autograd: ``[...]`` float64.
 
-    Same number as :func:`objective`. Gradient flows into ``log_probs`` ``[..., N]``, which must come from a
-    normalised law; probabilities that underflow would spoil the gradient, log-probabilities do not.
+    Same number as :func:`objective`. Gradient flows into ``log_probs`` ``[..., N]``, which must be
+    normalised; probabilities that underflow would spoil the gradient, log-probabilities do not.
     """
     _require_positive(beta)
-    log_probs, reference = log_probs.double(), require_law(ref_probs=ref_probs)
+    log_probs, reference = log_probs.double(), require_probs(ref_probs=ref_probs)
     _require_one_shape(log_probs=log_probs, ref_probs=reference, rewards=rewards)
     return (log_probs.exp() * (rewards.double() - beta * (log_probs - reference.log()))).sum(-1)
 
@@ -125,37 +125,37 @@ def win_rates(rewards: Tensor, opponents: Tensor) -> Tensor:
     Returns:
         ``[..., N]`` float64 in (0, 1).
     """
-    opponents, strengths = require_law(opponents=opponents), rewards.double()
+    opponents, strengths = require_probs(opponents=opponents), rewards.double()
     _require_one_shape(rewards=strengths, opponents=opponents)
-    flat, laws = strengths.reshape(-1, strengths.shape[-1]), opponents.reshape(-1, strengths.shape[-1])
+    flat, probs = strengths.reshape(-1, strengths.shape[-1]), opponents.reshape(-1, strengths.shape[-1])
     # One prompt at a time, some rows at a time: N x N numbers per prompt would be 128 MB for 4,096 sequences.
     rates = [
-        torch.cat([torch.sigmoid(part[:, None] - row) @ law for part in row.split(512)])
-        for row, law in zip(flat, laws, strict=True)
+        torch.cat([torch.sigmoid(part[:, None] - row) @ p for part in row.split(512)])
+        for row, p in zip(flat, probs, strict=True)
     ]
     return torch.stack(rates).reshape(strengths.shape)
 
 
-def require_law(**named: Tensor) -> Tensor:
-    """The one named tensor in float64, after a check that it is a law along its last axis.
+def require_probs(**named: Tensor) -> Tensor:
+    """The one named tensor in float64, after a check that it holds probabilities along its last axis.
 
     Raises:
         ValueError: naming the tensor, if an entry is negative or a row does not sum to one.
     """
     ((name, tensor),) = named.items()
-    law = tensor.double()
-    if not bool((law >= 0).all()):  # also refuses NaN
-        raise ValueError(f"{name} must hold probabilities, got a smallest entry of {law.min().item():.3g}")
-    worst = (law.sum(-1) - 1).abs().max().item()
+    probs = tensor.double()
+    if not bool((probs >= 0).all()):  # also refuses NaN
+        raise ValueError(f"{name} must hold probabilities, got a smallest entry of {probs.min().item():.3g}")
+    worst = (probs.sum(-1) - 1).abs().max().item()
     if worst > _SUM_TOLERANCE:
         raise ValueError(f"{name} must sum to one along its last axis, but a row is off by {worst:.3g}")
-    return law
+    return probs
 
 
 def _tilt(ref_probs: Tensor, rewards: Tensor, beta: float) -> Tensor:
     """The exponent of π* before it is normalised, log q + r/β: ``[..., N]`` float64."""
     _require_positive(beta)
-    reference = require_law(ref_probs=ref_probs)
+    reference = require_probs(ref_probs=ref_probs)
     _require_one_shape(ref_probs=reference, rewards=rewards)
     return reference.log() + rewards.double() / beta
 

@@ -1,4 +1,4 @@
-"""A policy with one number for every decision, and the exact law of any policy that writes left to right."""
+"""A policy with one number for every decision, and exactly what any left-to-right policy says."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from rlhf_lite.lab.exact import policy_objective, require_law
+from rlhf_lite.lab.exact import policy_objective, require_probs
 from rlhf_lite.lab.world import World
 
 
 class ExactPolicy(Protocol):
-    """A module that knows its own law."""
+    """A module that knows its own distribution."""
 
     def log_probs(self) -> Tensor:
         """Log-probabilities ``[P, N]`` of every sequence after every prompt, with gradient."""
@@ -22,7 +22,7 @@ class ExactPolicy(Protocol):
 
 
 def chain(steps: Sequence[Tensor]) -> Tensor:
-    """The law of whole sequences from the laws of their next tokens.
+    """Log-probabilities of whole sequences from those of their next tokens.
 
         log π(y | x) = Σ_t log π(y_t | x, y_<t)
 
@@ -33,21 +33,22 @@ def chain(steps: Sequence[Tensor]) -> Tensor:
     Returns:
         ``[P, V ** T]``, sequences in alphabetical order.
     """
-    law = steps[0].new_zeros(steps[0].shape[0], 1)
+    logps = steps[0].new_zeros(steps[0].shape[0], 1)
     for number, step in enumerate(steps):
-        if step.shape[:2] != law.shape:
+        if step.shape[:2] != logps.shape:
             raise ValueError(
-                f"step {number} must have {law.shape[1]} prefixes for {law.shape[0]} prompts, "
+                f"step {number} must have {logps.shape[1]} prefixes for {logps.shape[0]} prompts, "
                 f"got shape {tuple(step.shape)}"
             )
-        law = (law[:, :, None] + step).flatten(1)
-    return law
+        logps = (logps[:, :, None] + step).flatten(1)
+    return logps
 
 
 def next_token_logps(probs: Tensor, *, tokens: int, length: int) -> list[Tensor]:
     """The inverse of :func:`chain`: how to write left to right so that whole sequences follow ``probs``.
 
-    For π* this is the best next-token law after every prefix, which already knows how good the endings are.
+    For π* this is the best next-token distribution after every prefix, which already knows how good the
+    endings are.
 
     Args:
         probs: ``[P, V ** T]``, every entry positive.
@@ -57,18 +58,18 @@ def next_token_logps(probs: Tensor, *, tokens: int, length: int) -> list[Tensor]
     Returns:
         T tensors ``[P, V ** t, V]`` float64.
     """
-    law = require_law(probs=probs)
-    if not bool((law > 0).all()):
+    probs = require_probs(probs=probs)
+    if not bool((probs > 0).all()):
         raise ValueError("every entry of probs must be positive: log 0 is not a number to start from")
-    sums = [law.log().unflatten(1, (tokens**t, -1)).logsumexp(-1) for t in range(length + 1)]
+    sums = [probs.log().unflatten(1, (tokens**t, -1)).logsumexp(-1) for t in range(length + 1)]
     return [longer.unflatten(1, (-1, tokens)) - shorter.unsqueeze(-1) for shorter, longer in pairwise(sums)]
 
 
 class TabularPolicy(nn.Module):
-    """One logit for every next token after every prefix of every prompt: it can be any law at all.
+    """One logit for every next token after every prefix of every prompt: it can be any distribution at all.
 
     Args:
-        world: gives the sizes, and the reference law to start from.
+        world: gives the sizes, and the reference to start from.
     """
 
     def __init__(self, world: World) -> None:

@@ -1,4 +1,4 @@
-"""A real transformer whose whole law fits in one tensor.
+"""A real transformer whose whole distribution fits in one tensor.
 
 It is an ordinary ``LlamaForCausalLM`` with a vocabulary of V tokens, so that samplers and trainers for
 language models run on it unchanged, and small enough to ask for the probability of every sequence.
@@ -53,28 +53,28 @@ def tiny_transformer(
         return LlamaForCausalLM(config).eval()
 
 
-def law_log_probs(model: PreTrainedModel, world: World) -> Tensor:
-    """The exact law of a causal model: log-probabilities ``[P, N]`` float64, with gradient if it is on.
+def sequence_log_probs(model: PreTrainedModel, world: World) -> Tensor:
+    """Exact log-probabilities ``[P, N]`` float64 of every sequence, with gradient if it is on.
 
     One forward pass per prompt over all V^(T-1) prefixes of T - 1 tokens: a causal model's answer at
     position t depends on the first t tokens only, so that the shorter prefixes come along for free.
     """
     prefixes = world.sequences[:: world.tokens, :-1]  # (V^(T-1), T-1)
-    laws = []
+    logps = []
     for prompt in world.prompts:
         ids = torch.cat([torch.tensor(prompt).expand(len(prefixes), -1), prefixes], dim=1)
         logits = model(input_ids=ids, use_cache=False).logits[:, len(prompt) - 1 :]  # (V^(T-1), T, V)
         steps = logits.double().log_softmax(-1)
         # Prefixes of t tokens: every V^(T-1-t)-th row has another one.
         strides = [world.tokens ** (world.length - 1 - t) for t in range(world.length)]
-        laws.append(chain([steps[None, ::stride, t] for t, stride in enumerate(strides)]))
-    return torch.cat(laws)
+        logps.append(chain([steps[None, ::stride, t] for t, stride in enumerate(strides)]))
+    return torch.cat(logps)
 
 
 @torch.no_grad()
-def law(model: PreTrainedModel, world: World) -> Tensor:
-    """The exact law of a causal model as probabilities ``[P, N]`` float64, without gradient."""
-    return law_log_probs(model, world).exp()
+def sequence_probs(model: PreTrainedModel, world: World) -> Tensor:
+    """Exact probabilities ``[P, N]`` float64 of every sequence under a causal model, without gradient."""
+    return sequence_log_probs(model, world).exp()
 
 
 class TransformerPolicy(nn.Module):
@@ -91,7 +91,7 @@ class TransformerPolicy(nn.Module):
 
     def log_probs(self) -> Tensor:
         """Log-probabilities ``[P, N]`` float64 of every sequence, with gradient."""
-        return law_log_probs(self.model, self.world)
+        return sequence_log_probs(self.model, self.world)
 
 
 def pretrain(
@@ -103,13 +103,14 @@ def pretrain(
     learning_rate: float = 3e-3,
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Next-token training on sequences drawn from the world's reference law; about four seconds.
+    """Next-token training on sequences drawn from the world's reference; about four seconds.
 
-    Nothing asks it to be perfect: afterwards the *network's* law is the reference (:func:`pretrained_world`).
+    Nothing asks it to be perfect: afterwards the *network's* own distribution is the reference
+    (:func:`pretrained_world`).
 
     Args:
         model: changed in place.
-        world: its ``reference`` is the law of the corpus.
+        world: its ``reference`` is the distribution of the corpus.
         steps: optimiser steps.
         batch_size: sequences per step, from one prompt at a time.
         learning_rate: peak of AdamW; falls to zero along a cosine.
@@ -137,7 +138,7 @@ def pretrain(
 
 
 def pretrained_world(world: World, *, seed: int = 0, steps: int = 150) -> tuple[LlamaForCausalLM, World]:
-    """A pre-trained tiny transformer, and the world whose reference law is exactly its own.
+    """A pre-trained tiny transformer, and the world whose reference is exactly its own distribution.
 
     Args:
         world: gives corpus, prompts and reward.
@@ -146,10 +147,10 @@ def pretrained_world(world: World, *, seed: int = 0, steps: int = 150) -> tuple[
 
     Returns:
         a model of the caller's own (the training is remembered, the weights are copied), all weights
-        trainable, and ``world.with_reference(law(model, world))``.
+        trainable, and ``world.with_reference(sequence_probs(model, world))``.
     """
     model = copy.deepcopy(_pretrained(_Corpus(world), seed, steps))
-    return model, world.with_reference(law(model, world))
+    return model, world.with_reference(sequence_probs(model, world))
 
 
 class _Corpus:

@@ -15,7 +15,7 @@ from rlhf_lite.lab.exact import (
     objective,
     optimal_policy,
     optimal_value,
-    require_law,
+    require_probs,
 )
 from rlhf_lite.lab.rewards import REWARDS
 
@@ -78,7 +78,7 @@ class World:
         tokens: V, size of the vocabulary; tokens are 0 ... V - 1.
         length: T, tokens per sequence.
         prompts: token sequences of the same vocabulary, of different lengths; P of them.
-        reference: the law that a policy starts from and is pulled back to, ``[P, N]`` float64.
+        reference: the distribution that a policy starts from and is pulled back to, ``[P, N]`` float64.
         rewards: ``[P, N]`` float64.
         beta: price of a nat of KL in points of reward.
     """
@@ -100,7 +100,7 @@ class World:
             raise ValueError(f"prompts must differ from each other, got {self.prompts}")
         if not self.beta > 0:
             raise ValueError(f"beta must be positive, got {self.beta}")
-        require_law(reference=self.reference)
+        require_probs(reference=self.reference)
 
     @cached_property
     def sequences(self) -> Tensor:
@@ -113,7 +113,7 @@ class World:
         return optimal_policy(self.reference, self.rewards, beta=self.beta)
 
     def with_reference(self, reference: Tensor) -> World:
-        """The same world with another reference law ``[P, N]``, such as that of a trained network."""
+        """The same world with another reference ``[P, N]``, such as that of a trained network."""
         return replace(self, reference=reference.detach().double())
 
     def index(self, sequences: Tensor) -> Tensor:
@@ -133,20 +133,20 @@ class World:
         return self.rewards[prompt_numbers, self.index(sequences)]
 
     def evaluate(self, probs: Tensor) -> Evaluation:
-        """Measure a policy's law ``[P, N]`` exactly.
+        """Measure a policy's distribution ``[P, N]`` exactly.
 
         Raises:
-            ValueError: if it is not a law over the sequences of this world.
+            ValueError: if it is not a distribution over the sequences of this world.
         """
-        law, rewards = {"ref_probs": self.reference, "rewards": self.rewards}, self.rewards
-        value = objective(probs, **law, beta=self.beta).mean()
-        start = expected_reward(self.reference, rewards).mean()
-        best = optimal_value(**law, beta=self.beta).mean()
+        reference, rewards, beta = self.reference, self.rewards, self.beta
+        value = objective(probs, reference, rewards, beta=beta).mean()
+        start = expected_reward(reference, rewards).mean()
+        best = optimal_value(reference, rewards, beta=beta).mean()
         return Evaluation(
             fraction=float(fraction_of_optimum(value, start, best)),
             objective=float(value),
             expected_reward=float(expected_reward(probs, rewards).mean()),
-            kl_to_reference=float(exact_kl(probs, self.reference).mean()),
+            kl_to_reference=float(exact_kl(probs, reference).mean()),
             kl_to_optimum=float(exact_kl(probs, self.optimum).mean()),
             best_objective=float(best),
             reference_objective=float(start),
@@ -194,22 +194,22 @@ def make_world(
         tokens=tokens,
         length=length,
         prompts=made,
-        reference=_markov_law(made, tokens, length, generator),
+        reference=_markov_probs(made, tokens, length, generator),
         rewards=REWARDS[name](all_sequences(tokens, length), orders, generator),
         beta=_BETAS.get(name, DEFAULT_BETA) if beta is None else beta,
     )
 
 
-def _markov_law(
+def _markov_probs(
     prompts: tuple[tuple[int, ...], ...], tokens: int, length: int, generator: torch.Generator
 ) -> Tensor:
-    """The law of a random Markov chain per prompt, ``[P, N]`` float64."""
+    """Sequence probabilities of a random Markov chain per prompt, ``[P, N]`` float64."""
     shared = torch.randn(tokens, tokens, generator=generator, dtype=torch.float64)
     own = 0.5 * torch.randn(len(prompts), 1, tokens, generator=generator, dtype=torch.float64)
     step = (shared + own).log_softmax(-1)  # (P, V, V): prompt, previous token, next token
-    law = step[torch.arange(len(prompts)), [prompt[-1] for prompt in prompts]]  # (P, V)
+    logps = step[torch.arange(len(prompts)), [prompt[-1] for prompt in prompts]]  # (P, V)
     for _ in range(length - 1):
         # Sequences are in alphabetical order, so that the last tokens run 0, 1, ..., V - 1, 0, 1, ...
-        last = torch.arange(law.shape[1]) % tokens
-        law = (law[:, :, None] + step[:, last]).flatten(1)
-    return law.exp()
+        last = torch.arange(logps.shape[1]) % tokens
+        logps = (logps[:, :, None] + step[:, last]).flatten(1)
+    return logps.exp()

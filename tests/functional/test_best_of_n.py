@@ -1,4 +1,4 @@
-"""Best-of-n: its law and its estimator against brute force over every tuple and every pool."""
+"""Best-of-n: its distribution and its estimator against brute force over every tuple and every pool."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_lite.functional import best_of_n_estimate, best_of_n_kl_bound, best_of_n_law
+from rlhf_lite.functional import best_of_n_estimate, best_of_n_kl_bound, best_of_n_probs
 
 
 def t(*numbers: float) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def brute_law(probs: list[float], rewards: list[float], n: int) -> list[float]:
+def brute_force_probs(probs: list[float], rewards: list[float], n: int) -> list[float]:
     """Sum over every n-tuple of draws; the first draw with the highest reward wins."""
-    law = [0.0] * len(probs)
+    best = [0.0] * len(probs)
     for draws in itertools.product(range(len(probs)), repeat=n):
         winner = max(draws, key=lambda y: rewards[y])  # max keeps the first of equals
-        law[winner] += math.prod(probs[y] for y in draws)
-    return law
+        best[winner] += math.prod(probs[y] for y in draws)
+    return best
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> float:
@@ -33,15 +33,15 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
 @pytest.mark.parametrize("rewards", [(3.0, 1.0, 2.0, 0.0), (1.0, 5.0, 1.0, 5.0), (2.0, 2.0, 2.0, 2.0)])
-def test_law_equals_brute_force(n, rewards):
+def test_probabilities_equals_brute_force(n, rewards):
     probs = [0.4, 0.3, 0.2, 0.1]
-    law = best_of_n_law(t(*probs), t(*rewards), n)
-    assert law.tolist() == pytest.approx(brute_law(probs, list(rewards), n), abs=1e-12)
+    best = best_of_n_probs(t(*probs), t(*rewards), n)
+    assert best.tolist() == pytest.approx(brute_force_probs(probs, list(rewards), n), abs=1e-12)
 
 
 def test_ties_are_split_by_the_reference_not_by_the_index():
     # Two draws, all rewards equal: the winner is a plain sample.
-    assert best_of_n_law(t(0.9, 0.1), t(1, 1), 2).tolist() == pytest.approx([0.9, 0.1])
+    assert best_of_n_probs(t(0.9, 0.1), t(1, 1), 2).tolist() == pytest.approx([0.9, 0.1])
 
 
 @given(
@@ -50,22 +50,22 @@ def test_ties_are_split_by_the_reference_not_by_the_index():
     n=st.integers(1, 4),
 )
 @settings(max_examples=25, deadline=None)
-def test_law_properties(weights, levels, n):
+def test_probabilities_properties(weights, levels, n):
     probs = t(*weights) / sum(weights)
     rewards = t(*levels[: len(weights)])
-    law = best_of_n_law(probs, rewards, n)
-    assert law.tolist() == pytest.approx(brute_law(probs.tolist(), rewards.tolist(), n), abs=1e-12)
-    assert law.sum().item() == pytest.approx(1.0)
-    assert (law * rewards).sum() >= (probs * rewards).sum() - 1e-12
-    assert kl(law, probs) <= best_of_n_kl_bound(n) + 1e-12
-    torch.testing.assert_close(best_of_n_law(probs, 3 * rewards - 7, n), law)  # only the order matters
+    best = best_of_n_probs(probs, rewards, n)
+    assert best.tolist() == pytest.approx(brute_force_probs(probs.tolist(), rewards.tolist(), n), abs=1e-12)
+    assert best.sum().item() == pytest.approx(1.0)
+    assert (best * rewards).sum() >= (probs * rewards).sum() - 1e-12
+    assert kl(best, probs) <= best_of_n_kl_bound(n) + 1e-12
+    torch.testing.assert_close(best_of_n_probs(probs, 3 * rewards - 7, n), best)  # only the order matters
 
 
 def test_published_figures():
     # Reference .4/.3/.2/.1, the rarest answer is the best: the exact KL against the bound, with atoms
     probs, rewards = t(0.4, 0.3, 0.2, 0.1), t(0, 1, 2, 3)
     for n, exact, bound in ((16, 1.677, 1.835), (256, 2.303, 4.549)):
-        assert kl(best_of_n_law(probs, rewards, n), probs) == pytest.approx(exact, abs=5e-4)
+        assert kl(best_of_n_probs(probs, rewards, n), probs) == pytest.approx(exact, abs=5e-4)
         assert best_of_n_kl_bound(n) == pytest.approx(bound, abs=5e-4)
 
 
@@ -74,35 +74,35 @@ def test_the_kl_never_exceeds_the_bound(n):
     generator = torch.Generator().manual_seed(n)
     for size in (2, 50, 3000):
         probs = torch.softmax(3 * torch.randn(size, generator=generator, dtype=torch.float64), 0)
-        law = best_of_n_law(probs, torch.randn(size, generator=generator), n)
-        assert law.sum().item() == pytest.approx(1.0, abs=1e-9)
-        assert bool((law >= 0).all())
-        assert -1e-9 <= kl(law, probs) <= best_of_n_kl_bound(n) + 1e-9
+        best = best_of_n_probs(probs, torch.randn(size, generator=generator), n)
+        assert best.sum().item() == pytest.approx(1.0, abs=1e-9)
+        assert bool((best >= 0).all())
+        assert -1e-9 <= kl(best, probs) <= best_of_n_kl_bound(n) + 1e-9
 
 
 def test_the_bound_is_reached_with_very_many_equally_likely_answers():
     size = 100_000
-    law = best_of_n_law(torch.full((size,), 1 / size).double(), torch.arange(size).double(), 8)
-    assert kl(law, torch.full((size,), 1 / size).double()) == pytest.approx(best_of_n_kl_bound(8), abs=1e-3)
+    best = best_of_n_probs(torch.full((size,), 1 / size).double(), torch.arange(size).double(), 8)
+    assert kl(best, torch.full((size,), 1 / size).double()) == pytest.approx(best_of_n_kl_bound(8), abs=1e-3)
     assert best_of_n_kl_bound(8) == pytest.approx(math.log(8) - 7 / 8)
     assert best_of_n_kl_bound(1) == 0.0
 
 
 def test_rare_and_impossible_answers():
     # The best answer has probability 1e-15: among a million it wins with probability 1e-9.
-    law = best_of_n_law(t(1 - 1e-15, 1e-15, 0.0), t(0, 1, 2), 10**6)
-    assert law[1].item() == pytest.approx(1e-9, rel=0.2)  # 1 - 1e-15 itself is only good to a tenth of 1e-15
-    assert law[2].item() == 0.0
-    assert best_of_n_law(t(0.0, 1.0), t(0, 1), 5).tolist() == [0.0, 1.0]
-    assert best_of_n_law(t(1.0, 0.0), t(0, 1), 5).tolist() == [1.0, 0.0]
+    best = best_of_n_probs(t(1 - 1e-15, 1e-15, 0.0), t(0, 1, 2), 10**6)
+    assert best[1].item() == pytest.approx(1e-9, rel=0.2)  # 1 - 1e-15 itself is only good to a tenth of 1e-15
+    assert best[2].item() == 0.0
+    assert best_of_n_probs(t(0.0, 1.0), t(0, 1), 5).tolist() == [0.0, 1.0]
+    assert best_of_n_probs(t(1.0, 0.0), t(0, 1), 5).tolist() == [1.0, 0.0]
 
 
 def test_a_batch_of_prompts_is_one_row_each():
     probs = torch.softmax(torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)), -1)
     rewards = torch.randint(0, 3, (2, 3, 5), generator=torch.Generator().manual_seed(1)).float()
-    law = best_of_n_law(probs, rewards, 3)
+    best = best_of_n_probs(probs, rewards, 3)
     for i, j in itertools.product(range(2), range(3)):
-        torch.testing.assert_close(law[i, j], best_of_n_law(probs[i, j], rewards[i, j], 3))
+        torch.testing.assert_close(best[i, j], best_of_n_probs(probs[i, j], rewards[i, j], 3))
 
 
 # --- The estimator
@@ -140,7 +140,7 @@ def test_estimate_is_unbiased(n):
         weight = math.prod(probs[y] for y in draws)
         estimate = best_of_n_estimate(t(*(scores[y] for y in draws)), t(*(values[y] for y in draws)), n=n)
         mean += weight * estimate.item()
-    exact = (best_of_n_law(t(*probs), t(*scores), n) * t(*values)).sum().item()
+    exact = (best_of_n_probs(t(*probs), t(*scores), n) * t(*values)).sum().item()
     assert mean == pytest.approx(exact, abs=1e-12)
 
 
@@ -163,7 +163,7 @@ def test_large_pools_keep_their_digits():
 def test_wrong_input_is_an_error():
     for call in (
         lambda: best_of_n_kl_bound(0),
-        lambda: best_of_n_law(t(1), t(1), 0),
+        lambda: best_of_n_probs(t(1), t(1), 0),
         lambda: best_of_n_estimate(t(1), n=0),
     ):
         with pytest.raises(ValueError, match="n must be at least 1, got 0"):
@@ -171,11 +171,11 @@ def test_wrong_input_is_an_error():
     with pytest.raises(ValueError, match=r"n is 3, but the pool has only 2"):
         best_of_n_estimate(t(1, 2), n=3)
     with pytest.raises(ValueError, match="sum to 1"):
-        best_of_n_law(t(0.5, 0.4), t(1, 2), 2)
+        best_of_n_probs(t(0.5, 0.4), t(1, 2), 2)
     with pytest.raises(ValueError, match="non-negative"):
-        best_of_n_law(t(1.5, -0.5), t(1, 2), 2)
+        best_of_n_probs(t(1.5, -0.5), t(1, 2), 2)
     with pytest.raises(ValueError, match="one shape"):
-        best_of_n_law(t(0.5, 0.5), t(1), 2)
+        best_of_n_probs(t(0.5, 0.5), t(1), 2)
     with pytest.raises(ValueError, match="one shape"):
         best_of_n_estimate(t(1, 2), t(1), n=1)
     with pytest.raises(ValueError, match="1 dim"):

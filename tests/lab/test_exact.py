@@ -25,7 +25,7 @@ REF = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 REWARDS = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
 
 
-def laws(n: int, *, seed: int, rows: int = 3) -> Tensor:
+def distributions(n: int, *, seed: int, rows: int = 3) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(rows, n, generator=generator, dtype=torch.float64).mul(2).softmax(-1)
 
@@ -56,7 +56,7 @@ def test_kl_and_objective_by_hand() -> None:
 @given(seed=st.integers(0, 10_000), beta=st.floats(0.05, 5.0), n=st.integers(2, 40))
 def test_what_is_missing_is_beta_times_the_kl_to_the_optimum(seed: int, beta: float, n: int) -> None:
     """J(π) = J* - β KL(π || π*), for any policy; so J* is never exceeded."""
-    ref, policy = laws(n, seed=seed), laws(n, seed=seed + 1)
+    ref, policy = distributions(n, seed=seed), distributions(n, seed=seed + 1)
     rewards = torch.randn(3, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     best = optimal_policy(ref, rewards, beta=beta)
     assert best.sum(-1).tolist() == pytest.approx([1.0] * 3)
@@ -96,16 +96,16 @@ def test_fraction() -> None:
 
 
 def test_the_objective_for_autograd_is_the_same_number() -> None:
-    ref, policy = laws(9, seed=1), laws(9, seed=2)
-    rewards = laws(9, seed=3)
+    ref, policy = distributions(9, seed=1), distributions(9, seed=2)
+    rewards = distributions(9, seed=3)
     got = policy_objective(policy.log(), ref, rewards, beta=0.7)
     torch.testing.assert_close(got, objective(policy, ref, rewards, beta=0.7))
 
 
 def test_its_gradient_in_logits_is_probability_times_advantage() -> None:
     """dJ/dz_y = π(y) (f(y) - E_π[f]) with f = r - β log(π/q), for a softmax policy; zero at the optimum."""
-    ref, rewards, beta = laws(6, seed=1, rows=1), laws(6, seed=3, rows=1), 0.3
-    logits = laws(6, seed=2, rows=1).log().requires_grad_()
+    ref, rewards, beta = distributions(6, seed=1, rows=1), distributions(6, seed=3, rows=1), 0.3
+    logits = distributions(6, seed=2, rows=1).log().requires_grad_()
     policy_objective(logits.log_softmax(-1), ref, rewards, beta=beta).sum().backward()
     policy = logits.detach().softmax(-1)
     score = rewards - beta * (policy.log() - ref.log())
@@ -119,11 +119,12 @@ def test_win_rates_by_hand_and_in_parts() -> None:
     rewards = torch.tensor([0.0, math.log(3.0)])  # the second beats the first three times out of four
     got = win_rates(rewards, torch.tensor([0.5, 0.5]))
     assert got.tolist() == pytest.approx([0.5 * 0.5 + 0.5 * 0.25, 0.5 * 0.75 + 0.5 * 0.5])
-    many, law = laws(1100, seed=5, rows=2) * 1000, laws(1100, seed=6, rows=2)
-    whole = (torch.sigmoid(many[:, :, None] - many[:, None, :]) * law[:, None, :]).sum(-1)
-    torch.testing.assert_close(win_rates(many, law), whole)
-    # Against itself, any law wins half of the time.
-    torch.testing.assert_close((win_rates(many, law) * law).sum(-1), torch.full((2,), 0.5).double())
+    many, opponents = distributions(1100, seed=5, rows=2) * 1000, distributions(1100, seed=6, rows=2)
+    whole = (torch.sigmoid(many[:, :, None] - many[:, None, :]) * opponents[:, None, :]).sum(-1)
+    torch.testing.assert_close(win_rates(many, opponents), whole)
+    # Against itself, any distribution wins half of the time.
+    against_itself = (win_rates(many, opponents) * opponents).sum(-1)
+    torch.testing.assert_close(against_itself, torch.full((2,), 0.5).double())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Policies: their law by brute force, their gradient by finite differences, and the way to the optimum."""
+"""Policies: probabilities by brute force, gradient by finite differences, and the way to the optimum."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rlhf_lite.lab import (
     chain,
     exact_gradient,
     exact_kl,
-    law,
-    law_log_probs,
     make_world,
     next_token_logps,
     objective,
     pretrain,
     pretrained_world,
+    sequence_log_probs,
+    sequence_probs,
     tiny_transformer,
 )
 
@@ -40,7 +40,7 @@ def test_chain_by_hand() -> None:
         chain([first, first])
 
 
-def test_next_token_laws_are_the_inverse() -> None:
+def test_next_token_logps_are_the_inverse() -> None:
     steps = next_token_logps(SMALL.optimum, tokens=3, length=3)
     assert [tuple(step.shape) for step in steps] == [(2, 1, 3), (2, 3, 3), (2, 9, 3)]
     for step in steps:
@@ -52,7 +52,7 @@ def test_next_token_laws_are_the_inverse() -> None:
         next_token_logps(torch.eye(2, 27), tokens=3, length=3)
 
 
-def test_the_table_starts_at_the_reference_and_is_a_law_everywhere() -> None:
+def test_the_table_starts_at_the_reference_and_is_a_distribution_everywhere() -> None:
     policy = TabularPolicy(SMALL)
     torch.testing.assert_close(policy.log_probs().exp(), SMALL.reference)
     assert sum(p.numel() for p in policy.parameters()) == 2 * (3 + 9 + 27)
@@ -62,10 +62,10 @@ def test_the_table_starts_at_the_reference_and_is_a_law_everywhere() -> None:
     assert bool((exact_kl(probs, SMALL.reference) > 0.01).all())
 
 
-def test_the_transformers_law_equals_brute_force() -> None:
+def test_the_transformers_distribution_equals_brute_force() -> None:
     """One sequence at a time, the whole text, no cache and no shared prefixes."""
     model = shaken(tiny_transformer(SMALL, hidden=16, heads=2), scale=0.1)
-    got = law_log_probs(model, SMALL)
+    got = sequence_log_probs(model, SMALL)
     for p, prompt in enumerate(SMALL.prompts):
         for n, sequence in enumerate(SMALL.sequences.tolist()):
             ids = torch.tensor([[*prompt, *sequence]])
@@ -137,11 +137,11 @@ def test_exact_ascent_reaches_the_optimum(name: str) -> None:
 
 
 def test_pre_training_learns_the_corpus() -> None:
-    """The cross-entropy of the law that it is trained on falls towards that law's own entropy."""
+    """The cross-entropy of the corpus that it is trained on falls towards its own entropy."""
     model = tiny_transformer(SMALL, hidden=16, heads=2)
-    before = exact_kl(SMALL.reference, law(model, SMALL)).mean()
+    before = exact_kl(SMALL.reference, sequence_probs(model, SMALL)).mean()
     pretrain(model, SMALL, steps=60, batch_size=64, learning_rate=1e-2)
-    after = exact_kl(SMALL.reference, law(model, SMALL)).mean()
+    after = exact_kl(SMALL.reference, sequence_probs(model, SMALL)).mean()
     assert after < 0.2 * before
     assert after < 0.15
 
@@ -151,7 +151,7 @@ def test_a_pretrained_world_refers_to_the_network_itself() -> None:
     state = torch.get_rng_state()
     model, world = pretrained_world(corpus, steps=10)
     assert torch.equal(torch.get_rng_state(), state), "the global random state is not ours to use"
-    assert world.evaluate(law(model, world)).fraction == pytest.approx(0.0, abs=1e-9)
+    assert world.evaluate(sequence_probs(model, world)).fraction == pytest.approx(0.0, abs=1e-9)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert not torch.equal(world.reference, corpus.reference)
     # Each call gives weights of the caller's own, all from the same training.
@@ -159,7 +159,7 @@ def test_a_pretrained_world_refers_to_the_network_itself() -> None:
     again, same = pretrained_world(make_world("sparse", tokens=3, length=2, prompts=2), steps=10)
     assert not torch.equal(same.rewards, world.rewards)
     other, _ = pretrained_world(corpus, steps=10)
-    assert torch.equal(law(other, corpus), world.reference)
-    assert not torch.equal(law(model, corpus), world.reference)
+    assert torch.equal(sequence_probs(other, corpus), world.reference)
+    assert not torch.equal(sequence_probs(model, corpus), world.reference)
     different, _ = pretrained_world(corpus, steps=10, seed=1)
-    assert not torch.equal(law(different, corpus), world.reference)
+    assert not torch.equal(sequence_probs(different, corpus), world.reference)

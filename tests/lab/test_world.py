@@ -1,4 +1,4 @@
-"""Worlds: the enumeration, rewards by hand, laws that sum to one, the same world from the same seed."""
+"""Worlds: the enumeration, rewards by hand, probabilities that sum to one, one seed one world."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ def test_errors_name_the_thing(call, match: str) -> None:
 
 
 def test_prompts_must_differ() -> None:
-    law = torch.full((2, 9), 1 / 9)
+    probs = torch.full((2, 9), 1 / 9)
     with pytest.raises(ValueError, match="prompts must differ"):
-        World("x", 3, 2, ((0,), (0,)), law, law, 1.0)
+        World("x", 3, 2, ((0,), (0,)), probs, probs, 1.0)

@@ -13,7 +13,15 @@ import pytest
 import torch
 
 from benchmarks import lab as lab_report
-from rlhf_lite.lab import TabularPolicy, World, exact_kl, law, make_world, pretrained_world, win_rates
+from rlhf_lite.lab import (
+    TabularPolicy,
+    World,
+    exact_kl,
+    make_world,
+    pretrained_world,
+    sequence_probs,
+    win_rates,
+)
 from rlhf_lite.pipeline.lab import policies as lab_policies
 from rlhf_lite.pipeline.lab.pairs import sampled_pairs
 from rlhf_lite.pipeline.lab.policies import POLICY_CASES, _WorldReward
@@ -112,7 +120,7 @@ def test_drawn_pairs_also_lead_to_the_optimum() -> None:
 
 
 def two_answers() -> World:
-    """One prompt; the words 00, 01, 10, 11 of a world of two tokens, with laws and strengths by hand."""
+    """One prompt; the words 00, 01, 10, 11 of a world of two tokens, probabilities and strengths by hand."""
     reference = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
     rewards = torch.tensor([[0.0, 1.0, 2.0, 3.0]], dtype=torch.float64)
     return World("hand", 2, 2, ((0,),), reference, rewards, 0.5)
@@ -145,8 +153,8 @@ def test_drawn_pairs_have_the_same_mean() -> None:
 def test_the_optimum_is_where_dpo_has_no_gradient() -> None:
     world = two_answers()
     pairs = _Pairs(world, drawn=None, seed=0)
-    for law_, flat in ((world.optimum, True), (world.reference, False)):
-        logits = law_.log().requires_grad_()
+    for probs, flat in ((world.optimum, True), (world.reference, False)):
+        logits = probs.log().requires_grad_()
         _pair_objective("dpo", world, pairs, world.beta, {})(logits.log_softmax(-1)).backward()
         assert (logits.grad.abs().max().item() < 1e-12) is flat
 
@@ -221,7 +229,7 @@ def test_the_trainer_is_told_the_price_that_the_optimum_has(algorithm: str, monk
 def test_the_reference_is_the_network_before_training() -> None:
     found = run_lab("ppo", world=TINY, seed=3, **QUICK | {"steps": 1})
     model, world = pretrained_world(TINY, seed=3, steps=20)
-    assert found.evaluation.reference_objective == world.evaluate(law(model, world)).objective
+    assert found.evaluation.reference_objective == world.evaluate(sequence_probs(model, world)).objective
 
 
 def test_points_are_told_as_they_are_measured() -> None:

@@ -45,7 +45,7 @@ def test_a_run_is_written_with_its_origin(tmp_path, capsys: pytest.CaptureFixtur
     assert "123.000" in capsys.readouterr().out
 
 
-def test_another_price_of_a_nat_aims_at_another_law() -> None:
+def test_another_price_of_a_nat_aims_at_another_optimum() -> None:
     found = run_lab("ppo", world=TINY, seed=3, kl_coef=0.3, **QUICK)
     _, world = pretrained_world(TINY, seed=3, steps=20)
     other = optimal_policy(world.reference, world.rewards, beta=0.3)

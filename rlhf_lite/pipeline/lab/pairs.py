@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from rlhf_lite.data.formatting import EncodedPair
-from rlhf_lite.lab import World, law, pretrained_world
+from rlhf_lite.lab import World, pretrained_world, sequence_probs
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.policies import SAME_OPTIMUM, Recorder
 from rlhf_lite.pipeline.lab.results import LabResult, OnPoint, result
@@ -57,7 +57,7 @@ def run_dpo_trainer(
 ) -> LabResult:
     """Train the tiny transformer with the package's DPO trainer on sampled verdicts, each pair seen once.
 
-    Unlike the table in ``lab_preferences`` this has noise: a verdict is one bit. With rewards between 0 and 1
+    Unlike the table in ``preferences`` this has noise: a verdict is one bit. With rewards between 0 and 1
     most verdicts would be close to a coin flip, so the raters are made more decided, and β grows by the same
     factor: π ∝ π_ref exp(c r / (c β)) is the same optimum.
 
@@ -101,7 +101,7 @@ def run_dpo_trainer(
     )
     return result(
         world,
-        law(model, world),
+        sequence_probs(model, world),
         algorithm=DPO_TRAINER,
         policy="transformer",
         seed=seed,

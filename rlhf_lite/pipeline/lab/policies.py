@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlhf_lite.lab import World, law, optimal_policy, pretrained_world
+from rlhf_lite.lab import World, optimal_policy, pretrained_world, sequence_probs
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
@@ -104,7 +104,7 @@ POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
         ),
         # As published. Kept to show what its two changes do to the optimum; no bar.
         "grpo_kl_in_loss": PolicyCase(
-            "another law: rewards are divided by their deviation σ in the group and the penalty is not, so "
+            "another policy: rewards are divided by their deviation σ in the group, the penalty is not, so "
             "that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
             False,
             train_grpo,
@@ -132,21 +132,21 @@ class _WorldReward:
 
 
 class Recorder:
-    """Measures the model's exact law every few steps of a trainer."""
+    """Measures the model's exact distribution every few steps of a trainer."""
 
     def __init__(
         self, model: PreTrainedModel, world: World, *, every: int, last: int, on_point: OnPoint | None
     ) -> None:
         self.model, self.world, self.every, self.last = model, world, every, last
         self.curve = Curve(world, on_point)
-        self.curve.add(0, lambda: law(model, world))
+        self.curve.add(0, lambda: sequence_probs(model, world))
         self.largest_ratio_error = 0.0
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """For ``Hooks``."""
         self.largest_ratio_error = max(self.largest_ratio_error, metrics.get("ratio/first_error", 0.0))
         if step % self.every == 0 or step == self.last:
-            self.curve.add(step, lambda: law(self.model, self.world))
+            self.curve.add(step, lambda: sequence_probs(self.model, self.world))
 
 
 def run_policy(
@@ -164,11 +164,11 @@ def run_policy(
     value_head_std: float = 0.0,
     **changes: Any,
 ) -> LabResult:
-    """Train the tiny transformer from its own pre-trained law towards the world's optimum.
+    """Train the tiny transformer from its own pre-trained state towards the world's optimum.
 
     Args:
         algorithm: one of :data:`POLICY_CASES`.
-        world: gives corpus, reward and β; its reference is replaced by the transformer's own law.
+        world: gives corpus, reward and β; its reference is replaced by the transformer's own distribution.
         seed: of pre-training, sampling and order.
         steps: rollouts.
         rows: completions per rollout, shared evenly by the prompts; a multiple of their number.
@@ -177,7 +177,7 @@ def run_policy(
         on_point: called with every point of the curve as it is measured, for progress displays.
         pretraining_steps: of the reference.
         kl_coef: price of a nat in the trainer; None takes the world's β, which the measurement always uses. A
-            run at another price aims at another law.
+            run at another price aims at another optimum.
         value_head_std: standard deviation of the critic's first weights; 0 is the package's own start.
         **changes: other arguments of the trainer.
 
@@ -220,7 +220,7 @@ def run_policy(
     )
     return result(
         world,
-        law(model, world),
+        sequence_probs(model, world),
         algorithm=algorithm,
         policy="transformer",
         seed=seed,

@@ -3,7 +3,7 @@
 The data are all pairs that two draws from the reference can give, labelled by Bradley-Terry: a beats b with
 probability σ(r(a) - r(b)). With few enough sequences the expected loss over *every* pair is a finite sum, so
 nothing is sampled and nothing is noisy; what remains between a loss and the optimum is the loss itself. The
-policy is a table that can be any law, so that it excuses nothing either.
+policy is a table that can be any distribution, so that it excuses nothing either.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class PreferenceCase:
     Attributes:
         aims_at: one sentence.
         beta: its β from the world's.
-        target: the law it leads to, from the world and that β; None where there is no closed form.
+        target: the distribution it leads to, from the world and that β; None where there is no closed form.
         options: of the loss, other than its defaults.
     """
 
@@ -65,7 +65,7 @@ PREFERENCE_CASES: Mapping[str, PreferenceCase] = MappingProxyType(
         "ipo": _case("ipo", target=_tilted_by_win_rate),
         "hinge": _case("hinge"),
         "kto": PreferenceCase(
-            "none that is finite: an answer wanted more often than not rises without bound, any other falls; "
+            "none that is finite: an answer liked more often than not rises without bound, any other falls; "
             "near the reference the slope is the share of wins, far from it the loss saturates."
         ),
         "nca": _case("nca"),
@@ -91,7 +91,7 @@ class _Pairs:
     """Infinite Bradley-Terry data: ordered pairs (a chosen over b) with weights that sum to one.
 
     Args:
-        world: gives strengths, the law of both answers, and the lengths.
+        world: gives strengths, the reference that both answers are drawn from, and the lengths.
         drawn: pairs per prompt that are drawn afresh at each call (each then counts in both orders, weighted
             by its two chances to win); None for all pairs.
         seed: of the draws.
@@ -143,18 +143,18 @@ def _pair_objective(name: str, world: World, pairs: _Pairs, beta: float, options
 
 
 def _kto_objective(world: World, beta: float):
-    """KTO's expected loss: an answer is wanted as often as it beats another draw from the reference.
+    """KTO's expected loss: an answer is liked as often as it beats another draw from the reference.
 
     The reference point is the exact KL(π || π_ref), as in the paper's derivation, instead of an estimate.
     """
     ref, rates = world.reference.log(), win_rates(world.rewards, world.reference)
-    wanted = torch.ones(ref.numel(), dtype=torch.bool)
+    desirable = torch.ones(ref.numel(), dtype=torch.bool)
 
     def expected(logp: Tensor) -> Tensor:
         kl = exact_kl(logp.detach().exp(), world.reference).mean()
         rows = logp.flatten(), ref.flatten()
-        liked = kto_loss(*rows, wanted, beta=beta, kl=kl).view_as(logp)
-        disliked = kto_loss(*rows, ~wanted, beta=beta, kl=kl).view_as(logp)
+        liked = kto_loss(*rows, desirable, beta=beta, kl=kl).view_as(logp)
+        disliked = kto_loss(*rows, ~desirable, beta=beta, kl=kl).view_as(logp)
         return (world.reference * (rates * liked + (1 - rates) * disliked)).sum(-1).mean()
 
     return expected

@@ -94,12 +94,11 @@ def measured(world: World, probs: Tensor) -> Evaluation:
     Raises:
         BeyondOptimumError: if it is, by more than rounding.
     """
-    found = world.evaluate(probs)
-    if found.objective > found.best_objective + _EXCESS * max(1.0, abs(found.best_objective)):
-        raise BeyondOptimumError(
-            f"J = {found.objective!r} is above J* = {found.best_objective!r} in the world {world.name!r}"
-        )
-    return found
+    evaluation = world.evaluate(probs)
+    value, best = evaluation.objective, evaluation.best_objective
+    if value > best + _EXCESS * max(1.0, abs(best)):
+        raise BeyondOptimumError(f"J = {value!r} is above J* = {best!r} in the world {world.name!r}")
+    return evaluation
 
 
 OnPoint = Callable[[Point], None]
@@ -118,16 +117,16 @@ class Curve:
         self.seconds = 0.0
         self._world, self._on_point = world, on_point
 
-    def add(self, step: int, law: Callable[[], Tensor]) -> Evaluation:
-        """Measure the law ``[P, N]`` that ``law`` gives now, after ``step`` steps."""
+    def add(self, step: int, probs: Callable[[], Tensor]) -> Evaluation:
+        """Measure the distribution ``[P, N]`` that ``probs`` gives now, after ``step`` steps."""
         started = time.perf_counter()
-        found = measured(self._world, law())
-        self.points.append(Point(step, found.fraction, found.kl_to_reference, found.expected_reward))
+        now = measured(self._world, probs())
+        self.points.append(Point(step, now.fraction, now.kl_to_reference, now.expected_reward))
         if self._on_point is not None:
             self._on_point(self.points[-1])
         if len(self.points) > 1:  # the first one comes before the clock of the run starts
             self.seconds += time.perf_counter() - started
-        return found
+        return now
 
 
 def result(
@@ -144,7 +143,7 @@ def result(
     settings: Mapping[str, Any],
     extra: Mapping[str, Any] | None = None,
 ) -> LabResult:
-    """Measure the final law ``probs`` ``[P, N]`` and put everything together.
+    """Measure the final distribution ``probs`` ``[P, N]`` and put everything together.
 
     ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form; ``seconds`` are
     those since the curve's first point.

@@ -2,14 +2,14 @@
 
     from rlhf_lite.pipeline.lab.run import run_lab
 
-    found = run_lab("rloo", world="dense", seed=0)
-    found.fraction                       # (J(π) - J(reference)) / (J* - J(reference)), exact
-    found.evaluation.kl_to_optimum       # KL(π || π*) in nats per sequence, exact
-    [(p.step, p.fraction) for p in found.curve]
+    run = run_lab("rloo", world="dense", seed=0)
+    run.fraction                         # (J(π) - J(reference)) / (J* - J(reference)), exact
+    run.evaluation.kl_to_optimum         # KL(π || π*) in nats per sequence, exact
+    [(p.step, p.fraction) for p in run.curve]
 
 Three kinds of runs share one report: preference losses on infinite data with a table
-(``lab_preferences``), the trainers with a tiny transformer (``lab_policies`` and, for DPO on sampled
-verdicts, ``lab_pairs``), and best-of-n, for which nothing is trained.
+(``preferences``), the trainers with a tiny transformer (``policies`` and, for DPO on sampled verdicts,
+``pairs``), and best-of-n, for which nothing is trained.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from rlhf_lite.functional import best_of_n_kl_bound, best_of_n_law
+from rlhf_lite.functional import best_of_n_kl_bound, best_of_n_probs
 from rlhf_lite.lab import World, exact_kl, make_world
 from rlhf_lite.pipeline.lab.pairs import DPO_TRAINER, run_dpo_trainer
 from rlhf_lite.pipeline.lab.policies import POLICY_CASES, run_policy
@@ -94,9 +94,9 @@ def _runner(algorithm: str) -> tuple[Callable[..., LabResult], dict[str, Any]]:
 def run_best_of_n(
     world: World, *, seed: int = 0, ns: tuple[int, ...] = _BEST_OF, on_point: OnPoint | None = None
 ) -> LabResult:
-    """The exact law of best-of-n in a world, for every n; the best n stands for all of them.
+    """The exact distribution of best-of-n in a world, for every n; the best n stands for all of them.
 
-    Nothing is trained and nothing is drawn: the law has a closed form. ``extra`` holds, for each n, the KL to
+    Nothing is trained and nothing is drawn: it has a closed form. ``extra`` holds, for each n, the KL to
     the reference and its bound log n - (n-1)/n, per prompt the largest.
 
     Args:
@@ -107,23 +107,23 @@ def run_best_of_n(
     """
     started = time.perf_counter()
     curve = Curve(world, on_point)
-    laws = {n: best_of_n_law(world.reference, world.rewards, n) for n in ns}
-    found = {n: curve.add(n, lambda law=law: law) for n, law in laws.items()}
-    best = max(found, key=lambda n: found[n].objective)
+    probs = {n: best_of_n_probs(world.reference, world.rewards, n) for n in ns}
+    evaluations = {n: curve.add(n, partial(probs.get, n)) for n in ns}
+    best = max(ns, key=lambda n: evaluations[n].objective)
     rows = [
         {
             "n": n,
-            "fraction": found[n].fraction,
-            "expected_reward": found[n].expected_reward,
-            "kl_nats_per_seq": found[n].kl_to_reference,
-            "largest_kl_nats_per_seq": float(exact_kl(law, world.reference).max()),
+            "fraction": evaluation.fraction,
+            "expected_reward": evaluation.expected_reward,
+            "kl_nats_per_seq": evaluation.kl_to_reference,
+            "largest_kl_nats_per_seq": float(exact_kl(probs[n], world.reference).max()),
             "kl_bound_nats_per_seq": best_of_n_kl_bound(n),
         }
-        for n, law in laws.items()
+        for n, evaluation in evaluations.items()
     ]
     return result(
         world,
-        laws[best],
+        probs[best],
         algorithm=BEST_OF_N,
         policy="reference",
         seed=seed,
