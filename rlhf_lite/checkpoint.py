@@ -17,15 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_lite.errors import CheckpointError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 PHASE_FILE = "phase.json"
 _STEP = re.compile(r"step-(\d{6})")
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint is missing, damaged, or belongs to something else."""
 
 
 @contextmanager

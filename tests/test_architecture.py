@@ -174,7 +174,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 LIGHT = [
     "cli", "cli.doctor", "config", "data", "teaching", "teaching.exercises", "teaching.notebook",
-    "tracking", "types",
+    "tracking", "errors", "types",
 ]  # fmt: skip
 
 

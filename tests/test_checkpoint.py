@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from rlhf_lite.checkpoint import (
-    CheckpointError,
     atomic_folder,
     fingerprint,
     load_step,
@@ -24,6 +23,7 @@ from rlhf_lite.checkpoint import (
     write_json,
     write_phase,
 )
+from rlhf_lite.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
 

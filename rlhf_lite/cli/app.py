@@ -19,6 +19,7 @@ import typer
 
 from rlhf_lite.cli.cai import cai
 from rlhf_lite.cli.eval import compare
+from rlhf_lite.errors import ConfigError, RlhfLiteError
 
 if TYPE_CHECKING:
     from rlhf_lite.config import PipelineConfig
@@ -32,16 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# Recognised by name, because importing the modules that define them would import torch.
-EXIT_CODES = {
-    "ConfigError": 2,
-    "DataError": 2,
-    "ComparisonError": 2,
-    "AssetError": 1,
-    "PhaseError": 1,
-    "ToxicityError": 1,
-}
 
 
 class Phase(StrEnum):
@@ -119,8 +110,6 @@ def pipeline(
     only: Annotated[list[Phase] | None, typer.Option(help="run only this phase (repeatable)")] = None,
 ) -> None:
     """The same machinery at any size, from a settings file."""
-    from rlhf_lite.config import ConfigError
-
     if skip and only:
         raise ConfigError(["command line: got --skip and --only; give one of them"])
     resolved = _settings(config, settings, output=output, seed=seed)
@@ -278,7 +267,7 @@ def _settings(
     path: Path | None, overrides: Sequence[str] | None, **options: Path | str | int | None
 ) -> PipelineConfig:
     """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
-    from rlhf_lite.config import ConfigError, load_config
+    from rlhf_lite.config import load_config
 
     given = list(overrides or ())
     for key, value in options.items():
@@ -368,13 +357,11 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments, prog_name="rlhf-lite")
-    except Exception as error:
-        names = [cls.__name__ for cls in type(error).__mro__ if cls.__module__.startswith("rlhf_lite.")]
-        code = next((EXIT_CODES[name] for name in names if name in EXIT_CODES), None)
-        if debug or code is None:
+    except RlhfLiteError as error:
+        if debug:
             raise
         _red(f"Error: {error}")
-        raise SystemExit(code) from None
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def cai(
     resume: Annotated[bool, typer.Option("--resume", help="keep finished phases of a stopped run")] = False,
 ) -> None:
     """Constitutional AI: revise, learn the revisions, ask a model for preferences, learn those, judge."""
-    from rlhf_lite.config import ConfigError
+    from rlhf_lite.errors import ConfigError
     from rlhf_lite.pipeline.cai.config import load_cai_config
     from rlhf_lite.pipeline.cai.run import run_cai
 

@@ -1,6 +1,5 @@
 """Typed settings; see ``settings`` for the keys and ``reading`` for how files and overrides are read."""
 
-from rlhf_lite.config.reading import ConfigError
 from rlhf_lite.config.settings import (
     CheckpointConfig,
     DataConfig,
@@ -18,7 +17,6 @@ from rlhf_lite.config.settings import (
 
 __all__ = [
     "CheckpointConfig",
-    "ConfigError",
     "DPOConfig",
     "DataConfig",
     "EvaluationConfig",

@@ -18,16 +18,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from rlhf_lite.errors import ConfigError
+
 ModelT = TypeVar("ModelT", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """Settings that cannot be used. ``problems`` holds one line per problem."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        head = "1 problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
-        super().__init__("\n".join([f"{head} in the settings:", *(f"  {line}" for line in self.problems)]))
 
 
 # --- Reading -----------------------------------------------------------------

@@ -20,11 +20,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rlhf_lite.config import reading as config_io
-from rlhf_lite.config.reading import ConfigError
 
 __all__ = [
     "CheckpointConfig",
-    "ConfigError",
     "DPOConfig",
     "DataConfig",
     "EvaluationConfig",

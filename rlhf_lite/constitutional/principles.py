@@ -26,7 +26,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rlhf_lite.config import ConfigError
+from rlhf_lite.errors import ConfigError
 
 Text = Annotated[str, Field(min_length=1)]
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rlhf_lite.config import ConfigError
+from rlhf_lite.errors import ConfigError
 
 Text = Annotated[str, Field(min_length=1)]
 Remarks = Annotated[tuple[Text, ...], Field(min_length=2)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlhf_lite.data.active import most_diverse, most_uncertain, score_variance
-    from rlhf_lite.data.assets.ensure import AssetError, cache_dir, ensure_model, ensure_ratings, verify
+    from rlhf_lite.data.assets.ensure import cache_dir, ensure_model, ensure_ratings, verify
     from rlhf_lite.data.augmentation import Comparison, both_orders, drop_words, implied_wins
     from rlhf_lite.data.collate import PairBatch, collate_pairs, pad_left, pad_right
     from rlhf_lite.data.files.schema import (
@@ -42,14 +42,12 @@ if TYPE_CHECKING:
         reliability_of_mean,
     )
     from rlhf_lite.data.sources import load_ratings
-    from rlhf_lite.errors import DataError
 
 _HOMES = {
     "active": ("most_diverse", "most_uncertain", "score_variance"),
-    "assets.ensure": ("AssetError", "cache_dir", "ensure_model", "ensure_ratings", "verify"),
+    "assets.ensure": ("cache_dir", "ensure_model", "ensure_ratings", "verify"),
     "augmentation": ("Comparison", "both_orders", "drop_words", "implied_wins"),
     "collate": ("PairBatch", "collate_pairs", "pad_left", "pad_right"),
-    "errors": ("DataError",),
     "formatting": ("chat_template", "encode_pair", "plain_text", "render_preference"),
     "labelling": ("Judgements", "LabellingPage", "labelling_page", "read_judgements"),
     "pairs": ("agreement", "make_pairs", "openings", "split_of", "split_ratings"),
@@ -83,9 +81,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "AssetError",
     "Comparison",
-    "DataError",
     "Judgements",
     "LabellingPage",
     "LoadReport",
@@ -139,9 +135,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOME_OF[name]
-    package = "rlhf_lite" if home == "errors" else __name__
-    return getattr(importlib.import_module(f"{package}.{home}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -23,21 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lite.data.formatting import plain_text
+from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.comparison_metrics import judged_by, problems_of, summarise_answers, versus_baseline
-from rlhf_lite.evaluation.entrants import (
-    ComparisonError,
-    Entrant,
-    Network,
-    PromptRows,
-    continue_prompts,
-    encode_for,
-)
+from rlhf_lite.evaluation.entrants import Entrant, Network, PromptRows, continue_prompts, encode_for
 from rlhf_lite.evaluation.reference_scores import under_reference
 from rlhf_lite.evaluation.text_metrics import vader_scores
 from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
 from rlhf_lite.types import Message
 
-__all__ = ["Answers", "Comparison", "ComparisonError", "Scores", "compare_policies"]
+__all__ = ["Answers", "Comparison", "Scores", "compare_policies"]
 
 # Whole texts to one number each, ``[n]``; NaN means that the judge has no answer.
 Scores = Callable[[Sequence[str]], NDArray[np.float64]]

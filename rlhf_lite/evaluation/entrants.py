@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import chat_template, encode_prompts
+from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
 from rlhf_lite.models.output import causal_model
@@ -29,7 +30,6 @@ from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Message
 
 __all__ = [
-    "ComparisonError",
     "Continuations",
     "Entrant",
     "Network",
@@ -43,10 +43,6 @@ __all__ = [
 _EVALUATION = 1_000_000
 # Without a stated limit (some models have none) a prompt is cut to this many tokens.
 _NO_LIMIT = 1024
-
-
-class ComparisonError(ValueError):
-    """A comparison that cannot be made as asked; the message says what to change."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_lite.errors import ToxicityError
 from rlhf_lite.evaluation.text_metrics import toxicity_scores
 
 __all__ = [
     "ClassifierJudge",
     "DetoxifyJudge",
     "ProfanityJudge",
-    "ToxicityError",
     "ToxicityJudge",
     "toxicity_judge",
 ]
@@ -36,10 +36,6 @@ __all__ = [
 # What published classifiers call the label that is meant; the first that a model has is taken.
 _LABELS = ("toxic", "toxicity", "offensive", "hate", "hateful", "abusive")
 _BATCH = 32
-
-
-class ToxicityError(RuntimeError):
-    """A toxicity judge is not there, or answers what is no probability; the message says what to do."""
 
 
 class ToxicityJudge(Protocol):

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlhf_lite.pipeline.commands import generate_text, score_file, train_reward_file
-    from rlhf_lite.pipeline.run import PHASES, PhaseError, run_pipeline
+    from rlhf_lite.pipeline.run import PHASES, run_pipeline
 
 _LAZY = {
     "PHASES": "run",
-    "PhaseError": "run",
     "run_pipeline": "run",
     "generate_text": "commands",
     "score_file": "commands",
     "train_reward_file": "commands",
 }
-__all__ = ["PHASES", "PhaseError", "generate_text", "run_pipeline", "score_file", "train_reward_file"]
+__all__ = ["PHASES", "generate_text", "run_pipeline", "score_file", "train_reward_file"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ from rlhf_lite.checkpoint import write_json
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.data import load_preferences, split_of
 from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.errors import PhaseError
 from rlhf_lite.models.adapters import load_adapter, merged
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
@@ -19,7 +20,7 @@ from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.locate import locate_policy
 from rlhf_lite.pipeline.phases import run_reward
-from rlhf_lite.pipeline.run import PhaseError, prepare_folder
+from rlhf_lite.pipeline.run import prepare_folder
 from rlhf_lite.pipeline.sources import Texts
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lite.config import PipelineConfig, load_config
-from rlhf_lite.evaluation.compare import Comparison, ComparisonError, compare_policies
+from rlhf_lite.errors import ComparisonError, PhaseError
+from rlhf_lite.evaluation.compare import Comparison, compare_policies
 from rlhf_lite.evaluation.comparison_metrics import judged_by
 from rlhf_lite.evaluation.entrants import Entrant
 from rlhf_lite.evaluation.prompts import Prompts, read_prompts
@@ -23,7 +24,6 @@ from rlhf_lite.pipeline.commands import find_reward_model
 from rlhf_lite.pipeline.judges import gold_judge, on_bare_model, reward_scores
 from rlhf_lite.pipeline.locate import Located, locate_policy
 from rlhf_lite.pipeline.progress_bar import bar
-from rlhf_lite.pipeline.run import PhaseError
 from rlhf_lite.pipeline.sources import review_texts
 from rlhf_lite.tracking import run_info
 

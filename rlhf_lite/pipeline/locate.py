@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_lite.errors import PhaseError
 from rlhf_lite.models.policy import resolve_model
-from rlhf_lite.pipeline.run import PhaseError
 
 __all__ = ["BUNDLED", "Located", "locate_policy"]
 

@@ -14,6 +14,7 @@ import yaml
 
 from rlhf_lite.checkpoint import read_phase, remove_leftovers, write_json
 from rlhf_lite.config import PipelineConfig
+from rlhf_lite.errors import PhaseError
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.judging import run_evaluation
@@ -27,10 +28,6 @@ TRAINING: dict[str, Callable[[Run], None]] = {
     "ppo": run_ppo,
     "dpo": run_dpo,
 }
-
-
-class PhaseError(RuntimeError):
-    """A phase could not run; what was finished before it is kept."""
 
 
 def planned_phases(config: PipelineConfig) -> tuple[str, ...]:

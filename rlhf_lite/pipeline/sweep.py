@@ -33,8 +33,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from rlhf_lite.checkpoint import fingerprint, read_phase, write_json
-from rlhf_lite.config import ConfigError, PipelineConfig, load_config
-from rlhf_lite.pipeline.run import PHASES, PhaseError
+from rlhf_lite.config import PipelineConfig, load_config
+from rlhf_lite.errors import ConfigError, PhaseError
+from rlhf_lite.pipeline.run import PHASES
 from rlhf_lite.tracking import read_metrics, run_info
 
 if TYPE_CHECKING:

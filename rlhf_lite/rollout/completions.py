@@ -8,14 +8,11 @@ from functools import cached_property
 
 from torch import Tensor
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.rollout.sampler import join
 from rlhf_lite.types import Rollout
 
 Decode = Callable[[list[list[int]]], list[str]]
-
-
-class RewardError(ValueError):
-    """A reward gave something other than one finite number per completion."""
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.rollout.completions import Completions, Decode, RewardError
+from rlhf_lite.rollout.completions import Completions, Decode
 from rlhf_lite.types import RewardFn
 
 __all__ = [
@@ -39,7 +40,6 @@ __all__ = [
     "Mixture",
     "Part",
     "Reward",
-    "RewardError",
     "Rewards",
     "Scale",
     "evaluate",

@@ -21,13 +21,13 @@ from accelerate.utils import broadcast
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.training.batches import batch_rows, micro_batches
 from rlhf_lite.training.schedule import check_schedule, learning_rate_factor
 
 __all__ = [
     "EarlyStopping",
     "Hooks",
-    "NonFiniteError",
     "Optimisation",
     "Resume",
     "batch_rows",
@@ -37,10 +37,6 @@ __all__ = [
 ]
 
 Metrics = Mapping[str, float]
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the run stops before it spoils the weights."""
 
 
 @dataclass(frozen=True)

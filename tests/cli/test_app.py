@@ -16,17 +16,12 @@ from typing import Any
 import pytest
 
 import rlhf_lite
+from rlhf_lite import errors
 from rlhf_lite.cli import app as cli
 from rlhf_lite.config import PipelineConfig
+from rlhf_lite.errors import AssetError, DataError, PhaseError
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-class PhaseError(RuntimeError):
-    """Stands in for the pipeline's error, which is recognised by its name."""
-
-
-PhaseError.__module__ = "rlhf_lite.pipeline"
 
 
 @pytest.fixture
@@ -176,9 +171,6 @@ def test_long_messages_are_not_wrapped_or_read_as_markup(
 def test_each_known_error_has_its_exit_code(
     run: Run, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rlhf_lite.data.assets.fetch import AssetError
-    from rlhf_lite.errors import DataError
-
     data = DataError("is empty", file="pairs.jsonl", row=3, field="chosen", fix="fill it")
     for error, expected in ((PhaseError("ppo failed"), 1), (AssetError("no network"), 1), (data, 2)):
         fail_with(monkeypatch, error)
@@ -187,11 +179,15 @@ def test_each_known_error_has_its_exit_code(
         assert err == f"Error: {error}\n"
 
 
-def test_the_real_pipelines_error_is_recognised() -> None:
-    from rlhf_lite.pipeline import PhaseError as Real
-
-    assert Real.__name__ in cli.EXIT_CODES
-    assert Real.__module__.startswith("rlhf_lite.")
+def test_every_error_that_a_user_can_mend_has_an_exit_code() -> None:
+    own = {name: item for name, item in vars(errors).items() if name.endswith("Error")}
+    assert all(issubclass(item, errors.RlhfLiteError) for item in own.values())
+    assert {name for name, item in own.items() if item.exit_code == 2} == {
+        "ConfigError",
+        "DataError",
+        "ComparisonError",
+    }
+    assert {item.exit_code for item in own.values()} == {1, 2}
 
 
 @pytest.mark.parametrize("place", ["before", "after"])

@@ -77,8 +77,7 @@ def test_errors_are_one_message_with_a_code(run):
     broken = DataError("is empty", file="p.txt", row=2, fix="write a prompt")
     code, _, err, _ = run("smollm2", "--prompts", "p.txt", "-o", "out", error=broken)
     assert (code, "p.txt, row 2: is empty. Fix: write a prompt." in err) == (2, True)
-    from rlhf_lite.evaluation.compare import ComparisonError
-    from rlhf_lite.evaluation.toxicity import ToxicityError
+    from rlhf_lite.errors import ComparisonError, ToxicityError
 
     assert run("smollm2", "--prompts", "p", "-o", "out", error=ComparisonError("no"))[0] == 2
     assert run("smollm2", "--prompts", "p", "-o", "out", error=ToxicityError("no"))[0] == 1

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from rlhf_lite.config import ConfigError, PipelineConfig, load_config
+from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.config import reading as config_io
+from rlhf_lite.errors import ConfigError
 from rlhf_lite.pipeline.cai.config import load_cai_config
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base
 
-from rlhf_lite.config import ConfigError
 from rlhf_lite.constitutional import (
     PolicyWriter,
     default_constitution,
@@ -32,6 +31,7 @@ from rlhf_lite.constitutional import (
 from rlhf_lite.constitutional.feedback import pair_prompt, single_prompt
 from rlhf_lite.constitutional.writer import batches_to_write
 from rlhf_lite.data.quality import near_duplicates
+from rlhf_lite.errors import ConfigError
 from rlhf_lite.models import load_policy
 
 RULE = """

@@ -21,8 +21,9 @@ import pytest
 
 from rlhf_lite.data.assets import convert, fetch, store
 from rlhf_lite.data.assets import ensure as assets
-from rlhf_lite.data.assets.ensure import Asset, AssetError, cache_dir, ensure, verify
+from rlhf_lite.data.assets.ensure import Asset, cache_dir, ensure, verify
 from rlhf_lite.data.assets.fetch import Archive
+from rlhf_lite.errors import AssetError
 
 CONTENT = b"forty-two\n" * 1000
 

@@ -13,7 +13,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 
-from rlhf_lite.evaluation.compare import ComparisonError, compare_policies
+from rlhf_lite.errors import ComparisonError
+from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.comparison_metrics import per_prompt
 from rlhf_lite.evaluation.entrants import Continuations, Entrant, Network, encode_for
 from rlhf_lite.evaluation.report.comparison import check_output, pick_rows, summary, write_comparison

@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from rlhf_lite.checkpoint import read_phase
-from rlhf_lite.config import ConfigError
 from rlhf_lite.constitutional import Chain, Step
-from rlhf_lite.data import DataError, load_preferences
+from rlhf_lite.data import load_preferences
+from rlhf_lite.errors import ConfigError, DataError, PhaseError
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config
 from rlhf_lite.models.policy import load_policy
-from rlhf_lite.pipeline import PhaseError
 from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
 from rlhf_lite.pipeline.cai.feedback import agreement, chosen_minus_rejected
 from rlhf_lite.pipeline.cai.phases import line

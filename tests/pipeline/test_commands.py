@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import rows, write_rows
 
 from rlhf_lite.data import split_of
-from rlhf_lite.pipeline import PhaseError, generate_text, score_file, train_reward_file
+from rlhf_lite.errors import PhaseError
+from rlhf_lite.pipeline import generate_text, score_file, train_reward_file
 
 
 @pytest.fixture(scope="module")

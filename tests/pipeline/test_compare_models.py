@@ -13,8 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base, shake
 
-from rlhf_lite.errors import DataError
-from rlhf_lite.evaluation.compare import ComparisonError
+from rlhf_lite.errors import ComparisonError, DataError, PhaseError
 from rlhf_lite.evaluation.toxicity import ProfanityJudge
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
@@ -22,7 +21,6 @@ from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.pipeline.compare import evaluate_models, load_entrants, optimised_by, parse_models
 from rlhf_lite.pipeline.judges import on_human_pairs, rating_bins
 from rlhf_lite.pipeline.locate import locate_policy
-from rlhf_lite.pipeline.run import PhaseError
 
 OPTIONS = {"with_gold": False, "max_new_tokens": 4, "visible": False}
 SHAPE = {"rank": 2, "alpha": 4, "dropout": 0.0, "top_layers": 2}

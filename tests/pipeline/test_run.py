@@ -22,9 +22,10 @@ from conftest import rows, write_rows
 from tiny_models import byte_tokenizer, save_base
 
 from rlhf_lite.config import load_config
+from rlhf_lite.errors import PhaseError
 from rlhf_lite.models import policy as policy_module
-from rlhf_lite.pipeline import PhaseError, run_pipeline
 from rlhf_lite.pipeline import run as run_module
+from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.run import method_with_dpo
 from rlhf_lite.tracking import read_metrics

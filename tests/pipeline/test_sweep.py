@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import SMALL
 
-from rlhf_lite.config import ConfigError
+from rlhf_lite.errors import ConfigError
 from rlhf_lite.pipeline import sweep as sweep_module
 from rlhf_lite.pipeline.sweep import is_done, plan, run_job, run_sweep
 

@@ -12,8 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.rollout.best_of_n import BestOfN, best_of_n, choose_best
-from rlhf_lite.rollout.rewards import Mixture, Part, RewardError
+from rlhf_lite.rollout.rewards import Mixture, Part
 from rlhf_lite.rollout.sampler import row_seeds, sample
 
 IDS = torch.tensor([[0, 0, 5], [7, 8, 9]])

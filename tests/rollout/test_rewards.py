@@ -12,12 +12,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, save_base
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.rollout.rewards import (
     Completions,
     Mixture,
     Part,
-    RewardError,
     Rewards,
     Scale,
     evaluate,

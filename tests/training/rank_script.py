@@ -32,7 +32,8 @@ from runners import (
     weights,
 )
 
-from rlhf_lite.training.step import NonFiniteError, Optimisation
+from rlhf_lite.errors import NonFiniteError
+from rlhf_lite.training.step import Optimisation
 
 Job = tuple[list[dict[str, float]], nn.Module]
 

@@ -19,13 +19,14 @@ from tiny_models import llama, naive_logps, token_rows
 sys.path.insert(0, str(Path(__file__).parent))
 from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
 
+from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo, update_groups
 from rlhf_lite.training.grpo_terms import unit_losses, unit_weights
 from rlhf_lite.training.pieces import PolicyPieces, frozen_reference, trainable_module
-from rlhf_lite.training.step import Hooks, NonFiniteError, Optimisation, Resume
+from rlhf_lite.training.step import Hooks, Optimisation, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2], vocab=TOKENS, seed=1)

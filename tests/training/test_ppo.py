@@ -18,10 +18,11 @@ from tiny_models import HIDDEN, llama, naive_logps, token_rows
 sys.path.insert(0, str(Path(__file__).parent))
 from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.rewards import Mixture, Part, RewardError, Scale
+from rlhf_lite.rollout.rewards import Mixture, Part, Scale
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
 from rlhf_lite.training.ppo import collect, token_rewards, train_ppo

@@ -13,8 +13,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, token_rows
 
+from rlhf_lite.errors import RewardError
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.rewards import Mixture, Part, RewardError
+from rlhf_lite.rollout.rewards import Mixture, Part
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
 from rlhf_lite.training.rollouts import gather_shares, micro_rows, minibatch_rows, roll_out, share

@@ -11,16 +11,10 @@ from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
 
+from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.training.batches import drawn_rows, epoch_steps, split_by_length
 from rlhf_lite.training.schedule import SCHEDULES
-from rlhf_lite.training.step import (
-    NonFiniteError,
-    Optimisation,
-    batch_rows,
-    evaluating,
-    learning_rate_factor,
-    micro_batches,
-)
+from rlhf_lite.training.step import Optimisation, batch_rows, evaluating, learning_rate_factor, micro_batches
 
 ACCELERATOR = Accelerator(cpu=True)
 

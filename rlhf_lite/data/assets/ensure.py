@@ -22,7 +22,8 @@ from pathlib import Path
 
 from rlhf_lite.data.assets import store
 from rlhf_lite.data.assets.convert import convert_model, unpack_ratings
-from rlhf_lite.data.assets.fetch import Archive, AssetError, explain, obtain, say
+from rlhf_lite.data.assets.fetch import Archive, explain, obtain, say
+from rlhf_lite.errors import AssetError
 
 CACHE_VARIABLE = "RLHF_LITE_CACHE"
 

@@ -16,13 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lite.data.assets.store import sha256_of
+from rlhf_lite.errors import AssetError
 
 ASSETS_VARIABLE = "RLHF_LITE_ASSETS"
 PIP_SECONDS = 1800
-
-
-class AssetError(RuntimeError):
-    """An asset cannot be had. The message says what was wanted, from where, and how to supply it by hand."""
 
 
 @dataclass(frozen=True)

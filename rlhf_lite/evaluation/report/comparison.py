@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_lite.checkpoint import atomic_folder, write_json
-from rlhf_lite.evaluation.compare import Comparison, ComparisonError
+from rlhf_lite.errors import ComparisonError
+from rlhf_lite.evaluation.compare import Comparison
 from rlhf_lite.evaluation.report.blocks import (
     Block,
     Charts,

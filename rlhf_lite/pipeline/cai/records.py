@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lite.constitutional import Chain, Step
-from rlhf_lite.data import DataError
+from rlhf_lite.errors import DataError
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
