@@ -16,9 +16,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.checkpoint import write_json
 from rlhf_lite.constitutional import PolicyWriter
 from rlhf_lite.data import load_ratings, make_pairs, split_ratings
+from rlhf_lite.files import write_json
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai.config import load_cai_config
 from rlhf_lite.pipeline.cai.judge_quality import measure_judge

@@ -243,7 +243,7 @@ def roofline(*, repeats: int = 7) -> dict[str, float]:
 
 def write_result(name: str, record: dict[str, Any]) -> Path:
     """Write ``results/bench/NAME.json``, whole or not at all."""
-    from rlhf_lite.checkpoint import write_json
+    from rlhf_lite.files import write_json
 
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"

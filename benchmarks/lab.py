@@ -23,7 +23,7 @@ from typing import Any
 
 from scipy.stats import t as student
 
-from rlhf_lite.checkpoint import write_json
+from rlhf_lite.files import write_json
 from rlhf_lite.lab import REWARDS
 from rlhf_lite.pipeline.lab.pairs import DPO_TRAINER
 from rlhf_lite.pipeline.lab.policies import POLICY_CASES

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab import interval
-from rlhf_lite.checkpoint import write_json
+from rlhf_lite.files import write_json
 from rlhf_lite.pipeline.lab.run import run_lab
 from rlhf_lite.tracking import run_info
 

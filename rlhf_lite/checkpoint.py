@@ -6,63 +6,21 @@ JSON; nothing is pickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_lite.errors import CheckpointError
+from rlhf_lite.files import atomic_folder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PHASE_FILE = "phase.json"
 _STEP = re.compile(r"step-(\d{6})")
-
-
-@contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its place when the block ends without an error.
-
-    A kill leaves the old folder, or none, and a leftover that :func:`remove_leftovers` clears.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)
-        if target.exists():
-            old = temporary.with_suffix(".old")
-            os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Delete the temporary folders that a killed process left in ``folder``."""
-    for leftover in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-        else:
-            leftover.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically; NaN must have been turned into None before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def save_step(
@@ -84,8 +42,8 @@ def saved_steps(folder: Path) -> list[int]:
     """The steps with a complete checkpoint in ``folder``, ascending."""
     if not folder.is_dir():
         return []
-    found = [_STEP.fullmatch(entry.name) for entry in folder.iterdir()]
-    return sorted(int(match.group(1)) for match in found if match)
+    names = [_STEP.fullmatch(entry.name) for entry in folder.iterdir()]
+    return sorted(int(name.group(1)) for name in names if name)
 
 
 def load_step(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -107,12 +65,6 @@ def load_step(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, flo
             "delete that folder and resume from the one before"
         ) from error
     return tensors, numbers
-
-
-def fingerprint(content: Any) -> str:
-    """A short hash of anything JSON can hold, for telling settings and models apart."""
-    canonical = json.dumps(content, sort_keys=True, default=str)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def write_phase(folder: Path, record: Mapping[str, Any]) -> None:

@@ -12,11 +12,12 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rlhf_lite.files import write_text
 
 RESERVED = ("phase", "step", "seconds")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets")
@@ -68,13 +69,13 @@ class MetricsLog:
         after it will be written again. ``step=-1`` drops the whole phase. Other phases are kept.
         """
         lines = self.read()
-        kept = [line for line in lines if line["phase"] != phase or line["step"] <= step]
-        if len(kept) < len(lines):
+        remaining = [line for line in lines if line["phase"] != phase or line["step"] <= step]
+        if len(remaining) < len(lines):
             self._file.close()
-            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept)
-            _replace(self.path, text)
+            text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in remaining)
+            write_text(self.path, text)
             self._file = self.path.open("a", encoding="utf-8")
-        return len(lines) - len(kept)
+        return len(lines) - len(remaining)
 
     def close(self) -> None:
         """Close the file; closing twice does no harm."""
@@ -130,17 +131,6 @@ def _scalar(name: str, value: Any) -> float | int | bool | None:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     raise ValueError(f"metric {name!r}: got {value!r} ({type(value).__name__}); expected one number")
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # --- Where numbers came from -------------------------------------------------

@@ -222,7 +222,7 @@ def lab(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result")] = None,
 ) -> None:
     """Train in a world whose best policy is known exactly, and see how near it came."""
-    from rlhf_lite.checkpoint import write_json
+    from rlhf_lite.files import write_json
     from rlhf_lite.pipeline.lab.run import run_lab
 
     def show(point: Any) -> None:

@@ -6,8 +6,6 @@ Everything is read from the pydantic models: keys, types, ranges and description
 from __future__ import annotations
 
 import difflib
-import os
-import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from rlhf_lite.errors import ConfigError
+from rlhf_lite.files import write_text
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -290,15 +289,7 @@ def write(config: BaseModel, path: Path) -> None:
     """Write settings as YAML with each field's description as a comment, atomically."""
     lines = ["# Settings of this run: defaults, file and command line resolved.", ""]
     lines += _lines(config, indent="")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write("\n".join(lines) + "\n")
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _lines(config: BaseModel, indent: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from rlhf_lite.files import atomic_file
 
 VALUE_FILE = "value_head.safetensors"
 
@@ -35,10 +36,8 @@ class ValueHead(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write ``value_head.safetensors`` into ``folder``; a kill leaves the old file or the new."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{VALUE_FILE}.{os.getpid()}.tmp"
-        save_file({name: tensor.detach() for name, tensor in self.state_dict().items()}, str(temporary))
-        os.replace(temporary, folder / VALUE_FILE)
+        with atomic_file(folder / VALUE_FILE) as temporary:
+            save_file({name: tensor.detach() for name, tensor in self.state_dict().items()}, str(temporary))
 
 
 def load_value_head(folder: Path, *, hidden_size: int) -> ValueHead:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.checkpoint import write_json
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.data import load_preferences, split_of
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
+from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter, merged
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
@@ -123,24 +121,18 @@ def score_file(
 def write_scores(output: Path, model: RewardModel, pairs: list[Preference]) -> None:
     """One JSON line per pair, written atomically."""
     chosen, rejected = score_pairs(model, pairs)
-    lines = [
-        json.dumps(
-            {
-                "prompt": pair.prompt,
-                "chosen": pair.chosen,
-                "rejected": pair.rejected,
-                "score_chosen": float(a),
-                "score_rejected": float(b),
-                "p_chosen": float((a - b).sigmoid()),
-            },
-            ensure_ascii=False,
-        )
+    rows = [
+        {
+            "prompt": pair.prompt,
+            "chosen": pair.chosen,
+            "rejected": pair.rejected,
+            "score_chosen": float(a),
+            "score_rejected": float(b),
+            "p_chosen": float((a - b).sigmoid()),
+        }
         for pair, a, b in zip(pairs, chosen, rejected, strict=True)
     ]
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, output)
+    write_json_lines(output, rows)
 
 
 def generate_text(

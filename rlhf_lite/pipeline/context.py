@@ -14,18 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from rlhf_lite.checkpoint import (
-    atomic_folder,
-    fingerprint,
-    load_step,
-    read_phase,
-    save_step,
-    saved_steps,
-    verify_phase,
-    write_json,
-    write_phase,
-)
+from rlhf_lite.checkpoint import load_step, read_phase, save_step, saved_steps, verify_phase, write_phase
 from rlhf_lite.config import PipelineConfig
+from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.progress_bar import bar

@@ -7,7 +7,6 @@ reward model does on held-out pairs are then the same, to the last digit.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -15,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_lite.checkpoint import write_json
 from rlhf_lite.evaluation.policies import Measured
+from rlhf_lite.files import atomic_file, write_json
 
 
 class Kept:
@@ -46,9 +45,8 @@ class Kept:
             return make()
         path = self._folder / f"{name}.npz"
         if not path.is_file():
-            temporary = path.with_name(f".{name}.{os.getpid()}.npz")
-            np.savez(temporary, **make())
-            os.replace(temporary, path)
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **make())
         with np.load(path, allow_pickle=False) as found:
             return dict(found)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -17,6 +15,7 @@ import torch
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge, judge_body
 from rlhf_lite.evaluation.policies import Contender, Judges, Measured, measure, summarise
 from rlhf_lite.evaluation.statistics import brier_score, paired_difference_ci, wilson_interval
+from rlhf_lite.files import write_json_lines
 from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
@@ -179,9 +178,9 @@ def fit_run_judge(run: Run, policy: Policy, kept: Kept) -> GoldJudge:
 
 def write_samples(run: Run, prompts: list[str], measured: dict[str, Measured]) -> None:
     """Every prompt with each policy's continuation and scores, one JSON object per line, atomically."""
-    lines = []
+    rows = []
     for i, prompt in enumerate(prompts):
-        row = {
+        policies = {
             name: {
                 "text": m.texts[i],
                 "gold": float(m.gold[i]),
@@ -193,8 +192,5 @@ def write_samples(run: Run, prompts: list[str], measured: dict[str, Measured]) -
             }
             for name, m in measured.items()
         }
-        lines.append(json.dumps({"prompt": prompt, "policies": row}, ensure_ascii=False, allow_nan=False))
-    path = run.output / "samples.jsonl"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+        rows.append({"prompt": prompt, "policies": policies})
+    write_json_lines(run.output / "samples.jsonl", rows)

@@ -12,9 +12,10 @@ from typing import Any
 
 import yaml
 
-from rlhf_lite.checkpoint import read_phase, remove_leftovers, write_json
+from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.errors import PhaseError
+from rlhf_lite.files import remove_leftovers, write_json
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.judging import run_evaluation

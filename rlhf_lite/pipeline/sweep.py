@@ -32,9 +32,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from rlhf_lite.checkpoint import fingerprint, read_phase, write_json
+from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.errors import ConfigError, PhaseError
+from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.pipeline.run import PHASES
 from rlhf_lite.tracking import read_metrics, run_info
 
@@ -263,11 +264,9 @@ def _phase_key(config: PipelineConfig, phase: str, phases: tuple[str, ...]) -> s
 
 def _keep(folder: Path, shared: Path, log: dict[str, Any]) -> None:
     """Put a finished phase aside for other arms; the folder appears complete or not at all."""
-    temporary = shared.with_name(f"{shared.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(folder, temporary)
-    write_json(temporary / _LOG, log)
-    temporary.rename(shared)
+    with atomic_folder(shared) as temporary:
+        shutil.copytree(folder, temporary, dirs_exist_ok=True)
+        write_json(temporary / _LOG, log)
 
 
 def _series(folder: Path, phase: str) -> dict[str, list[Any]]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import io
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rlhf_lite.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -312,14 +312,5 @@ def to_svg(figure: Figure) -> str:
 def save_png(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     """Write the figure as PNG, making the folder if needed; a reader never sees half a file."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(to_png(figure, dpi=dpi))
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_bytes(target, to_png(figure, dpi=dpi))
     return target

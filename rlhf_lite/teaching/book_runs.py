@@ -10,11 +10,11 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 
-from rlhf_lite.checkpoint import fingerprint
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets.ensure import cache_dir
 from rlhf_lite.errors import CheckpointError
 from rlhf_lite.evaluation.gold import GoldJudge
+from rlhf_lite.files import fingerprint
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo

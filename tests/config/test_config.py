@@ -300,7 +300,7 @@ def test_saving_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(config_io.os, "replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         load_config(None, ["seed=2"]).save(path)
     assert load_config(path).seed == 1

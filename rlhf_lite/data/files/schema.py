@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from rlhf_lite.data.files.formats import is_plain_rendering, preference_from_row
 from rlhf_lite.data.files.readers import read_rows
 from rlhf_lite.data.files.text_readers import Row
 from rlhf_lite.errors import DataError
+from rlhf_lite.files import atomic_file
 from rlhf_lite.types import Preference
 
 OnError = Literal["raise", "skip"]
@@ -160,29 +159,14 @@ def save_preferences(path: str | Path, records: Iterable[Preference]) -> Path:
         raise ValueError(
             f"preferences are written as .jsonl or .jsonl.gz, got {path.name!r}: change the extension"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            # No name and no time in the gzip header, so that equal content gives equal bytes.
-            packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
-            for number, record in enumerate(records, start=1):
-                packed.write((_line(record, number) + "\n").encode("utf-8"))
-            if packed is not raw:
-                packed.close()
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with atomic_file(path) as temporary, temporary.open("wb") as raw:
+        # No name and no time in the gzip header, so that equal content gives equal bytes.
+        packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+        for number, record in enumerate(records, start=1):
+            packed.write((_line(record, number) + "\n").encode("utf-8"))
+        if packed is not raw:
+            packed.close()
     return path
-
-
-def _umask() -> int:
-    # The mask can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _line(record: Preference, number: int) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_lite.checkpoint import atomic_folder, write_json
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.compare import Comparison
 from rlhf_lite.evaluation.report.blocks import (
@@ -41,6 +40,7 @@ from rlhf_lite.evaluation.report.data import number
 from rlhf_lite.evaluation.report.html import render_html
 from rlhf_lite.evaluation.report.markdown import render_markdown
 from rlhf_lite.evaluation.report.practice import _listed
+from rlhf_lite.files import atomic_folder, write_json
 from rlhf_lite.tracking import run_info
 
 __all__ = ["check_output", "pick_rows", "summary", "write_comparison"]

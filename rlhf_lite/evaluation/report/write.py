@@ -6,14 +6,13 @@ says that it is missing.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlhf_lite.evaluation.report.blocks import Block, Charts, Heading, Note, Paragraph, Samples, text
 from rlhf_lite.evaluation.report.data import MISSING, Run, dig, interval_text, load_run, number, numeric
+from rlhf_lite.files import write_bytes
 
 __all__ = ["summary_lines", "write_report"]
 
@@ -41,13 +40,13 @@ def write_report(run_dir: Path) -> tuple[Path, Path]:
     for block in blocks:
         if isinstance(block, Charts):
             for chart in block.items:
-                _write(run.folder / "figures" / f"{chart.name}.png", chart.png)
+                write_bytes(run.folder / "figures" / f"{chart.name}.png", chart.png)
     titles = {"sft": "SFT", "reward": "reward model", "ppo": "PPO", "dpo": "DPO"}
     phases = [title for phase, title in titles.items() if phase in run.steps] or list(titles.values())[:3]
     subtitle = f"{', '.join(phases)} and evaluation of the run {run.folder.resolve().name}"
     page, document = run.folder / "report.html", run.folder / "report.md"
-    _write(page, render_html(_TITLE, subtitle, blocks).encode("utf-8"))
-    _write(document, render_markdown(_TITLE, subtitle, blocks).encode("utf-8"))
+    write_bytes(page, render_html(_TITLE, subtitle, blocks).encode("utf-8"))
+    write_bytes(document, render_markdown(_TITLE, subtitle, blocks).encode("utf-8"))
     return page, document
 
 
@@ -159,17 +158,3 @@ def _blocks(run: Run) -> list[Block]:
         *practice.loading(run),
         *practice.reproducing(run),
     ]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace ``path`` in one step, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lite.checkpoint import atomic_folder, write_json
+from rlhf_lite.files import atomic_folder, write_json
 from rlhf_lite.models.lora.layer import LoRAEmbedding, LoRALayer, LoRASpec, sizes
 from rlhf_lite.models.lora.model import adaptable, check_new, lora_layers, lora_parameters, set_adapter, wrap
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from rlhf_lite.checkpoint import write_json
 from rlhf_lite.constitutional import (
     Constitution,
     PolicyWriter,
@@ -24,8 +23,8 @@ from rlhf_lite.constitutional import (
 from rlhf_lite.data import save_preferences
 from rlhf_lite.evaluation.statistics import paired_difference_ci, wilson_interval
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
+from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
-from rlhf_lite.pipeline.cai.records import write_lines
 from rlhf_lite.pipeline.cai.rounds import TOXIC, draw_answers
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import Actors
@@ -59,7 +58,7 @@ class Feedback:
         """Write ``pairs.jsonl`` (if there are any), ``feedback.jsonl`` and ``stats.json`` into a folder."""
         if self.records:
             save_preferences(folder / "pairs.jsonl", self.records)
-        write_lines(folder / "feedback.jsonl", self.judgements)
+        write_json_lines(folder / "feedback.jsonl", self.judgements)
         write_json(folder / "stats.json", without_nan(self.stats))
 
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.checkpoint import write_json
 from rlhf_lite.constitutional import (
     Constitution,
     PolicyWriter,
@@ -21,11 +20,12 @@ from rlhf_lite.constitutional import (
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
+from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
-from rlhf_lite.pipeline.cai.records import read_chains, write_chains, write_lines
+from rlhf_lite.pipeline.cai.records import read_chains, write_chains
 from rlhf_lite.pipeline.cai.rounds import (
     LINE_END,
     Answers,
@@ -250,4 +250,4 @@ def write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answ
                 for j in range(i * k, (i + 1) * k)
             ]
         rows.append(row)
-    write_lines(path, rows)
+    write_json_lines(path, rows)

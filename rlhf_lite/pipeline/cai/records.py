@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rlhf_lite.constitutional import Chain, Step
 from rlhf_lite.errors import DataError
-
-
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object a line; the file appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+from rlhf_lite.files import write_json_lines
 
 
 def chain_record(chain: Chain) -> dict[str, Any]:
@@ -28,7 +20,7 @@ def chain_record(chain: Chain) -> dict[str, Any]:
 
 def write_chains(path: Path, chains: Sequence[Chain]) -> None:
     """The chains as JSON lines."""
-    write_lines(path, map(chain_record, chains))
+    write_json_lines(path, map(chain_record, chains))
 
 
 def read_chains(path: Path) -> list[Chain]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lite.constitutional import printable
+from rlhf_lite.files import write_text
 from rlhf_lite.pipeline.cai.records import read_chains
 
 _TITLES = {"base": "start policy", "sft": "after SFT on revisions", "cai": "after DPO on AI feedback"}
@@ -136,7 +137,5 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
         ]
     lines += ["", "## Limits", "", LIMITS, ""]
     path = output / "report.md"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, "\n".join(lines))
     return path

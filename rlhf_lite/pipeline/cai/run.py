@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.checkpoint import read_phase, write_json
+from rlhf_lite.checkpoint import read_phase
+from rlhf_lite.files import write_json
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.phases import (
     constitution_of,

@@ -1,0 +1,87 @@
+"""Files and folders that appear complete or not at all.
+
+Everything is written under a hidden name beside its place and renamed into it, so a reader never sees half a
+file, and a kill leaves the old content, or none, and a leftover that :func:`remove_leftovers` clears.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def _beside(target: Path) -> Path:
+    """A hidden name next to ``target`` that no other process uses; the folder around it is made if needed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A name beside ``path``; the file written there takes its place when the block ends without an error."""
+    temporary = _beside(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside ``target`` that takes its place when the block ends without an error."""
+    temporary = _beside(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.exists():
+            old = temporary.with_suffix(".old")
+            os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Delete what a killed process left in ``folder``, of one file or folder called ``name`` or of all."""
+    for leftover in [*folder.glob(f".{name}.*.tmp"), *folder.glob(f".{name}.*.old")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically; NaN must have been turned into None before."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write one JSON object a line, atomically; NaN must have been turned into None before."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def fingerprint(content: Any) -> str:
+    """A short hash of anything JSON can hold, for telling settings and models apart."""
+    canonical = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
