@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.degeneration import degeneration
-from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci
+from rlhf_lite.evaluation.statistics import (
+    Interval,
+    bootstrap_mean_ci,
+    length_controlled_win_rate,
+    outcomes,
+    win_rate_of,
+)
 from rlhf_lite.evaluation.text_metrics import distinct_n, repetition_rate
-from rlhf_lite.evaluation.win_rates import length_controlled_win_rate, outcomes, win_rate_of
 
 if TYPE_CHECKING:
     from rlhf_lite.evaluation.compare import Answers

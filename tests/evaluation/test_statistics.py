@@ -9,12 +9,18 @@ import pytest
 from scipy import stats
 
 from rlhf_lite.evaluation.statistics import (
+    auc,
     bootstrap_mean_ci,
     brier_score,
     calibration_bins,
     expected_calibration_error,
+    group_means,
+    mean_ci,
+    pair_accuracy,
+    pair_quality,
     paired_difference_ci,
     pearson_ci,
+    share_ci,
     wilson_interval,
 )
 
@@ -45,7 +51,7 @@ def test_bootstrap_agrees_with_scipy_percentile():
 
 
 def test_bootstrap_in_several_chunks_matches_one_chunk(monkeypatch):
-    import rlhf_lite.evaluation.statistics as module
+    import rlhf_lite.evaluation.statistics.intervals as module
 
     values = np.arange(50.0)
     whole = bootstrap_mean_ci(values, resamples=1000, seed=0)
@@ -186,3 +192,74 @@ def test_calibrated_forecasts_have_a_small_error():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# --- Few units, and several values of one
+
+
+def test_few_values_get_students_interval_and_very_few_none():
+    values = np.random.default_rng(2).normal(size=12)
+    low, high = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
+    assert mean_ci(values, seed=0).ends == pytest.approx([low, high])
+    few = mean_ci(values[:4], seed=0)
+    assert few.estimate == pytest.approx(values[:4].mean()) and np.isnan(few.ends).all()
+    assert mean_ci(np.arange(20.0), seed=0) == bootstrap_mean_ci(np.arange(20.0), seed=0)
+
+
+@pytest.mark.parametrize("n", [5, 8, 15])
+def test_the_interval_of_few_values_covers_the_mean_where_the_bootstrap_does_not(n):
+    rng, trials = np.random.default_rng(n), 600
+    draws = rng.normal(size=(trials, n))
+    hits = np.mean([mean_ci(row, seed=0).low <= 0 <= mean_ci(row, seed=0).high for row in draws])
+    resampled = [bootstrap_mean_ci(row, resamples=400, seed=0) for row in draws]
+    assert hits == pytest.approx(0.95, abs=0.03)
+    assert np.mean([one.low <= 0 <= one.high for one in resampled]) < hits
+
+
+def test_values_of_one_prompt_are_averaged_first():
+    values, prompts = [1.0, 3.0, 8.0, 0.0, 2.0], ["a", "a", "b", "c", "c"]
+    assert group_means(values, prompts).tolist() == [2.0, 8.0, 1.0]
+    rng = np.random.default_rng(4)
+    data = rng.normal(size=30)
+    repeated = mean_ci(np.repeat(data, 5), groups=np.repeat(np.arange(30), 5), seed=0)
+    assert repeated == pytest.approx(mean_ci(data, seed=0))
+    difference = paired_difference_ci(np.repeat(data, 2), np.zeros(60), groups=np.arange(60) // 2, seed=0)
+    assert difference == pytest.approx(mean_ci(data, seed=0))
+    with pytest.raises(ValueError, match="one for each of 2 rows"):
+        mean_ci([1.0, 2.0], groups=["a"], seed=0)
+
+
+def test_a_share_of_few_prompts_with_ties_takes_students_quantile():
+    values = [1, 0.5, 0, 1, 1, 0.5]
+    p, v = np.mean(values), np.var(values)
+    n, z = 6 * p * (1 - p) / v, stats.t.ppf(0.975, 5)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    assert share_ci(values) == pytest.approx((p, centre - half, centre + half))
+    assert share_ci([1, 1, 0, 1]) == pytest.approx(wilson_interval(3, 4))
+    with pytest.raises(ValueError, match="shares from 0 to 1"):
+        share_ci([0.5, 1.5])
+
+
+# --- Pairs of texts
+
+
+def test_pairs_by_hand():
+    found = pair_quality([2.0, 0.0, -2.0, 1.0], bins=2)
+    assert found["accuracy"] == 2.5 / 4 and found["ci95"] == wilson_interval(2.5, 4).ends
+    p = 1 / (1 + np.exp(-np.array([2.0, 0.0, -2.0, 1.0])))
+    assert found["brier"] == pytest.approx(np.mean((1 - p) ** 2))
+    both, outcome = np.concatenate([p, 1 - p]), [1] * 4 + [0] * 4
+    assert found["ece"] == pytest.approx(expected_calibration_error(both, outcome))
+    assert sum(part["n"] for part in found["bins"]) == 8 and found["n_pairs"] == 4
+
+
+def test_pairs_that_share_texts_count_less():
+    few = pair_accuracy([1.0, 1.0, -1.0, 1.0], units=2)
+    assert few.estimate == 0.75 and few.ends == wilson_interval(1.5, 2).ends
+    assert pair_accuracy([1.0, -1.0], units=5) == wilson_interval(1, 2)
+
+
+def test_the_auc_by_hand():
+    # Of six comparisons 2>1, 2>0.5, 0.7>0.5 and 1>0.5 are right, 0.7<1 is wrong, and 1=1 counts one half.
+    assert auc([2.0, 0.7, 1.0], [1.0, 0.5]) == pytest.approx(4.5 / 6)

@@ -9,16 +9,14 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
-from rlhf_lite.evaluation.sample_size import (
+from rlhf_lite.evaluation.statistics import (
     comparisons_needed,
+    length_controlled_win_rate,
+    outcomes,
     prompts_needed,
     sign_test,
     sign_test_power,
-)
-from rlhf_lite.evaluation.statistics import wilson_interval
-from rlhf_lite.evaluation.win_rates import (
-    length_controlled_win_rate,
-    outcomes,
+    wilson_interval,
     win_rate,
     win_rate_of,
 )
@@ -167,7 +165,7 @@ def test_bad_input_of_a_win_rate_is_refused() -> None:
         win_rate([1, float("nan")], [1, 1])
     with pytest.raises(ValueError, match="margin"):
         win_rate([1], [1], margin=-1)
-    with pytest.raises(ValueError, match="clusters"):
+    with pytest.raises(ValueError, match="groups"):
         win_rate([1, 2], [1, 1], clusters=[0])
 
 

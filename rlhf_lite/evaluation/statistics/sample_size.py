@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
-__all__ = ["comparisons_needed", "prompts_needed", "sign_test", "sign_test_power"]
+import numpy as np
+from scipy import stats
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -22,9 +22,8 @@ def sign_test(wins: int, losses: int) -> float:
     for name, count in (("wins", wins), ("losses", losses)):
         if int(count) != count or count < 0:
             raise ValueError(f"{name}: expected a whole number of 0 or more, got {count!r}")
-    n, fewer = wins + losses, min(wins, losses)
-    tail = sum(math.comb(n, k) for k in range(int(fewer) + 1)) / 2**n
-    return min(1.0, 2 * tail)
+    n = int(wins + losses)
+    return float(stats.binomtest(int(wins), n).pvalue) if n else 1.0
 
 
 def comparisons_needed(rate: float, *, ties: float = 0.0, power: float = 0.8, level: float = 0.95) -> int:
@@ -40,14 +39,12 @@ def comparisons_needed(rate: float, *, ties: float = 0.0, power: float = 0.8, le
     Raises:
         ValueError: if the rate is 0.5, or cannot be reached with so many ties.
     """
-    _check(rate, ties, level)
+    _check(rate, ties)
     if rate == 0.5:
         raise ValueError("rate: one half is no difference; no number of comparisons can show it")
-    if not 0 < power < 1:
-        raise ValueError(f"power: expected a number between 0 and 1, got {power!r}")
-    normal = NormalDist()
+    z_level, z_power = _quantiles(power, level)
     equal, there = (1 - ties) / 4, max(rate * (1 - rate) - ties / 4, 0.0)
-    reach = normal.inv_cdf(0.5 + level / 2) * math.sqrt(equal) + normal.inv_cdf(power) * math.sqrt(there)
+    reach = z_level * math.sqrt(equal) + z_power * math.sqrt(there)
     return max(1, math.ceil((reach / (rate - 0.5)) ** 2))
 
 
@@ -68,11 +65,7 @@ def prompts_needed(difference: float, spread: float, *, power: float = 0.8, leve
         raise ValueError(f"difference: expected a number other than 0, got {difference!r}")
     if not 0 < spread < math.inf:
         raise ValueError(f"spread: expected a positive number, got {spread!r}")
-    if not 0 < power < 1 or not 0 < level < 1:
-        raise ValueError(f"power and level lie between 0 and 1, got {power!r} and {level!r}")
-    normal = NormalDist()
-    z = normal.inv_cdf(0.5 + level / 2) + normal.inv_cdf(power)
-    return max(1, math.ceil((z * spread / difference) ** 2))
+    return max(1, math.ceil((sum(_quantiles(power, level)) * spread / difference) ** 2))
 
 
 def sign_test_power(rate: float, n: int, *, ties: float = 0.0, level: float = 0.95) -> float:
@@ -83,45 +76,31 @@ def sign_test_power(rate: float, n: int, *, ties: float = 0.0, level: float = 0.
     Raises:
         ValueError: if ``n`` < 1, or the rate cannot be reached with so many ties.
     """
-    _check(rate, ties, level)
+    _check(rate, ties)
+    _quantiles(0.5, level)
     if int(n) != n or n < 1:
         raise ValueError(f"n: expected a whole number of 1 or more, got {n!r}")
     if ties == 1:
         return 0.0
-    among = min(1.0, max(0.0, (rate - ties / 2) / (1 - ties)))  # P(win | no tie)
-    total = 0.0
-    for decided in range(int(n) + 1):
-        weight = _binomial(decided, int(n), 1 - ties)
-        if weight > 1e-12:
-            total += weight * _rejected(decided, among, level)
-    return min(1.0, total)
+    win = min(1.0, max(0.0, (rate - ties / 2) / (1 - ties)))  # P(win | no tie)
+    tail = (1 - level) / 2 + 1e-12
+    decided = np.arange(int(n) + 1)
+    # The largest count that the test still calls significant, -1 if none is.
+    last = stats.binom.ppf(tail, decided, 0.5)
+    last = np.where(stats.binom.cdf(last, decided, 0.5) > tail, last - 1, last)
+    rejected = stats.binom.cdf(last, decided, win) + stats.binom.sf(decided - last - 1, decided, win)
+    return float(min(1.0, (stats.binom.pmf(decided, int(n), 1 - ties) * rejected).sum()))
 
 
-def _rejected(n: int, p: float, level: float) -> float:
-    """Probability under ``p`` of the counts that the sign test calls significant."""
-    tail, last = 0.0, -1  # the largest number of wins (or losses) in the lower tail
-    for k in range(n + 1):
-        tail += _binomial(k, n, 0.5)
-        if 2 * tail > 1 - level + 1e-12:
-            break
-        last = k
-    if last < 0:
-        return 0.0
-    return sum(_binomial(k, n, p) + _binomial(n - k, n, p) for k in range(last + 1))
+def _quantiles(power: float, level: float) -> tuple[float, float]:
+    if not 0 < power < 1 or not 0 < level < 1:
+        raise ValueError(f"power and level lie between 0 and 1, got {power!r} and {level!r}")
+    return float(stats.norm.ppf(0.5 + level / 2)), float(stats.norm.ppf(power))
 
 
-def _binomial(k: int, n: int, p: float) -> float:
-    if p in (0.0, 1.0):
-        return 1.0 if k == round(n * p) else 0.0
-    logs = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(logs + k * math.log(p) + (n - k) * math.log1p(-p))
-
-
-def _check(rate: float, ties: float, level: float) -> None:
+def _check(rate: float, ties: float) -> None:
     if not 0 <= ties <= 1:
         raise ValueError(f"ties: expected a share from 0 to 1, got {ties!r}")
     if not ties / 2 <= rate <= 1 - ties / 2:
         ends = f"[{ties / 2:g}, {1 - ties / 2:g}]"
         raise ValueError(f"rate: with a share {ties:g} of ties it lies in {ends}, got {rate!r}")
-    if not 0 < level < 1:
-        raise ValueError(f"level: expected a number between 0 and 1, got {level!r}")

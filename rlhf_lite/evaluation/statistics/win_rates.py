@@ -3,7 +3,8 @@
 A tie counts one half. The unit of chance is the prompt: several comparisons of one prompt are averaged before
 anything else, because they share the prompt's difficulty and are not independent.
 
-Deviation from AlpacaEval 2: the length-controlled rate here compares two policies and has no term for the
+The length-controlled rate is our own: no library fits a logistic regression with a ridge and variances that
+are robust to clusters. Deviation from AlpacaEval 2: it compares two policies and has no term for the
 difficulty of each instruction, which AlpacaEval estimates from many models.
 """
 
@@ -13,17 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
-from rlhf_lite.evaluation.statistics import _normal_quantile, _pair, _vector
-
-__all__ = [
-    "LengthControlled",
-    "WinRate",
-    "length_controlled_win_rate",
-    "outcomes",
-    "win_rate",
-    "win_rate_of",
-]
+from rlhf_lite.evaluation.statistics.intervals import (
+    FEW,
+    group_numbers,
+    pair,
+    quantile,
+    share_ci,
+    vector,
+)
 
 
 class WinRate(NamedTuple):
@@ -77,7 +77,7 @@ def outcomes(first: ArrayLike, second: ArrayLike, *, margin: float = 0.0) -> NDA
     Raises:
         ValueError: if a score is missing or not finite, the lengths differ, or the margin is negative.
     """
-    a, b = _pair(first, second, ("first", "second"))
+    a, b = pair(first, second, ("first", "second"))
     if not 0 <= margin < np.inf:  # also catches NaN
         raise ValueError(f"margin: expected 0 or more, got {margin!r}")
     gap = a - b
@@ -97,18 +97,7 @@ def win_rate(
 
 
 def win_rate_of(outcome: ArrayLike, *, clusters: ArrayLike | None = None, level: float = 0.95) -> WinRate:
-    """Mean of outcomes with an interval.
-
-    Wilson's interval for the number of fair comparisons that would be as precise as what was seen:
-
-        m_j = mean outcome of prompt j,  p = mean of m_j,  v = variance of m_j,
-        n_eff = P · p(1 − p) / v         (P prompts)
-
-    Without ties and with one comparison per prompt v = p(1 − p), so n_eff = P and this is Wilson's interval.
-    Ties make v smaller, and the interval narrower; samples of one prompt that agree make it wider than their
-    number suggests.
-
-    Source: Wilson 1927; the effective sample size for clusters follows Kish 1965.
+    """Mean of outcomes with the interval of `intervals.share_ci`, over prompts.
 
     Args:
         outcome: ``[n]`` of 1 (won), 0 (lost) and 0.5 (tie).
@@ -118,13 +107,10 @@ def win_rate_of(outcome: ArrayLike, *, clusters: ArrayLike | None = None, level:
         ValueError: if an outcome is none of 0, 0.5 and 1, or ``clusters`` does not fit.
     """
     y = _outcome(outcome)
-    means = _by_cluster(y, _clusters(clusters, y.size))
-    p, spread = float(means.mean()), float(means.var())
-    # No spread at all, as when every comparison is a tie: the prompts are all that is known.
-    effective = means.size * p * (1 - p) / spread if spread > 1e-12 else float(means.size)
-    low, high = _wilson(p, effective, level)
+    prompts = group_numbers(clusters, y.size)
+    rate = share_ci(y, groups=prompts, level=level)
     wins, ties = int((y == 1).sum()), int((y == 0.5).sum())
-    return WinRate(p, low, high, wins, ties, y.size - wins - ties, means.size)
+    return WinRate(*rate, wins, ties, y.size - wins - ties, int(prompts.max()) + 1)
 
 
 def length_controlled_win_rate(
@@ -143,13 +129,15 @@ def length_controlled_win_rate(
         P(first wins) = σ(θ + φ · tanh(d / sd(d)));      length-controlled rate = σ(θ)
 
     A tie enters as half a win and half a loss. The interval is that of θ, with variances that are robust to
-    prompts with several comparisons (the sandwich), carried through σ.
+    prompts with several comparisons (the sandwich), carried through σ; with fewer than 20 prompts it
+    takes Student's quantile.
 
     Source: Dubois, Galambosi, Liang and Hashimoto 2024, section 3 (arXiv:2404.04475), for two policies.
 
     Args:
         outcome: ``[n]`` of 1, 0.5 and 0, from the view of the first policy.
-        first_lengths: ``[n]`` lengths of its texts, in any unit.
+        first_lengths: ``[n]`` lengths of its texts, in words or characters (tokens of different tokenizers
+            are different units).
         second_lengths: ``[n]`` lengths of the other policy's texts.
         clusters: as in `win_rate_of`.
         penalty: weight of φ²/2 per comparison. It keeps φ finite when length alone decides everything.
@@ -159,7 +147,7 @@ def length_controlled_win_rate(
             0: then length and policy cannot be told apart.
     """
     y = _outcome(outcome)
-    a, b = _pair(first_lengths, second_lengths, ("first_lengths", "second_lengths"))
+    a, b = pair(first_lengths, second_lengths, ("first_lengths", "second_lengths"))
     if a.size != y.size:
         raise ValueError(
             f"outcome has {y.size} values and the lengths have {a.size}; they must fit row by row"
@@ -177,11 +165,14 @@ def length_controlled_win_rate(
         )
     columns = [np.ones(y.size)] + ([np.tanh(gap / scale)] if scale > 0 else [])
     x = np.stack(columns, axis=1)  # [n, 1 or 2]
-    coefficients, covariance = _logistic(x, y, _clusters(clusters, y.size), penalty)
-    half = _normal_quantile(level) * float(np.sqrt(covariance[0, 0]))
+    prompts = group_numbers(clusters, y.size)
+    coefficients, covariance = _logistic(x, y, prompts, penalty)
+    n = int(prompts.max()) + 1
+    z = quantile(level, degrees=n - 1 if 1 < n < FEW else None)
+    half = z * float(np.sqrt(covariance[0, 0]))
     theta = float(coefficients[0])
     effect = float(coefficients[1]) if scale > 0 else 0.0
-    return LengthControlled(_sigmoid(theta), _sigmoid(theta - half), _sigmoid(theta + half), effect)
+    return LengthControlled(*(float(expit(theta + d)) for d in (0.0, -half, half)), effect)
 
 
 def _logistic(
@@ -191,7 +182,7 @@ def _logistic(
     weights = np.zeros(x.shape[1])
     ridge = np.diag([0.0] + [penalty * len(y)] * (x.shape[1] - 1))  # the intercept is free
     for _ in range(100):
-        p = 1 / (1 + np.exp(-(x @ weights)))
+        p = expit(x @ weights)
         slope = x.T @ (y - p) - ridge @ weights
         hessian = (x * (p * (1 - p))[:, None]).T @ x + ridge
         try:
@@ -204,7 +195,7 @@ def _logistic(
             break
     else:
         raise ValueError("length decides every comparison: without a penalty there is no finite fit")
-    p = 1 / (1 + np.exp(-(x @ weights)))
+    p = expit(x @ weights)
     scores = x * (y - p)[:, None]  # [n, k]
     summed = np.zeros((int(clusters.max()) + 1, x.shape[1]))
     np.add.at(summed, clusters, scores)
@@ -214,34 +205,8 @@ def _logistic(
 
 
 def _outcome(values: ArrayLike) -> NDArray[np.float64]:
-    y = _vector(values, "outcome")
+    y = vector(values, "outcome")
     odd = np.flatnonzero(~np.isin(y, (0.0, 0.5, 1.0)))
     if odd.size:
         raise ValueError(f"outcome: value {y[odd[0]]:g} at index {odd[0]} is none of 0, 0.5 and 1")
     return y
-
-
-def _clusters(clusters: ArrayLike | None, n: int) -> NDArray[np.int64]:
-    """Each row's cluster as a number from 0, ``[n]``."""
-    if clusters is None:
-        return np.arange(n)
-    names = np.asarray(clusters)
-    if names.shape != (n,):
-        raise ValueError(f"clusters: expected one prompt for each of {n} rows, got shape {names.shape}")
-    return np.unique(names, return_inverse=True)[1].reshape(n)
-
-
-def _by_cluster(values: NDArray[np.float64], clusters: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.bincount(clusters, weights=values) / np.bincount(clusters)
-
-
-def _wilson(p: float, n: float, level: float) -> tuple[float, float]:
-    """Wilson's interval for a number of comparisons that need not be whole."""
-    z = _normal_quantile(level)
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    return (0.0 if p == 0 else max(0.0, centre - half)), (1.0 if p == 1 else min(1.0, centre + half))
-
-
-def _sigmoid(value: float) -> float:
-    return float(1 / (1 + np.exp(-value)))

@@ -1,0 +1,69 @@
+"""Every interval, test and calibration score of the package, once.
+
+The unit of chance is what is independent of the others: the prompt, the chain of revisions, the group of
+pairs that share their texts. Several values of one unit are averaged before anything else.
+"""
+
+from __future__ import annotations
+
+from rlhf_lite.evaluation.statistics.calibration import (
+    CalibrationBin,
+    auc,
+    brier_score,
+    calibration_bins,
+    expected_calibration_error,
+    pair_accuracy,
+    pair_quality,
+)
+from rlhf_lite.evaluation.statistics.intervals import (
+    Interval,
+    bootstrap_mean_ci,
+    group_means,
+    mean_ci,
+    paired_difference_ci,
+    pearson_ci,
+    share_ci,
+    wilson_interval,
+)
+from rlhf_lite.evaluation.statistics.sample_size import (
+    comparisons_needed,
+    prompts_needed,
+    sign_test,
+    sign_test_power,
+)
+from rlhf_lite.evaluation.statistics.win_rates import (
+    LengthControlled,
+    WinRate,
+    length_controlled_win_rate,
+    outcomes,
+    win_rate,
+    win_rate_of,
+)
+
+__all__ = [
+    "CalibrationBin",
+    "Interval",
+    "LengthControlled",
+    "WinRate",
+    "auc",
+    "bootstrap_mean_ci",
+    "brier_score",
+    "calibration_bins",
+    "comparisons_needed",
+    "expected_calibration_error",
+    "group_means",
+    "length_controlled_win_rate",
+    "mean_ci",
+    "outcomes",
+    "pair_accuracy",
+    "pair_quality",
+    "paired_difference_ci",
+    "pearson_ci",
+    "prompts_needed",
+    "share_ci",
+    "sign_test",
+    "sign_test_power",
+    "wilson_interval",
+    "win_rate",
+    "win_rate_of",
+]
