@@ -18,7 +18,7 @@ KINDS = {"kind": ("desirable", "undesirable"), "name": ("<name>",)}
 def logged() -> set[str]:
     """Strings of the trainers' sources that look like ``group/name_unit``, f-strings filled in."""
     found = set(PLAIN)
-    for path in sorted((ROOT / "rlhf_lite" / "training").glob("*.py")):
+    for path in sorted((ROOT / "rlhf_lite" / "training").rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         inside = {id(v) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for v in node.values}
         for node in ast.walk(tree):

@@ -17,7 +17,7 @@ def test_make_targets() -> None:
 
 
 def test_commands_of_the_program() -> None:
-    from rlhf_lite.cli import app
+    from rlhf_lite.cli.app import app
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     named = set(re.findall(r"rlhf-lite ([a-z]+)\b", README))
