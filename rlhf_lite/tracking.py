@@ -21,6 +21,8 @@ from rlhf_lite.files import write_text
 
 RESERVED = ("phase", "step", "seconds")
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets")
+# Where a container says how many bytes of memory it may use, in version 2 and 1 of control groups.
+CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class MetricsLog:
@@ -180,13 +182,13 @@ def versions() -> dict[str, str | None]:
     """Versions of Python, this package and the libraries that shape the numbers; None if missing."""
     from rlhf_lite import __version__
 
-    found: dict[str, str | None] = {"python": platform.python_version(), "rlhf_lite": __version__}
+    installed: dict[str, str | None] = {"python": platform.python_version(), "rlhf_lite": __version__}
     for name in LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            installed[name] = None
+    return installed
 
 
 def hardware() -> dict[str, Any]:
@@ -202,69 +204,45 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_info() -> list[dict[str, str]]:
-    """One dict per logical processor, from Linux; empty elsewhere."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.strip()]
-    return [{k.strip(): v.strip() for k, _, v in (line.partition(":") for line in block)} for block in blocks]
-
-
 def _cpu_model() -> str | None:
-    for processor in _cpu_info():
-        if processor.get("model name"):
-            return processor["model name"]
     if sys.platform == "darwin":
         return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or None
+    with contextlib.suppress(OSError):  # on Linux only
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
     return platform.processor() or None
 
 
-def _visible() -> set[int] | None:
-    return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+def _psutil() -> Any | None:
+    try:
+        import psutil
+    except ImportError:  # `rlhf-lite doctor` has to work with half of the libraries missing
+        return None
+    return psutil
 
 
 def _logical_cores() -> int | None:
-    visible = _visible()
-    return len(visible) if visible else os.cpu_count()
+    """Those that this process may use, which a container or ``taskset`` may have made fewer."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _physical_cores() -> int | None:
-    visible = _visible()
-    cores = {
-        (processor["physical id"], processor["core id"])
-        for processor in _cpu_info()
-        if {"physical id", "core id", "processor"} <= processor.keys()
-        and (visible is None or int(processor["processor"]) in visible)
-    }
-    if cores:
-        return len(cores)
-    try:
-        import psutil
-
-        return psutil.cpu_count(logical=False)
-    except ImportError:  # it comes with accelerate; without it the number is left open
-        return None
+    psutil = _psutil()
+    physical = psutil and psutil.cpu_count(logical=False)
+    return min(physical, _logical_cores() or physical) if physical else None
 
 
 def _memory_gb() -> float | None:
     """Memory this process may use: the machine's, or less where a container sets a limit."""
-    sizes = []
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # not on Windows
-        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
+    psutil = _psutil()
+    if psutil is None:
+        return None
+    sizes = [psutil.virtual_memory().total]
+    for limit in CGROUP_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # there is no such file, or it says "max": no limit
             sizes.append(int(Path(limit).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # there is no such file, or it says "max": no limit is set
-            continue
-    if not sizes:
-        try:
-            import psutil
-
-            sizes.append(psutil.virtual_memory().total)
-        except ImportError:  # psutil is not there, and unknown is better than guessed
-            return None
     return round(min(sizes) / 1e9, 1)
 
 

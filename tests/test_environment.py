@@ -162,10 +162,10 @@ def test_every_import_of_the_package_is_declared() -> None:
     modules = importlib.metadata.packages_distributions()
     core = {canonicalize_name(Requirement(line).name) for line in CORE}
     optional = {canonicalize_name(Requirement(line).name) for lines in EXTRAS.values() for line in lines}
-    # pandas and pyarrow come with datasets, tokenizers and huggingface_hub with transformers, IPython with a
-    # notebook's kernel, annotated-types with pydantic; psutil, with peft, is tried and done without. detoxify
-    # is somebody's choice on the command line; without it an error says how to install it.
-    core |= {"pandas", "pyarrow", "tokenizers", "huggingface-hub", "annotated-types", "psutil", "detoxify"}
+    # pyarrow comes with datasets, tokenizers and huggingface_hub with transformers, IPython with a notebook's
+    # kernel, annotated-types with pydantic. detoxify is somebody's choice on the command line; without it an
+    # error says how to install it.
+    core |= {"pyarrow", "tokenizers", "huggingface-hub", "annotated-types", "detoxify"}
     wrong = []
     for path in sorted((ROOT / "rlhf_lite").rglob("*.py")):
         allowed = core | optional if "serving" in path.parts else core

@@ -185,6 +185,24 @@ def test_run_info_holds_what_the_contract_of_metrics_json_asks_for() -> None:
     json.dumps(info, allow_nan=False)
 
 
+def test_a_containers_limit_counts_when_it_is_lower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(tracking, "CGROUP_LIMITS", (str(tmp_path / "none"), str(limit)))
+    unlimited = run_info()["hardware"]["memory_gb"]
+    for text, expected in (("200000000\n", 0.2), ("max\n", unlimited), (f"{10**18}\n", unlimited)):
+        limit.write_text(text, encoding="ascii")
+        assert run_info()["hardware"]["memory_gb"] == expected
+
+
+def test_without_psutil_cores_and_memory_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    hardware = run_info()["hardware"]
+    assert (hardware["physical_cores"], hardware["memory_gb"]) == (None, None)
+    assert hardware["logical_cores"] >= 1
+
+
 def test_run_info_reports_torchs_real_thread_count() -> None:
     import torch
 

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 # The browser that checks the built site: name, environment variable, and what it is called in Debian,
 # Ubuntu and by Google.
@@ -24,8 +27,7 @@ BROWSER = (
 )
 FREE_GB_WANTED = 3.0
 
-_REQUIREMENT = re.compile(r"""^\s*([A-Za-z0-9._-]+)[^;<>=!~]*([^;]*)(?:;\s*extra\s*==\s*['"]([^'"]+)['"])?""")
-_BOUND = re.compile(r"(>=|==)\s*([0-9][^,\s]*)")
+_EXTRA = re.compile(r"""extra == ["']([^"']+)["']""")
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,20 @@ def show(report: dict[str, Any]) -> None:
 def _machine(info: dict[str, Any]) -> Iterator[Check]:
     hardware = info["hardware"]
 
-    def found(value: Any, unit: str = "") -> str:
+    def known(value: Any, unit: str = "") -> str:
         return "unknown" if value is None else f"{value}{unit}"
 
     yield Check("Machine", "system", hardware["platform"])
-    yield Check("Machine", "processor", found(hardware["cpu"]))
-    cores = f"{found(hardware['physical_cores'])} physical, {found(hardware['logical_cores'])} logical"
+    yield Check("Machine", "processor", known(hardware["cpu"]))
+    cores = f"{known(hardware['physical_cores'])} physical, {known(hardware['logical_cores'])} logical"
     yield Check("Machine", "cores", cores)
-    yield Check("Machine", "memory", found(hardware["memory_gb"], " GB"))
-    yield Check("Machine", "torch threads", found(hardware["torch_threads"]))
+    yield Check("Machine", "memory", known(hardware["memory_gb"], " GB"))
+    yield Check("Machine", "torch threads", known(hardware["torch_threads"]))
     yield Check("Machine", "GPU", hardware["gpu"] or "none that torch sees; none is needed")
 
 
 def _python(info: dict[str, Any]) -> Iterator[Check]:
-    version = platform.python_version()
-    if _newer_or_equal(version, "3.11"):
-        yield Check("Python", "python", version)
-    else:
-        yield Check("Python", "python", version, "missing", "install Python 3.11 or newer")
+    yield Check("Python", "python", platform.python_version())
     yield Check("Python", "rlhf_lite", info["versions"]["rlhf_lite"])
     commit = info["commit"]
     if commit is None:
@@ -114,14 +112,19 @@ def _python(info: dict[str, Any]) -> Iterator[Check]:
         yield Check("Python", "git commit", commit[:12] + (", with changes" if info["dirty"] else ""))
 
 
-def requirements() -> list[tuple[str, str, str | None]]:
-    """What the package asks for: (name, bounds such as ``">=2.6"``, extra or None for the core)."""
+def requirements() -> dict[str, list[Requirement]]:
+    """What the package asks for, by extra; the core is the extra ``""``."""
+    from packaging.requirements import Requirement
+
     try:
         lines = metadata.requires("rlhf-lite") or []
     except metadata.PackageNotFoundError:  # a checkout on the path
         lines = _declared(Path(__file__).resolve().parents[2] / "pyproject.toml")
-    found = (_REQUIREMENT.match(line) for line in lines)
-    return [(match[1], match[2].strip(" ()"), match[3]) for match in found if match]
+    by_extra: dict[str, list[Requirement]] = {}
+    for requirement in map(Requirement, lines):
+        extra = _EXTRA.search(str(requirement.marker))
+        by_extra.setdefault(extra[1] if extra else "", []).append(requirement)
+    return by_extra
 
 
 def _declared(project_file: Path) -> list[str]:
@@ -136,19 +139,18 @@ def _declared(project_file: Path) -> list[str]:
 
 
 def _libraries() -> Iterator[Check]:
-    wanted = requirements()
-    if not wanted:
+    try:
+        by_extra = requirements()
+    except ImportError:  # whoever lacks this lacks more, but the bounds cannot be read without it
+        yield Check("Libraries", "packaging", "not installed", "missing", "pip install packaging")
+        return
+    if not by_extra:
         value = "not installed, so its needs are unknown"
         yield Check("Libraries", "rlhf-lite", value, "missing", "pip install -e . in the checkout")
-    for name, bounds, extra in wanted:
-        if extra is None:
-            yield _library(name, bounds, "Libraries", "missing", f'pip install "{name}{bounds}"')
-    for extra in sorted({extra for _, _, extra in wanted if extra}):
-        absent = [
-            name
-            for name, bounds, its_extra in wanted
-            if its_extra == extra and _library(name, bounds, "", "note", "").state != "ok"
-        ]
+    for requirement in by_extra.pop("", []):
+        yield _library(requirement)
+    for extra, wanted in sorted(by_extra.items()):
+        absent = [requirement.name for requirement in wanted if _library(requirement).state != "ok"]
         if absent:
             fix = f'pip install "rlhf-lite[{extra}]"'
             yield Check("Extras", extra, f"without {', '.join(absent)}", "note", fix)
@@ -156,18 +158,19 @@ def _libraries() -> Iterator[Check]:
             yield Check("Extras", extra, "complete")
 
 
-def _library(name: str, bounds: str, group: str, state: str, fix: str) -> Check:
+def _library(requirement: Requirement) -> Check:
+    name, bounds = requirement.name, requirement.specifier
+    fix = f'pip install "{name}{bounds}"'
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        return Check(group, name, "not installed", state, fix)
-    for sign, bound in _BOUND.findall(bounds):
-        fits = version == bound if sign == "==" else _newer_or_equal(version, bound)
-        if not fits:
-            return Check(group, name, f"{version}, wanted {sign}{bound}", state, fix)
+        return Check("Libraries", name, "not installed", "missing", fix)
+    if not bounds.contains(version, prereleases=True):
+        return Check("Libraries", name, f"{version}, wanted {bounds}", "missing", fix)
     if name == "torch" and (trouble := _import_trouble()):
-        return Check(group, name, f"{version} does not import: {trouble}", state, "install torch anew")
-    return Check(group, name, version)
+        value = f"{version} does not import: {trouble}"
+        return Check("Libraries", name, value, "missing", "install torch anew")
+    return Check("Libraries", name, version)
 
 
 def _import_trouble() -> str | None:
@@ -177,14 +180,6 @@ def _import_trouble() -> str | None:
     except Exception as error:  # a half-installed torch raises OSError and others
         return f"{type(error).__name__}: {error}".splitlines()[0][:100]
     return None
-
-
-def _newer_or_equal(version: str, bound: str) -> bool:
-    def numbers(text: str) -> list[int]:
-        head = re.match(r"\d+(\.\d+)*", text)
-        return [int(part) for part in head[0].split(".")] if head else []
-
-    return numbers(version) >= numbers(bound)
 
 
 def _cache() -> Iterator[Check]:
