@@ -61,6 +61,26 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     return values
 
 
+def read_model(model: type[ModelT], path: Path) -> ModelT:
+    """A YAML file that holds no settings but one thing of its own, such as principles or a sweep.
+
+    Raises:
+        ConfigError: naming the file, the entry, the value received and what was expected.
+    """
+    try:
+        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    except ValidationError as error:
+        problems = [
+            f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}, got {str(e['input'])[:60]!r}"
+            for e in error.errors()
+        ]
+        raise ConfigError(problems) from error
+
+
 def build(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> ModelT:
     """Merge defaults, file and overrides and validate them. See ``config.load_config``."""
     problems: list[str] = []

@@ -5,8 +5,8 @@ everything wrong at once. Types are strict, with two exceptions that have one me
 an int is accepted for a float, and a string that is a clean number is accepted for a float,
 because YAML 1.1 reads ``2e-4`` (no decimal point) as a string.
 
-The sections are plain pydantic models; ``config_io`` finds keys, types and ranges in them,
-so a new field needs no other change.
+The sections are plain pydantic models; ``reading`` finds keys, types and ranges in them, so a new field needs
+no other change. What a field of several sections means stands once, in the types.
 """
 
 from __future__ import annotations
@@ -19,22 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rlhf_lite.config import reading as config_io
-
-__all__ = [
-    "CheckpointConfig",
-    "DPOConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "PPOConfig",
-    "PipelineConfig",
-    "RewardConfig",
-    "SFTConfig",
-    "budget",
-    "load_config",
-]
+from rlhf_lite.config import reading
 
 BUDGETS = ("fast", "full")
 
@@ -56,17 +41,32 @@ BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+TwoOrMore = Annotated[int, Field(ge=2)]
+Seed = Annotated[int, Field(ge=0, lt=2**32, description="seeds everything random")]
+
+PairsPerPass = Annotated[Count, Field(description="pairs per forward pass")]
+Accumulation = Annotated[Count, Field(description="forward passes per optimiser step")]
+LearningRate = Annotated[Positive, Field(description="peak learning rate (AdamW)")]
+WarmupSteps = Annotated[CountOrZero, Field(description="steps of linear warm-up")]
+MaxGradNorm = Annotated[Positive, Field(description="gradients are clipped to this norm")]
+WeightDecay = Annotated[NonNegative, Field(description="AdamW weight decay")]
+CompletionTokens = Annotated[Count, Field(description="length limit of a completion, tokens")]
+Temperature = Annotated[Positive, Field(description="sampling temperature")]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     """Settings cannot be changed after loading, hold no unknown key, NaN or infinity."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
     )
 
+    def save(self, path: Path | str) -> None:
+        """Write the settings as commented YAML that is read back unchanged, atomically."""
+        reading.write(self, Path(path))
 
-class ModelConfig(_Section):
+
+class ModelConfig(Section):
     """Which language model is trained, and how it is held in memory."""
 
     name: Text | None = Field(None, description="folder or Hub id; null = the SmolLM2-135M-Instruct asset")
@@ -76,7 +76,7 @@ class ModelConfig(_Section):
     threads: Count | None = Field(None, description="CPU threads for torch; null = torch decides")
 
 
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Low-rank adapters (Hu et al. 2021)."""
 
     rank: Count = Field(16, description="rank of the update matrices")
@@ -89,13 +89,13 @@ class LoraConfig(_Section):
     )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where texts and preferences come from."""
 
     source: Text = Field("reviews", description='"reviews" (the human ratings asset) or a preference file')
     prompt_words_min: Count = Field(3, description="shortest opening used as a prompt, words")
     prompt_words_max: Count = Field(6, description="longest opening used as a prompt, words")
-    max_tokens: Annotated[int, Field(ge=2)] = Field(40, description="longer texts are cut, tokens")
+    max_tokens: TwoOrMore = Field(40, description="longer texts are cut, tokens")
     on_error: Literal["raise", "skip"] = Field("raise", description="what to do with a broken row")
 
     @model_validator(mode="after")
@@ -108,48 +108,48 @@ class DataConfig(_Section):
         return self
 
 
-class SFTConfig(_Section):
+class SFTConfig(Section):
     """Supervised fine-tuning on openings and their continuations."""
 
     steps: Count = Field(30, description="optimiser steps")
     batch_size: Count = Field(16, description="texts per forward pass")
-    accumulation: Count = Field(1, description="forward passes per optimiser step")
-    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
-    warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
-    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+    accumulation: Accumulation = 1
+    learning_rate: LearningRate = 1e-3
+    warmup_steps: WarmupSteps = 5
+    max_grad_norm: MaxGradNorm = 1.0
+    weight_decay: WeightDecay = 0.0
 
 
-class RewardConfig(_Section):
+class RewardConfig(Section):
     """The reward model, trained on human preference pairs."""
 
     pairs: Count = Field(960, description="training pairs made from the ratings")
     min_gap: NonNegative = Field(1.5, description="smallest gap of mean ratings in a pair, in points")
     prompt_words: CountOrZero = Field(1, description="both reviews start with the same N words; 0 = any two")
-    batch_size: Count = Field(16, description="pairs per forward pass")
-    accumulation: Count = Field(1, description="forward passes per optimiser step")
+    batch_size: PairsPerPass = 16
+    accumulation: Accumulation = 1
     epochs: Count = Field(1, description="passes over the training pairs")
-    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
-    warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
-    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+    learning_rate: LearningRate = 1e-3
+    warmup_steps: WarmupSteps = 5
+    max_grad_norm: MaxGradNorm = 1.0
+    weight_decay: WeightDecay = 0.0
     eval_pairs: Count = Field(320, description="held-out pairs for the accuracy")
     eval_min_gap: NonNegative = Field(1.0, description="smallest gap in a held-out pair, rating points")
     centre: NonNegative = Field(0.01, description="weight of (r_chosen + r_rejected)^2: centres rewards")
 
 
-class PPOConfig(_Section):
+class PPOConfig(Section):
     """Proximal policy optimisation (Schulman et al. 2017; Ziegler et al. 2019)."""
 
     steps: Count = Field(15, description="rounds of sampling and updating")
-    prompts_per_step: Annotated[int, Field(ge=2)] = Field(40, description="completions sampled per step")
-    max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
-    temperature: Positive = Field(1.0, description="sampling temperature")
+    prompts_per_step: TwoOrMore = Field(40, description="completions sampled per step")
+    max_new_tokens: CompletionTokens = 16
+    temperature: Temperature = 1.0
     epochs: Count = Field(2, description="passes over each step's samples")
     minibatches: Count = Field(4, description="optimiser steps per pass")
-    learning_rate: Positive = Field(1e-3, description="peak learning rate (AdamW)")
-    warmup_steps: CountOrZero = Field(2, description="steps of linear warm-up")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
+    learning_rate: LearningRate = 1e-3
+    warmup_steps: WarmupSteps = 2
+    max_grad_norm: MaxGradNorm = 1.0
     clip: Positive = Field(0.2, description="the probability ratio is clipped to 1 +- clip")
     value_clip: Positive | None = Field(0.2, description="values move at most this far; null = no limit")
     value_coef: NonNegative = Field(0.1, description="weight of the value loss")
@@ -170,7 +170,7 @@ class PPOConfig(_Section):
         return self
 
 
-class DPOConfig(_Section):
+class DPOConfig(Section):
     """Direct preference optimisation (Rafailov et al. 2023) and its family."""
 
     source: Literal["human", "policy"] = Field(
@@ -178,7 +178,7 @@ class DPOConfig(_Section):
     )
     pairs: Count = Field(960, description="training pairs")
     min_gap: NonNegative = Field(1.5, description="human pairs: smallest gap of mean ratings, in points")
-    candidates: Annotated[int, Field(ge=2)] = Field(
+    candidates: TwoOrMore = Field(
         4, description="policy pairs: texts sampled for each prompt; the best and the worst become the pair"
     )
     max_new_tokens: Count = Field(16, description="policy pairs: length limit of a text, tokens")
@@ -193,21 +193,21 @@ class DPOConfig(_Section):
     )
     sft_coef: NonNegative = Field(0.0, description="weight of the chosen text's loss in nats per token")
     epochs: Count = Field(1, description="passes over the pairs")
-    batch_size: Count = Field(16, description="pairs per forward pass")
-    accumulation: Count = Field(1, description="forward passes per optimiser step")
-    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
-    warmup_steps: CountOrZero = Field(5, description="steps of linear warm-up")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
-    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+    batch_size: PairsPerPass = 16
+    accumulation: Accumulation = 1
+    learning_rate: LearningRate = 5e-4
+    warmup_steps: WarmupSteps = 5
+    max_grad_norm: MaxGradNorm = 1.0
+    weight_decay: WeightDecay = 0.0
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Section):
     """How policies are compared, on prompts that were never trained on."""
 
-    prompts: Annotated[int, Field(ge=2)] = Field(200, description="held-out prompts")
-    gold_texts: Annotated[int, Field(ge=2)] = Field(600, description="rated texts to fit the gold judge on")
-    max_new_tokens: Count = Field(16, description="length limit of a completion, tokens")
-    temperature: Positive = Field(1.0, description="sampling temperature")
+    prompts: TwoOrMore = Field(200, description="held-out prompts")
+    gold_texts: TwoOrMore = Field(600, description="rated texts to fit the gold judge on")
+    max_new_tokens: CompletionTokens = 16
+    temperature: Temperature = 1.0
     best_of_n: CountOrZero = Field(
         0, description="also judge the best of N samples of the SFT policy, as a control; 0 = do not"
     )
@@ -220,7 +220,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """What is kept on disk."""
 
     every_steps: Count = Field(5, description="steps between checkpoints")
@@ -228,10 +228,10 @@ class CheckpointConfig(_Section):
     save_merged: bool = Field(True, description="also write the PPO policy with the adapter merged in")
 
 
-class PipelineConfig(_Section):
+class PipelineConfig(Section):
     """All settings of a run: SFT, reward model, PPO or DPO, and evaluation."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seeds everything random")
+    seed: Seed = 0
     output: Text = Field("runs/quickstart", description="folder of the run")
     method: Literal["ppo", "dpo", "both"] = Field("ppo", description="how the policy learns from preferences")
     model: ModelConfig = ModelConfig()
@@ -243,13 +243,6 @@ class PipelineConfig(_Section):
     dpo: DPOConfig = DPOConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-
-    def save(self, path: Path | str) -> None:
-        """Write the settings as commented YAML that ``load_config`` reads back unchanged.
-
-        The file appears complete or not at all.
-        """
-        config_io.write(self, Path(path))
 
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> PipelineConfig:
@@ -264,7 +257,7 @@ def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> Pipel
         ConfigError: lists every problem with its dotted key, the value received, what was
             expected and, for an unknown key, the nearest key that exists.
     """
-    return config_io.build(PipelineConfig, None if path is None else Path(path), overrides)
+    return reading.build(PipelineConfig, None if path is None else Path(path), overrides)
 
 
 def budget() -> str:

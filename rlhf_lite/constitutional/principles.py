@@ -19,14 +19,12 @@ A constitution is a YAML file, so that anybody can write one without touching co
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from rlhf_lite.errors import ConfigError
+from rlhf_lite.config.reading import read_model
 
 Text = Annotated[str, Field(min_length=1)]
 
@@ -117,20 +115,12 @@ def load_constitution(path: Path | str) -> Constitution:
     Raises:
         ConfigError: naming the file, the entry, the value received and what was expected.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
-    return _validated(content, str(path))
+    return read_model(Constitution, Path(path))
 
 
 def default_constitution() -> Constitution:
     """The package's own principles for short reviews and answers."""
-    text = resources.files("rlhf_lite.constitutional").joinpath("default.yaml").read_text(encoding="utf-8")
-    return _validated(yaml.safe_load(text), "default.yaml")
+    return load_constitution(Path(__file__).with_name("default.yaml"))
 
 
 def sentiment_questions() -> Constitution:
@@ -138,16 +128,4 @@ def sentiment_questions() -> Constitution:
 
     They are no rules of conduct: who is good at them is not thereby good at judging respect.
     """
-    text = resources.files("rlhf_lite.constitutional").joinpath("sentiment.yaml").read_text(encoding="utf-8")
-    return _validated(yaml.safe_load(text), "sentiment.yaml")
-
-
-def _validated(content: Any, where: str) -> Constitution:
-    try:
-        return Constitution.model_validate(content)
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = ".".join(map(str, problem["loc"])) or "the file"
-            lines.append(f"{where}: {place}: {problem['msg']}, got {str(problem['input'])[:60]!r}")
-        raise ConfigError(lines) from error
+    return load_constitution(Path(__file__).with_name("sentiment.yaml"))

@@ -8,14 +8,12 @@ is asked in the form of a chat; after rude lines it does.
 from __future__ import annotations
 
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rlhf_lite.errors import ConfigError
+from rlhf_lite.config.reading import read_model
 
 Text = Annotated[str, Field(min_length=1)]
 Remarks = Annotated[tuple[Text, ...], Field(min_length=2)]
@@ -88,25 +86,7 @@ def load_prompts(path: Path | str | None = None) -> PromptSet:
     Raises:
         ConfigError: naming the file, the entry, the value received and what was expected.
     """
-    if path is None:
-        where = "prompts.yaml"
-        text = resources.files("rlhf_lite.constitutional").joinpath(where).read_text(encoding="utf-8")
-    else:
-        where = str(path)
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
-    try:
-        return PromptSet.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{where}: is not valid YAML: {error}"]) from error
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = ".".join(map(str, problem["loc"])) or "the file"
-            lines.append(f"{where}: {place}: {problem['msg']}, got {str(problem['input'])[:60]!r}")
-        raise ConfigError(lines) from error
+    return read_model(PromptSet, Path(__file__).with_name("prompts.yaml") if path is None else Path(path))
 
 
 def printable(text: str) -> str:

@@ -29,11 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
+from rlhf_lite.config.reading import read_model
 from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.pipeline.run import PHASES
@@ -91,19 +91,7 @@ def load_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: naming the file, the entry, the value received and what was expected.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        sweep = Sweep.model_validate(content)
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
-    except ValidationError as error:
-        problems = [
-            f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}, got {str(e['input'])[:60]!r}"
-            for e in error.errors()
-        ]
-        raise ConfigError(problems) from error
+    sweep = read_model(Sweep, Path(path))
     for arm, overrides in sweep.arms.items():
         try:
             load_config(None, [*sweep.base, *overrides])

@@ -6,29 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from rlhf_lite.config import reading as config_io
+from rlhf_lite.config import reading
 from rlhf_lite.config.settings import (
+    Accumulation,
     CheckpointConfig,
     Count,
     CountOrZero,
+    LearningRate,
     LoraConfig,
+    MaxGradNorm,
     ModelConfig,
     NonNegative,
+    PairsPerPass,
     Positive,
+    Section,
+    Seed,
     SFTConfig,
+    Temperature,
     Text,
+    TwoOrMore,
+    WarmupSteps,
+    WeightDecay,
 )
 
 
-class _Section(BaseModel):
-    """As strict as the sections of ``rlhf_lite.config``."""
-
-    model_config = ModelConfig.model_config
-
-
-class CAIDataConfig(_Section):
+class CAIDataConfig(Section):
     """Prompts and principles."""
 
     prompts: Text | None = Field(None, description="prompt file, YAML; null = the package's rude threads")
@@ -36,12 +40,10 @@ class CAIDataConfig(_Section):
     principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
         None, description="ids of the principles to use; null = all of the constitution"
     )
-    max_tokens: Annotated[int, Field(ge=2)] = Field(
-        96, description="longer prompts lose their beginning, tokens"
-    )
+    max_tokens: TwoOrMore = Field(96, description="longer prompts lose their beginning, tokens")
 
 
-class ReviseConfig(_Section):
+class ReviseConfig(Section):
     """Critique and revision of the untouched model's own answers."""
 
     prompts: Count = Field(120, description="training prompts")
@@ -55,7 +57,7 @@ class ReviseConfig(_Section):
     temperature: Positive = Field(0.3, description="sampling temperature of critiques and revisions")
 
 
-class FeedbackConfig(_Section):
+class FeedbackConfig(Section):
     """A model's judgement of the fine-tuned policy's answers."""
 
     judge: Text | None = Field(
@@ -73,7 +75,7 @@ class FeedbackConfig(_Section):
         True, description="judge by the other methods as well, and write down how good each is"
     )
     prompts: Count = Field(120, description="training prompts")
-    candidates: Annotated[int, Field(ge=2)] = Field(4, description="answers to each prompt")
+    candidates: TwoOrMore = Field(4, description="answers to each prompt")
     max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")
     temperature: Positive = Field(0.7, description="sampling temperature of the answers")
     min_log_odds: NonNegative = Field(
@@ -81,33 +83,33 @@ class FeedbackConfig(_Section):
     )
 
 
-class CAIDPOConfig(_Section):
+class CAIDPOConfig(Section):
     """DPO on the model's preferences; the reference is the policy fine-tuned on revisions."""
 
     beta: Positive = Field(0.1, description="price of one nat of KL that the loss stands for")
     epochs: Count = Field(2, description="passes over the pairs")
-    batch_size: Count = Field(16, description="pairs per forward pass")
-    accumulation: Count = Field(1, description="forward passes per optimiser step")
-    learning_rate: Positive = Field(5e-4, description="peak learning rate (AdamW)")
-    warmup_steps: CountOrZero = Field(2, description="steps of linear warm-up")
-    max_grad_norm: Positive = Field(1.0, description="gradients are clipped to this norm")
-    weight_decay: NonNegative = Field(0.0, description="AdamW weight decay")
+    batch_size: PairsPerPass = 16
+    accumulation: Accumulation = 1
+    learning_rate: LearningRate = 5e-4
+    warmup_steps: WarmupSteps = 2
+    max_grad_norm: MaxGradNorm = 1.0
+    weight_decay: WeightDecay = 0.0
 
 
-class CAIEvaluationConfig(_Section):
+class CAIEvaluationConfig(Section):
     """How the policies are compared, on prompts that were never trained on."""
 
-    prompts: Annotated[int, Field(ge=2)] = Field(60, description="test prompts")
+    prompts: TwoOrMore = Field(60, description="test prompts")
     samples: Count = Field(4, description="answers to each prompt; their mean is one observation")
     max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")
-    temperature: Positive = Field(0.7, description="sampling temperature")
+    temperature: Temperature = 0.7
     samples_shown: CountOrZero = Field(8, description="prompts shown in the report")
 
 
-class CAIConfig(_Section):
+class CAIConfig(Section):
     """All settings of a constitutional run."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="seeds everything random")
+    seed: Seed = 0
     output: Text = Field("runs/cai", description="folder of the run")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
@@ -119,10 +121,6 @@ class CAIConfig(_Section):
     evaluation: CAIEvaluationConfig = CAIEvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(save_merged=False)
 
-    def save(self, path: Path | str) -> None:
-        """Write the settings as commented YAML that :func:`load_cai_config` reads back unchanged."""
-        config_io.write(self, Path(path))
-
 
 def load_cai_config(path: Path | str | None, overrides: Sequence[str] = ()) -> CAIConfig:
     """The settings: defaults, then a YAML file, then ``key=value`` overrides; see ``config.load_config``.
@@ -130,4 +128,4 @@ def load_cai_config(path: Path | str | None, overrides: Sequence[str] = ()) -> C
     Raises:
         ConfigError: lists every problem with its key, the value received and what was expected.
     """
-    return config_io.build(CAIConfig, None if path is None else Path(path), overrides)
+    return reading.build(CAIConfig, None if path is None else Path(path), overrides)
