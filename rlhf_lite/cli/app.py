@@ -7,7 +7,6 @@ Errors that a user can mend are printed as one message; ``--debug`` shows where 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -18,6 +17,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_lite.cli.cai import cai
+from rlhf_lite.cli.common import (
+    MaxNewTokens,
+    OnError,
+    Output,
+    Resume,
+    SampleSeed,
+    Seed,
+    Settings,
+    SettingsFile,
+    SkipBroken,
+    Temperature,
+    red,
+    resumable,
+    settings_from,
+    typed_command,
+)
 from rlhf_lite.cli.eval import compare
 from rlhf_lite.errors import ConfigError, RlhfLiteError
 
@@ -53,23 +68,6 @@ class Method(StrEnum):
     both = "both"
 
 
-class OnError(StrEnum):
-    """What to do with a row that cannot be used."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="settings, such as ppo.steps=5 or model.precision=fp32"),
-]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the run")]
-Seed = Annotated[int | None, typer.Option("--seed", help="seeds everything random (same as seed=N)")]
-Resume = Annotated[bool, typer.Option("--resume", help="continue a killed run at its last completed step")]
-SkipBroken = Annotated[OnError, typer.Option("--on-error", help="stop at a broken row, or skip and list it")]
-
-
 @app.callback(invoke_without_command=True)
 def _global(
     version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
@@ -92,7 +90,7 @@ def quickstart(
     resume: Resume = False,
 ) -> None:
     """The whole path on real human ratings, in about five minutes."""
-    config = _settings(None, settings, output=output, seed=seed, method=method and method.value)
+    config = _load(None, settings, output=output, seed=seed, method=method and method.value)
     folder = Path(config.output)
     if not resume and "output" not in config.model_fields_set:
         folder = _free(folder)
@@ -112,7 +110,7 @@ def pipeline(
     """The same machinery at any size, from a settings file."""
     if skip and only:
         raise ConfigError(["command line: got --skip and --only; give one of them"])
-    resolved = _settings(config, settings, output=output, seed=seed)
+    resolved = _load(config, settings, output=output, seed=seed)
     # Two settings files without an output must not write into the same folder.
     folder = resolved.output if "output" in resolved.model_fields_set else f"runs/{config.stem}"
     _run(
@@ -127,7 +125,7 @@ def pipeline(
 @app.command()
 def dpo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of a new run, or of one with SFT")],
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="settings, YAML")] = None,
+    config: SettingsFile = None,
     data: Annotated[str | None, typer.Option("--data", help="preference file; default: the ratings")] = None,
     settings: Settings = None,
     seed: Seed = None,
@@ -141,7 +139,7 @@ def dpo(
     saved = output / "config.yaml"
     given = [*(settings or ()), f"method={method_with_dpo(saved)}"]
     given += [] if data is None else [f"data.source={data}"]
-    resolved = _settings(config or (saved if saved.exists() else None), given, seed=seed)
+    resolved = _load(config or (saved if saved.exists() else None), given, seed=seed)
     _run(resolved, output, resume=saved.exists())
 
 
@@ -168,7 +166,7 @@ def reward(
     settings: Settings = None,
 ) -> None:
     """Train a reward model on a preference file."""
-    config = _settings(None, [f"data.on_error={on_error.value}", *(settings or ())])
+    config = _load(None, [f"data.on_error={on_error.value}", *(settings or ())])
     from rlhf_lite.pipeline import train_reward_file
 
     _show_numbers(train_reward_file(data, model, output, config), f"Reward model in {output}")
@@ -195,9 +193,9 @@ def generate(
     model_dir: Annotated[str, typer.Argument(metavar="DIR", help="a run, a model or an adapter")],
     prompt: Annotated[str, typer.Argument(metavar="TEXT", help="opening words")],
     samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="how many continuations")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="length limit, tokens")] = 40,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="same seed, same text")] = 0,
+    max_new_tokens: MaxNewTokens = 40,
+    temperature: Temperature = 1.0,
+    seed: SampleSeed = 0,
 ) -> None:
     """Continue some opening words with a trained policy."""
     from rlhf_lite.pipeline import generate_text
@@ -263,31 +261,17 @@ def assets() -> None:
         typer.echo(str(ensure()))
 
 
-def _settings(
-    path: Path | None, overrides: Sequence[str] | None, **options: Path | str | int | None
-) -> PipelineConfig:
-    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
+def _load(path: Path | None, overrides: Sequence[str] | None, **options: Any) -> PipelineConfig:
     from rlhf_lite.config import load_config
 
-    given = list(overrides or ())
-    for key, value in options.items():
-        if value is None:
-            continue
-        twice = [text for text in given if text.partition("=")[0].strip() == key]
-        if twice:
-            raise ConfigError([f"command line: got --{key} {value} and {twice[0]}; give one of them"])
-        given.append(f"{key}={value}")
-    return load_config(path, given)
+    return settings_from(load_config, path, overrides, **options)
 
 
 def _run(config: PipelineConfig, folder: Path, *, resume: bool, **phases: Sequence[str]) -> None:
     from rlhf_lite.pipeline import run_pipeline
 
-    try:
-        metrics = run_pipeline(config, output=folder, resume=resume, command=_command(), **phases)
-    except KeyboardInterrupt:
-        _red(f"Stopped. What was completed is in {folder}; the same command with --resume continues it.")
-        raise typer.Exit(130) from None
+    with resumable(folder):
+        metrics = run_pipeline(config, output=folder, resume=resume, command=typed_command(), **phases)
     _show_checks(metrics.get("checks") or [])
     if metrics.get("policies"):
         from rlhf_lite.evaluation.report.write import summary_lines
@@ -301,11 +285,6 @@ def _free(folder: Path) -> Path:
     """The folder itself, or ``folder-2``, ``folder-3``, ...: the first that holds no run yet."""
     candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in count(1))
     return next(place for place in candidates if not (place / "config.yaml").exists())
-
-
-def _command() -> str:
-    """What the user typed, for metrics.json; the program's own path does not matter."""
-    return shlex.join(["rlhf-lite", *sys.argv[1:]])
 
 
 def _show_checks(checks: Sequence[dict[str, Any]]) -> None:
@@ -340,12 +319,6 @@ def _text(value: Any) -> str:
     return "missing" if value is None else escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
-def _red(message: str) -> None:
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(message, style="bold red", markup=False, highlight=False)
-
-
 def main() -> None:
     """Entry point of the command: runs it and ends the process with its exit code.
 
@@ -360,7 +333,7 @@ def main() -> None:
     except RlhfLiteError as error:
         if debug:
             raise
-        _red(f"Error: {error}")
+        red(f"Error: {error}")
         raise SystemExit(error.exit_code) from None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-__all__ = ["compare"]
+from rlhf_lite.cli.common import MaxNewTokens, OnError, SampleSeed, SkipBroken, Temperature, typed_command
 
 
 def compare(
@@ -45,14 +43,12 @@ def compare(
     ] = None,
     chat: Annotated[bool, typer.Option(help="put prompts into the chat template")] = False,
     n_samples: Annotated[int, typer.Option("--n-samples", "-n", min=1, help="texts per prompt")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="length limit, tokens")] = 40,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="same seed, same texts")] = 0,
-    on_error: Annotated[str, typer.Option(help="raise at a broken prompt, or skip and list it")] = "raise",
+    max_new_tokens: MaxNewTokens = 40,
+    temperature: Temperature = 1.0,
+    seed: SampleSeed = 0,
+    on_error: SkipBroken = OnError.stop,
 ) -> None:
     """Compare policies on the same prompts and seeds; writes a report with tables, plots and samples."""
-    if on_error not in ("raise", "skip"):
-        raise typer.BadParameter(f"--on-error is raise or skip, got {on_error!r}")
     from rlhf_lite.pipeline.compare import evaluate_models
 
     metrics = evaluate_models(
@@ -72,8 +68,8 @@ def compare(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seed=seed,
-        on_error=on_error,
-        command=shlex.join(["rlhf-lite", *sys.argv[1:]]),
+        on_error=on_error.value,
+        command=typed_command(),
     )
     from rlhf_lite.evaluation.report.comparison import summary
 
