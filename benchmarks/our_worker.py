@@ -19,10 +19,10 @@ from rlhf_lite.pipeline.context import make_accelerator
 from rlhf_lite.rollout.rewards import Reward, model_reward, text_reward
 from rlhf_lite.training.dpo import train_dpo
 from rlhf_lite.training.grpo import METHODS, train_grpo
-from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.ppo import train_ppo
 from rlhf_lite.training.preference.data import encode_preferences
 from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import encode_examples, train_sft
 from rlhf_lite.training.step import Hooks
 from rlhf_lite.types import Preference
@@ -127,7 +127,7 @@ def dpo(spec: Spec, gate: Gate) -> None:
     )
 
 
-def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyPieces:
+def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyGradientSetup:
     """What the policy-gradient trainers are handed; no end token, so that every completion is full."""
 
     @contextmanager
@@ -138,7 +138,7 @@ def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyPieces:
     def reference() -> AbstractContextManager[None]:
         return using_adapter(scorer.model, None)
 
-    return PolicyPieces(
+    return PolicyGradientSetup(
         scorer=scorer,
         reference=reference,
         sampling=sampling,

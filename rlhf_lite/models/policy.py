@@ -121,7 +121,7 @@ class TokenScores:
 class PolicyScorer(nn.Module):
     """Log-probabilities, values and entropies of given tokens under a policy.
 
-    The vocabulary head is a fifth of this model: it runs only where a token's probability is wanted.
+    The vocabulary head is a fifth of this model: it runs only where a token's probability is asked for.
 
     Args:
         model: a causal model, with or without PEFT adapters.
@@ -167,57 +167,59 @@ class PolicyScorer(nn.Module):
         hidden: Tensor,
         input_ids: Tensor,
         mask: Tensor,
-        wanted: Tensor,
+        score_mask: Tensor,
         *,
         temperature: float = 1.0,
         with_entropy: bool = False,
     ) -> TokenScores:
-        """Score the wanted tokens.
+        """Score the tokens under ``score_mask``.
 
         Args:
             hidden: ``[B, S, H]`` from ``self.body.trunk(input_ids, mask)``.
             input_ids: ``[B, S]``.
             mask: bool ``[B, S]``; True counts (False is padding, on either side).
-            wanted: bool ``[B, S]``; True where the token's log-probability is wanted. Column 0 cannot be:
-                nothing predicts the first token.
+            score_mask: bool ``[B, S]``; True where the token's log-probability is asked for. Column 0
+                cannot be: nothing predicts the first token.
             temperature: divides the logits, as it did when the tokens were sampled.
             with_entropy: also return the entropy of each prediction.
 
         Raises:
-            ValueError: if column 0 is wanted.
+            ValueError: if column 0 is asked for.
         """
-        if bool(wanted[:, 0].any()):
-            raise ValueError("the first token of a row has no prediction: wanted[:, 0] must be False")
+        if bool(score_mask[:, 0].any()):
+            raise ValueError("the first token of a row has no prediction: score_mask[:, 0] must be False")
         states = self.body.top(hidden, mask)  # (B, S, H)
         # The one-token shift: position t - 1 predicts token t. Boolean indexing copies into a contiguous
         # 2-D tensor; a sliced 3-D one makes the bfloat16 head many times slower.
-        rows = states[:, :-1][wanted[:, 1:]]  # (N, H)
+        rows = states[:, :-1][score_mask[:, 1:]]  # (N, H)
         logits = final_logits(self.model, rows)  # (N, V)
         if temperature != 1.0:
             logits = logits / temperature
 
         values = None
         if self.value_head is not None:
-            values = self.value_head(self._critic_rows(hidden, mask, wanted, rows))
+            values = self.value_head(self._critic_rows(hidden, mask, score_mask, rows))
 
         def spread(flat: Tensor) -> Tensor:
             """(N,) -> (B, S) with zeros elsewhere."""
             full = torch.zeros(input_ids.shape, dtype=flat.dtype, device=flat.device)
-            return full.masked_scatter(wanted, flat)
+            return full.masked_scatter(score_mask, flat)
 
         return TokenScores(
-            logps=spread(token_logps(logits, input_ids[wanted])),
+            logps=spread(token_logps(logits, input_ids[score_mask])),
             values=None if values is None else spread(values),
             entropies=spread(entropy(logits.detach())) if with_entropy else None,
         )
 
-    def _critic_rows(self, hidden: Tensor, mask: Tensor, wanted: Tensor, rows: Tensor) -> Tensor:
+    def _critic_rows(self, hidden: Tensor, mask: Tensor, score_mask: Tensor, rows: Tensor) -> Tensor:
         """The states ``[N, H]`` that the critic reads: the policy's ``rows``, or those of its own adapter."""
         if self.values_from is None:
             return rows
         other = partial(using_adapter, self.model, self.values_from)
-        return self.body.top(hidden, mask, context=other)[:, :-1][wanted[:, 1:]]
+        return self.body.top(hidden, mask, context=other)[:, :-1][score_mask[:, 1:]]
 
-    def score(self, input_ids: Tensor, mask: Tensor, wanted: Tensor, **options: float | bool) -> TokenScores:
+    def score(
+        self, input_ids: Tensor, mask: Tensor, score_mask: Tensor, **options: float | bool
+    ) -> TokenScores:
         """Trunk and :meth:`forward` in one call, for code that scores a batch only once."""
-        return self(self.body.trunk(input_ids, mask), input_ids, mask, wanted, **options)
+        return self(self.body.trunk(input_ids, mask), input_ids, mask, score_mask, **options)

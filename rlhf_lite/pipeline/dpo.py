@@ -23,8 +23,8 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import (
     POLICY,
-    Actors,
-    build_actors,
+    AdapterPolicies,
+    build_adapter_policies,
     load_run_reward,
     save_merged,
     shared_reward,
@@ -57,7 +57,7 @@ def human_preferences(run: Run) -> list[Preference]:
 
 @torch.no_grad()
 def policy_pairs(
-    run: Run, policy: Policy, actors: Actors, scorer: PolicyScorer, prompts: Sequence[str]
+    run: Run, policy: Policy, adapters: AdapterPolicies, scorer: PolicyScorer, prompts: Sequence[str]
 ) -> tuple[list[EncodedPair], list[Preference]]:
     """One pair for each prompt: of several continuations the best and the worst for the reward model.
 
@@ -73,7 +73,7 @@ def policy_pairs(
     seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
     for start in range(0, len(prompts), per_pass):
         part = encoded[start : start + per_pass]
-        with actors.sampling(actors.reference)() as causal:
+        with adapters.sampling(adapters.reference)() as causal:
             rollout = sample(
                 causal,
                 *pad_left(part, tokenizer.pad_token_id),
@@ -125,8 +125,8 @@ def run_dpo(run: Run) -> None:
     """
     config, settings = run.config, run.config.dpo
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_actors(run, policy, trained=False)
-    scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers)
+    adapters = build_adapter_policies(run, policy, trained=False)
+    scorer = PolicyScorer(adapters.model, top_layers=config.lora.top_layers)
     texts: list[Preference] = []
     if settings.source == "human":
         encoded = encode_preferences(
@@ -137,7 +137,7 @@ def run_dpo(run: Run) -> None:
         # Spread over all openings: the reviews are ordered, the first ones are all positive.
         prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
         spread = [prompts[i * len(prompts) // n] for i in range(n)]
-        pairs, texts = policy_pairs(run, policy, actors, scorer, spread)
+        pairs, texts = policy_pairs(run, policy, adapters, scorer, spread)
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
@@ -155,7 +155,7 @@ def run_dpo(run: Run) -> None:
         train_dpo(
             scorer,
             pairs,
-            reference=actors.scoring(actors.reference),
+            reference=adapters.scoring(adapters.reference),
             pad_token_id=policy.tokenizer.pad_token_id,
             steps=steps,
             seed=config.seed,
@@ -164,13 +164,13 @@ def run_dpo(run: Run) -> None:
             resume=resume,
             **settings.model_dump(include=set(taken)),
         )
-    reference = "sft" if actors.reference else "base"
+    reference = "sft" if adapters.reference else "base"
     with run.result("dpo", steps=steps, reference=reference, pairs=len(pairs)) as folder:
-        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
+        save_adapter(adapters.model, folder / "adapter", POLICY, base=policy.name)
         policy.tokenizer.save_pretrained(str(folder / "adapter"))
         if texts:
             save_preferences(folder / "pairs.jsonl", texts)
         if config.checkpoint.save_merged:
-            with actors.sampling(POLICY)() as model:
+            with adapters.sampling(POLICY)() as model:
                 save_merged(model, policy, folder / "merged")
     shutil.rmtree(run.checkpoints("dpo"), ignore_errors=True)

@@ -21,7 +21,7 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.evaluation_cache import Kept
-from rlhf_lite.pipeline.phases import DPO, POLICY, build_actors, load_run_reward, shared_reward
+from rlhf_lite.pipeline.phases import DPO, POLICY, build_adapter_policies, load_run_reward, shared_reward
 from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
@@ -115,7 +115,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
             )
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {found['reward_model']['accuracy']:.3f}")
-        actors = build_actors(run, policy, trained=has_ppo)
+        actors = build_adapter_policies(run, policy, trained=has_ppo)
         adapters = {
             "reference": None,
             "sft": actors.reference,

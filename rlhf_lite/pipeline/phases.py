@@ -25,9 +25,9 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
-from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.ppo import train_ppo
 from rlhf_lite.training.reward import reward_steps, train_reward
+from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import encode_examples, train_sft
 
 # Names of the adapters on the one policy network.
@@ -105,7 +105,7 @@ def run_reward(run: Run) -> None:
 
 
 @dataclass(frozen=True)
-class Actors:
+class AdapterPolicies:
     """The policy network with its adapters, and contexts in which it is one policy or another.
 
     Attributes:
@@ -131,7 +131,7 @@ class Actors:
         return sampling
 
 
-def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
+def build_adapter_policies(run: Run, policy: Policy, *, trained: bool) -> AdapterPolicies:
     """Attach the reference and the policy adapter to a freshly loaded model.
 
     Args:
@@ -159,7 +159,7 @@ def build_actors(run: Run, policy: Policy, *, trained: bool) -> Actors:
         model = load_adapter(model, run.output / "dpo" / "adapter", DPO)
     model.set_adapter(POLICY)
     model.eval()
-    return Actors(model, reference)
+    return AdapterPolicies(model, reference)
 
 
 def shared_reward(run: Run, reward: RewardModel, policy: Policy) -> Reward:
@@ -175,23 +175,23 @@ def load_run_reward(run: Run) -> RewardModel:
 
 
 @dataclass(frozen=True)
-class Cast:
-    """Everybody on stage in PPO.
+class PPOSetup:
+    """Everything that PPO works with.
 
     Attributes:
         policy: the model and its tokenizer.
-        actors: its adapters and the contexts to use them in.
+        adapters: the policies that its adapters make.
         reward: the reward model.
-        pieces: what the trainer takes: the scorer with its critic, the reference, the reward.
+        training: what the trainer takes: the scorer with its critic, the reference, the reward.
     """
 
     policy: Policy
-    actors: Actors
+    adapters: AdapterPolicies
     reward: RewardModel
-    pieces: PolicyPieces
+    training: PolicyGradientSetup
 
 
-def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) -> Cast:
+def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = None) -> PPOSetup:
     """Load everything that PPO works with. Notebooks begin with it.
 
     Args:
@@ -203,52 +203,54 @@ def build_cast(run: Run, *, trained: bool, reward: RewardModel | None = None) ->
     config = run.config
     reward = load_run_reward(run) if reward is None else reward
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_actors(run, policy, trained=trained)
+    adapters = build_adapter_policies(run, policy, trained=trained)
     size = policy.model.config.hidden_size
     critic = load_value_head(run.output / "ppo", hidden_size=size) if trained else ValueHead(size)
     scale = Scale(mean=reward.mean, std=reward.std)
-    pieces = PolicyPieces(
-        scorer=PolicyScorer(actors.model, top_layers=config.lora.top_layers, value_head=critic),
-        reference=actors.scoring(actors.reference),
-        sampling=actors.sampling(POLICY),
+    training = PolicyGradientSetup(
+        scorer=PolicyScorer(adapters.model, top_layers=config.lora.top_layers, value_head=critic),
+        reference=adapters.scoring(adapters.reference),
+        sampling=adapters.sampling(POLICY),
         reward=Mixture({"rm": Part(shared_reward(run, reward, policy), scale=scale)}),
         eos_token_id=policy.tokenizer.eos_token_id,
         pad_token_id=policy.tokenizer.pad_token_id,
         decode=policy.tokenizer.batch_decode,
     )
-    return Cast(policy, actors, reward, pieces)
+    return PPOSetup(policy, adapters, reward, training)
 
 
 def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
-    config, cast = run.config, build_cast(run, trained=False)
+    config, setup = run.config, build_ppo_setup(run, trained=False)
 
     def live(metrics: Mapping[str, float]) -> str:
         return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
 
     with run.steps("ppo", config.ppo.steps, live) as (hooks, resume):
         train_ppo(
-            cast.pieces,
-            encode_prompts(cast.policy.tokenizer, run.texts.ppo_prompts),
+            setup.training,
+            encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
             seed=config.seed,
             accelerator=run.accelerator,
             hooks=hooks,
             resume=resume,
             **config.ppo.model_dump(),
         )
-    save_run_ppo(run, cast)
+    save_run_ppo(run, setup)
     shutil.rmtree(run.checkpoints("ppo"), ignore_errors=True)
 
 
-def save_run_ppo(run: Run, cast: Cast) -> None:
+def save_run_ppo(run: Run, setup: PPOSetup) -> None:
     """Write the trained policy and its critic as the result of the phase ``ppo``."""
-    config, policy, actors = run.config, cast.policy, cast.actors
-    with run.result("ppo", steps=config.ppo.steps, reference="sft" if actors.reference else "base") as folder:
-        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
+    config, policy, adapters = run.config, setup.policy, setup.adapters
+    with run.result(
+        "ppo", steps=config.ppo.steps, reference="sft" if adapters.reference else "base"
+    ) as folder:
+        save_adapter(adapters.model, folder / "adapter", POLICY, base=policy.name)
         policy.tokenizer.save_pretrained(str(folder / "adapter"))
-        cast.pieces.scorer.value_head.save(folder)
+        setup.training.scorer.value_head.save(folder)
         if config.checkpoint.save_merged:
-            with actors.sampling(POLICY)() as model:
+            with adapters.sampling(POLICY)() as model:
                 save_merged(model, policy, folder / "merged")
 
 

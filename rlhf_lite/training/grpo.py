@@ -28,9 +28,9 @@ from rlhf_lite.training.grpo_terms import (
     unit_losses,
     unit_weights,
 )
-from rlhf_lite.training.pieces import PolicyPieces, trainable_module
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
+from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
 
 __all__ = ["METHODS", "GroupBatch", "collect_groups", "train_grpo", "update_groups"]
@@ -40,13 +40,13 @@ __all__ = ["METHODS", "GroupBatch", "collect_groups", "train_grpo", "update_grou
 class GroupBatch:
     """One rollout: B = prompts * group size rows, those of a prompt adjacent; ``[B, S]`` unless noted.
 
-    Log-probabilities are 0 where ``wanted`` is False.
+    Log-probabilities are 0 where ``response_mask`` is False.
     """
 
     hidden: Tensor  # (B, S, H), the frozen trunk's states
     ids: Tensor
     mask: Tensor
-    wanted: Tensor
+    response_mask: Tensor
     scores: Tensor  # (B,), what is maximised
     old_logps: Tensor
     ref_logps: Tensor  # equal to old_logps without a reference
@@ -59,7 +59,7 @@ class GroupBatch:
 
 @torch.no_grad()
 def collect_groups(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     group_size: int,
@@ -92,7 +92,9 @@ def collect_groups(
     ref_logps = found.old_logps if found.ref_logps is None else found.ref_logps
     rewards = found.scores
     if kl_in == "reward":
-        rewards = rewards - kl_coef * masked_sum(kl_estimate(found.old_logps, ref_logps), found.wanted, dim=1)
+        rewards = rewards - kl_coef * masked_sum(
+            kl_estimate(found.old_logps, ref_logps), found.response_mask, dim=1
+        )
     advantages = ESTIMATORS[estimator](rewards, group_size=group_size)
     flat = (advantages.view(-1, group_size) == 0).all(1)
     metrics |= {
@@ -105,7 +107,7 @@ def collect_groups(
         hidden=found.hidden,
         ids=found.ids,
         mask=found.mask,
-        wanted=found.wanted,
+        response_mask=found.response_mask,
         scores=found.scores,
         old_logps=found.old_logps,
         ref_logps=ref_logps,
@@ -142,18 +144,20 @@ def update_groups(
     totals, norms = UpdateMetrics(accelerator), []
     high = clip if clip_high is None else clip_high
     for index in minibatch_rows(len(batch.ids), epochs=epochs, minibatches=minibatches, seed=seed):
-        wanted = batch.wanted[index]
-        found = unit_weights(wanted, aggregation=aggregation, max_tokens=max_new_tokens)
+        response_mask = batch.response_mask[index]
+        found = unit_weights(response_mask, aggregation=aggregation, max_tokens=max_new_tokens)
         weights = found.new_zeros(len(batch.ids), found.shape[1]).index_copy(0, index, found)
         for rows in micro_rows(index, micro_batch_size=micro_batch_size, accelerator=accelerator):
             part, weight = batch.rows(rows), weights[rows]
-            now = optimisation.module(part.hidden, part.ids, part.mask, part.wanted, temperature=temperature)
+            now = optimisation.module(
+                part.hidden, part.ids, part.mask, part.response_mask, temperature=temperature
+            )
             losses, ratio = unit_losses(
                 now.logps,
                 part.old_logps,
                 part.ref_logps,
                 part.advantages,
-                part.wanted,
+                part.response_mask,
                 aggregation=aggregation,
                 kl_in=kl_in,
                 kl_coef=kl_coef,
@@ -165,15 +169,17 @@ def update_groups(
             optimisation.backward(loss * accelerator.num_processes, {"rows": rows, "token_ids": part.ids})
             if not norms:
                 totals.largest("ratio/first_error", (ratio - 1).abs().max())
-            units = part.wanted if aggregation != "sequence" else torch.ones_like(ratio, dtype=torch.bool)
-            share = units / (wanted.sum() if aggregation != "sequence" else len(index))
+            units = (
+                part.response_mask if aggregation != "sequence" else torch.ones_like(ratio, dtype=torch.bool)
+            )
+            share = units / (response_mask.sum() if aggregation != "sequence" else len(index))
             clipped = (ratio < 1 - clip) | (ratio > 1 + high)
             drift = kl_estimate(part.old_logps, now.logps.detach())
             values = (
                 loss.detach(),
                 (share * clipped).sum(),
                 (share * ratio).sum(),
-                masked_sum(drift, part.wanted) / wanted.sum(),
+                masked_sum(drift, part.response_mask) / response_mask.sum(),
             )
             totals.add(dict(zip(_UPDATE, values, strict=True)))
         norms.append(optimisation.step())
@@ -182,7 +188,7 @@ def update_groups(
 
 
 def train_grpo(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     steps: int,

@@ -85,7 +85,7 @@ def unit_losses(
     old_logps: Tensor,
     ref_logps: Tensor,
     advantages: Tensor,
-    wanted: Tensor,
+    response_mask: Tensor,
     *,
     aggregation: Aggregation,
     kl_in: KLPlace,
@@ -100,14 +100,14 @@ def unit_losses(
         old_logps: ``[B, S]`` of the policy that sampled.
         ref_logps: ``[B, S]`` of the reference.
         advantages: ``[B]``.
-        wanted: bool ``[B, S]``; True counts.
+        response_mask: bool ``[B, S]``; True counts.
         aggregation, kl_in: see the head of this file.
         kl_coef: price of a nat; not charged here where the reward paid it.
         clip, clip_high: see ``functional.grpo_loss``.
     """
     old, ref = old_logps, ref_logps
     if aggregation == "sequence":
-        logps, old, ref = (masked_sum(each, wanted, dim=1).unsqueeze(1) for each in (logps, old, ref))
+        logps, old, ref = (masked_sum(each, response_mask, dim=1).unsqueeze(1) for each in (logps, old, ref))
     loss = grpo_loss(
         logps,
         old,
@@ -124,8 +124,8 @@ def unit_losses(
     return loss, ratio.detach()
 
 
-def unit_weights(wanted: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:
+def unit_weights(response_mask: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:
     """Weights of the units of a whole minibatch, ``[B, S]`` or ``[B, 1]``; the loss is their weighted sum."""
     if aggregation == "sequence":
-        return torch.full((len(wanted), 1), 1 / len(wanted), device=wanted.device)
-    return aggregation_weights(wanted, aggregation=aggregation, max_tokens=max_tokens)
+        return torch.full((len(response_mask), 1), 1 / len(response_mask), device=response_mask.device)
+    return aggregation_weights(response_mask, aggregation=aggregation, max_tokens=max_tokens)

@@ -28,9 +28,9 @@ from rlhf_lite.functional import (
     ppo_value_loss,
 )
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.pieces import PolicyPieces, trainable_module
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
+from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
 from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
 
 Controller = AdaptiveKLController | FixedKLController
@@ -40,13 +40,13 @@ Controller = AdaptiveKLController | FixedKLController
 class Batch:
     """One rollout; B rows, S = prompt + response columns, every tensor ``[B, S]`` unless noted.
 
-    ``wanted`` marks the response tokens. Log-probabilities, values, advantages and returns are 0 elsewhere.
+    Log-probabilities, values, advantages and returns are 0 where ``response_mask`` is False.
     """
 
     hidden: Tensor  # (B, S, H), the frozen trunk's states
     ids: Tensor
     mask: Tensor
-    wanted: Tensor
+    response_mask: Tensor
     scores: Tensor  # (B,), what is maximised
     old_logps: Tensor
     ref_logps: Tensor
@@ -60,7 +60,7 @@ class Batch:
 
 
 def token_rewards(
-    old_logps: Tensor, ref_logps: Tensor, scores: Tensor, wanted: Tensor, *, kl_coef: float
+    old_logps: Tensor, ref_logps: Tensor, scores: Tensor, response_mask: Tensor, *, kl_coef: float
 ) -> Tensor:
     """Reward of each token: -β (log π - log π_ref), plus the score on the last token of the row.
 
@@ -70,19 +70,19 @@ def token_rewards(
         old_logps: ``[B, S]`` under the policy that sampled.
         ref_logps: ``[B, S]`` under the reference.
         scores: ``[B]``.
-        wanted: bool ``[B, S]``, the response tokens; at least one per row.
+        response_mask: bool ``[B, S]``, the response tokens; at least one per row.
         kl_coef: β.
     """
     penalty = kl_coef * kl_estimate(old_logps, ref_logps)
-    rewards = torch.where(wanted, -penalty, torch.zeros_like(penalty))
-    last = wanted.shape[1] - 1 - wanted.long().flip(-1).argmax(-1)  # (B,)
+    rewards = torch.where(response_mask, -penalty, torch.zeros_like(penalty))
+    last = response_mask.shape[1] - 1 - response_mask.long().flip(-1).argmax(-1)  # (B,)
     rewards[torch.arange(len(last)), last] += scores
     return rewards
 
 
 @torch.no_grad()
 def collect(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[int],
@@ -113,28 +113,28 @@ def collect(
         micro_batch_size=micro_batch_size,
         accelerator=accelerator,
     )
-    wanted, response = found.wanted, found.response
-    rewards = token_rewards(found.old_logps, found.ref_logps, found.scores, wanted, kl_coef=kl_coef)
+    response_mask, response = found.response_mask, found.response
+    rewards = token_rewards(found.old_logps, found.ref_logps, found.scores, response_mask, kl_coef=kl_coef)
     advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
     advantages[:, response], returns[:, response] = gae(
-        rewards[:, response], found.old_values[:, response], wanted[:, response], gamma=gamma, lam=lam
+        rewards[:, response], found.old_values[:, response], response_mask[:, response], gamma=gamma, lam=lam
     )
-    error = masked_var(returns - found.old_values, wanted)
+    error = masked_var(returns - found.old_values, response_mask)
     metrics |= {
         "kl_coef": kl_coef,
-        "advantage/std": float(masked_var(advantages, wanted).sqrt()),
-        "value/explained_variance": float(1 - error / masked_var(returns, wanted).clamp_min(1e-8)),
+        "advantage/std": float(masked_var(advantages, response_mask).sqrt()),
+        "value/explained_variance": float(1 - error / masked_var(returns, response_mask).clamp_min(1e-8)),
     }
     batch = Batch(
         hidden=found.hidden,
         ids=found.ids,
         mask=found.mask,
-        wanted=wanted,
+        response_mask=response_mask,
         scores=found.scores,
         old_logps=found.old_logps,
         ref_logps=found.ref_logps,
         old_values=found.old_values,
-        advantages=masked_whiten(advantages, wanted) if whiten else advantages,
+        advantages=masked_whiten(advantages, response_mask) if whiten else advantages,
         returns=returns,
     )
     return batch, metrics
@@ -167,10 +167,12 @@ def update(
     accelerator = optimisation.accelerator
     totals, norms = UpdateMetrics(accelerator), []
     for index in minibatch_rows(len(batch.ids), epochs=epochs, minibatches=minibatches, seed=seed):
-        tokens = batch.wanted[index].sum()
+        tokens = batch.response_mask[index].sum()
         for rows in micro_rows(index, micro_batch_size=micro_batch_size, accelerator=accelerator):
-            part, weights = batch.rows(rows), batch.wanted[rows] / tokens
-            now = optimisation.module(part.hidden, part.ids, part.mask, part.wanted, temperature=temperature)
+            part, weights = batch.rows(rows), batch.response_mask[rows] / tokens
+            now = optimisation.module(
+                part.hidden, part.ids, part.mask, part.response_mask, temperature=temperature
+            )
             policy = ppo_policy_loss(now.logps, part.old_logps, part.advantages, clip=clip)
             value = ppo_value_loss(now.values, part.old_values, part.returns, clip=value_clip)
             loss = (weights * (policy + value_coef * value)).sum()
@@ -194,7 +196,7 @@ def update(
 
 
 def train_ppo(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     steps: int,

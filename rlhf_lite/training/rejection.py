@@ -15,8 +15,8 @@ from accelerate import Accelerator
 
 from rlhf_lite.rollout.best_of_n import choose_best
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.rollouts import Scored, roll_out
+from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
 from rlhf_lite.training.step import Hooks, Resume, batch_rows
 
@@ -30,13 +30,15 @@ def winners(batch: Scored, *, n: int) -> tuple[list[Example], list[float]]:
     place = choose_best(scores)
     rows = torch.arange(len(place), device=place.device) * n + place
     examples = []
-    for ids, mask, wanted in zip(batch.ids[rows], batch.mask[rows], batch.wanted[rows], strict=True):
-        examples.append(Example(ids[mask & ~wanted].tolist(), ids[wanted].tolist()))
+    for ids, mask, response_mask in zip(
+        batch.ids[rows], batch.mask[rows], batch.response_mask[rows], strict=True
+    ):
+        examples.append(Example(ids[mask & ~response_mask].tolist(), ids[response_mask].tolist()))
     return examples, batch.scores[rows].tolist()
 
 
 def train_rejection(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     rounds: int,

@@ -19,7 +19,7 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import kl_estimate, masked_mean, masked_sum
 from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import sample
-from rlhf_lite.training.pieces import PolicyPieces, trainable_module
+from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
 from rlhf_lite.types import Rollout
 
 # Nats per token between sampler and scorer that rounding does not explain (bfloat16 gives about 0.001).
@@ -30,13 +30,13 @@ _MOST_SAMPLER_KL = 0.1
 class Scored:
     """One scored rollout: B rows, S = prompt + response columns; every tensor ``[B, S]`` unless noted.
 
-    ``wanted`` marks the response tokens; log-probabilities, values and entropies are 0 elsewhere.
+    ``response_mask`` marks the response tokens; log-probabilities, values and entropies are 0 elsewhere.
     """
 
     hidden: Tensor  # (B, S, H), the frozen trunk's states
     ids: Tensor
     mask: Tensor
-    wanted: Tensor
+    response_mask: Tensor
     sampled_logps: Tensor  # as the sampler computed them
     old_logps: Tensor  # the same, as the scorer computes them
     entropies: Tensor
@@ -50,13 +50,13 @@ class Scored:
     @property
     def response(self) -> slice:
         """The columns of the responses."""
-        return slice(int(self.wanted.any(0).long().argmax()), None)
+        return slice(int(self.response_mask.any(0).long().argmax()), None)
 
 
 # --- Sharing between processes
 
 
-def share(n: int, accelerator: Accelerator | None) -> list[int]:
+def local_rows(n: int, accelerator: Accelerator | None) -> list[int]:
     """This process's part of ``range(n)``; every process gets equally many, so some places come twice.
 
     Place k of process r is number k * processes + r; what goes beyond n starts again at 0.
@@ -67,8 +67,8 @@ def share(n: int, accelerator: Accelerator | None) -> list[int]:
     return [(k * world + rank) % n for k in range(-(-n // world))]
 
 
-def gather_shares(tensor: Tensor, n: int, accelerator: Accelerator | None) -> Tensor:
-    """``[N, ...]`` in order, from the ``[N_r, ...]`` rows that each process computed for its :func:`share`.
+def gather_rows(tensor: Tensor, n: int, accelerator: Accelerator | None) -> Tensor:
+    """``[N, ...]`` in order, from the ``[N_r, ...]`` rows that each process computed for its ``local_rows``.
 
     Args:
         tensor: rows of this process; the same whole number of rows for each place of its share.
@@ -141,7 +141,7 @@ class UpdateMetrics:
 
 @torch.no_grad()
 def roll_out(
-    pieces: PolicyPieces,
+    pieces: PolicyGradientSetup,
     prompts: Sequence[list[int]],
     *,
     seeds: Sequence[int],
@@ -176,7 +176,7 @@ def roll_out(
     if len(seeds) != len(prompts) * repeats:
         raise ValueError(f"expected {len(prompts)} x {repeats} seeds, got {len(seeds)}")
     started = time.perf_counter()
-    mine = share(len(prompts), accelerator)
+    mine = local_rows(len(prompts), accelerator)
     # Every process pads to the longest prompt of all, so that their tensors fit together.
     device = next(pieces.scorer.parameters()).device
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, pieces.pad_token_id))
@@ -199,7 +199,7 @@ def roll_out(
     mine_of = {field.name: getattr(found, field.name) for field in fields(found)}
     batch = Scored(
         **{
-            name: None if tensor is None else gather_shares(tensor, len(prompts), accelerator)
+            name: None if tensor is None else gather_rows(tensor, len(prompts), accelerator)
             for name, tensor in mine_of.items()
         }
     )
@@ -232,7 +232,7 @@ def _trimmed(rollout: Rollout, accelerator: Accelerator | None) -> Rollout:
 
 
 def _scored(
-    pieces: PolicyPieces, rollout: Rollout, *, temperature: float, micro_batch_size: int | None
+    pieces: PolicyGradientSetup, rollout: Rollout, *, temperature: float, micro_batch_size: int | None
 ) -> tuple[Scored, list[str]]:
     """This process's rollout with log-probabilities, values and rewards, and the names of the rewards."""
     batch = Completions.of(
@@ -254,7 +254,7 @@ def _scored(
         hidden=batch.hidden,
         ids=batch.ids,
         mask=batch.mask,
-        wanted=batch.response_mask,
+        response_mask=batch.response_mask,
         sampled_logps=torch.cat([pad, rollout.logps], dim=1),
         old_logps=torch.cat([part.logps for part in own]),
         entropies=torch.cat([part.entropies for part in own]),
@@ -274,20 +274,20 @@ def rollout_metrics(batch: Scored, parts: Sequence[str] = ()) -> dict[str, float
     ``kl/sampler_nats_per_token`` estimates the KL of the sampler's law from the policy as the scorer computes
     it: zero up to rounding, unless the two are not the same policy. Top-k and top-p move it away from zero.
     """
-    wanted = batch.wanted
+    response_mask = batch.response_mask
     metrics = {
         "reward/rm_raw": float(batch.raw.mean()),
         "reward/rm_std": float(batch.raw.std()),
         "reward/score": float(batch.scores.mean()),
         **{f"reward/part_{name}": float(batch.parts[:, i].mean()) for i, name in enumerate(parts)},
-        "entropy/nats_per_token": float(masked_mean(batch.entropies, wanted)),
-        "length/tokens": float(wanted.sum(1).float().mean()),
+        "entropy/nats_per_token": float(masked_mean(batch.entropies, response_mask)),
+        "length/tokens": float(response_mask.sum(1).float().mean()),
         "ended/fraction": float(batch.ended.float().mean()),
         "kl/sampler_nats_per_token": float(
-            masked_mean(kl_estimate(batch.sampled_logps, batch.old_logps), wanted)
+            masked_mean(kl_estimate(batch.sampled_logps, batch.old_logps), response_mask)
         ),
     }
     if batch.ref_logps is not None:
-        kl = masked_sum(kl_estimate(batch.old_logps, batch.ref_logps), wanted, dim=1)
+        kl = masked_sum(kl_estimate(batch.old_logps, batch.ref_logps), response_mask, dim=1)
         metrics["kl/nats_per_seq"] = float(kl.mean())
     return metrics

@@ -30,12 +30,12 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged
 from rlhf_lite.models.policy import PolicyScorer, load_policy
-from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Mixture, Part, text_reward
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import batch_rows
 from rlhf_lite.training.grpo import METHODS, train_grpo
-from rlhf_lite.training.pieces import PolicyPieces
+from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.step import Hooks
 
 STEPS, GROUP, LENGTH, EPOCHS, RATE, BETA, HEAT = 3, 4, 8, 2, 5e-3, 0.3, 0.8
@@ -71,12 +71,12 @@ def seeds_of(step: int) -> dict[int, list[int]]:
 def ours(base: str, **method) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     policy = load_policy(base, precision="fp32")
     model = add_adapter(policy.model, lora_config(policy.model, **SHAPE), "default", seed=0).eval()
-    actors = Actors(model, None)
+    actors = AdapterPolicies(model, None)
     two = {
         "vowels": Part(text_reward(lambda prompts, texts: vowels(texts))),
         "lengths": Part(text_reward(lambda prompts, texts: lengths(texts)), weight=0.1),
     }
-    pieces = PolicyPieces(
+    pieces = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=SHAPE["top_layers"]),
         reference=actors.scoring(None),
         sampling=actors.sampling("default"),

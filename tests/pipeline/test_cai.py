@@ -22,7 +22,7 @@ from rlhf_lite.pipeline.cai.records import read_chains, write_chains
 from rlhf_lite.pipeline.cai.rounds import Answers, answer, by_round, copied
 from rlhf_lite.pipeline.cai.run import CAI_PHASES, run_cai
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, Actors, build_actors
+from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, AdapterPolicies, build_adapter_policies
 from rlhf_lite.teaching import book_runs_cai as chapters
 from rlhf_lite.types import Preference
 
@@ -114,7 +114,9 @@ def test_a_run_goes_on_where_it_stopped_and_repeats_itself(
 def test_dpo_starts_from_the_policy_of_the_revisions_and_moves_away(done: tuple[Path, dict], small) -> None:
     folder, _ = done
     run = Run(small(), folder, visible=False)
-    model = build_actors(run, load_policy(run.config.model.name, precision="fp32"), trained=False).model
+    model = build_adapter_policies(
+        run, load_policy(run.config.model.name, precision="fp32"), trained=False
+    ).model
     pairs = zip(adapter_parameters(model, DPO), adapter_parameters(model, REFERENCE), strict=True)
     assert max(float((a - b).abs().max()) for a, b in pairs) > 1e-4
     log = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -223,7 +225,7 @@ def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) 
     options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
     prompts = ["- a film\n-", "- another one\n-", "- b\n-"]
     both = [
-        answer(policy, Actors(model.eval(), None), POLICY, prompts, top_layers=top, **options)
+        answer(policy, AdapterPolicies(model.eval(), None), POLICY, prompts, top_layers=top, **options)
         for top in (None, 1)
     ]
     assert both[0].texts == both[1].texts

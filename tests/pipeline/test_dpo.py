@@ -15,7 +15,7 @@ from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import policy_pairs, with_label_noise
-from rlhf_lite.pipeline.phases import DPO, REFERENCE, build_actors
+from rlhf_lite.pipeline.phases import DPO, REFERENCE, build_adapter_policies
 from rlhf_lite.pipeline.run import planned_phases
 from rlhf_lite.tracking import read_metrics
 
@@ -85,7 +85,7 @@ def test_sampled_pairs_are_ordered_as_the_reward_model_orders_them(both: tuple[P
     config = settings(SMALL | {"method": "both", "dpo.source": "policy", "dpo.pairs": 16})
     run = Run(config, folder, visible=False)
     policy = load_policy(config.model.name, precision="fp32")
-    actors = build_actors(run, policy, trained=False)
+    actors = build_adapter_policies(run, policy, trained=False)
     scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers)
     prompts = list(dict.fromkeys(record.prompt for record in records))[:4]
     pairs, texts = policy_pairs(run, policy, actors, scorer, prompts)
@@ -100,7 +100,7 @@ def test_dpo_moves_its_own_adapter_only(both: tuple[Path, dict], settings) -> No
     config = settings(SMALL | {"method": "both", "dpo.source": "policy", "dpo.pairs": 16})
     run = Run(config, folder, visible=False)
     policy = load_policy(config.model.name, precision="fp32")
-    model = build_actors(run, policy, trained=True).model
+    model = build_adapter_policies(run, policy, trained=True).model
     moved = [
         float((a - b).abs().max())
         for a, b in zip(adapter_parameters(model, DPO), adapter_parameters(model, REFERENCE), strict=True)

@@ -23,7 +23,7 @@ from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.pipeline import run as run_module
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import STATE_FILE, Run
-from rlhf_lite.pipeline.phases import POLICY, build_cast
+from rlhf_lite.pipeline.phases import POLICY, build_ppo_setup
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.training.ppo import collect, token_rewards
 
@@ -54,48 +54,48 @@ def run(finished, settings) -> Run:
 
 @pytest.fixture(scope="module")
 def cast(run):
-    return build_cast(run, trained=True)
+    return build_ppo_setup(run, trained=True)
 
 
 def judges_of(cast, *, reward=True) -> Judges:
     return Judges(
-        scorer=cast.pieces.scorer,
-        using=partial(using_adapter, cast.actors.model),
-        anchor=cast.actors.reference,
+        scorer=cast.training.scorer,
+        using=partial(using_adapter, cast.adapters.model),
+        anchor=cast.adapters.reference,
         gold=lambda texts: np.zeros(len(texts)),
-        reward=cast.pieces.reward if reward else None,
+        reward=cast.training.reward if reward else None,
     )
 
 
 def test_the_cast_has_the_trained_policy_and_its_critic(run, cast):
     prompts = encode_prompts(cast.policy.tokenizer, run.texts.test_prompts[:6])
-    batch, metrics = collect(cast.pieces, prompts, seeds=row_seeds(0, 7, rows=6), **COLLECT)
+    batch, metrics = collect(cast.training, prompts, seeds=row_seeds(0, 7, rows=6), **COLLECT)
     assert abs(metrics["kl/nats_per_seq"]) > 1e-4  # not the reference any more
-    assert float(batch.old_values[batch.wanted].abs().max()) > 0  # a critic that was trained
+    assert float(batch.old_values[batch.response_mask].abs().max()) > 0  # a critic that was trained
     # The reward is the reward model's, on the scale of human texts.
-    text = batch.mask & ~(batch.wanted & (batch.ids == cast.policy.tokenizer.eos_token_id))
+    text = batch.mask & ~(batch.response_mask & (batch.ids == cast.policy.tokenizer.eos_token_id))
     with torch.no_grad():
         raw = cast.reward(cast.reward.body.trunk(batch.ids, text), text)
     torch.testing.assert_close(batch.scores, cast.reward.normalise(raw), atol=1e-4, rtol=1e-4)
     assert metrics["reward/rm_raw"] == pytest.approx(float(raw.mean()), abs=1e-4)
     assert metrics["reward/part_rm"] == metrics["reward/rm_raw"]
-    rewards = token_rewards(batch.old_logps, batch.ref_logps, batch.scores, batch.wanted, kl_coef=0.1)
+    rewards = token_rewards(batch.old_logps, batch.ref_logps, batch.scores, batch.response_mask, kl_coef=0.1)
     kl = (batch.old_logps - batch.ref_logps).sum(1)
     torch.testing.assert_close(rewards.sum(1), batch.scores - 0.1 * kl, atol=1e-5, rtol=1e-5)
 
 
 def test_a_new_cast_starts_from_the_reference(run, cast):
-    fresh = build_cast(run, trained=False, reward=cast.reward)
+    fresh = build_ppo_setup(run, trained=False, reward=cast.reward)
     assert fresh.reward is cast.reward
     prompts = encode_prompts(fresh.policy.tokenizer, run.texts.test_prompts[:4])
-    batch, metrics = collect(fresh.pieces, prompts, seeds=range(4), **COLLECT)
+    batch, metrics = collect(fresh.training, prompts, seeds=range(4), **COLLECT)
     assert metrics["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-5)
     assert (batch.old_values == 0).all()
 
 
 def test_the_best_of_n_is_a_contender(run, cast, monkeypatch):
     judges, prompts = judges_of(cast), run.texts.test_prompts[:8]
-    adapter, sampling = cast.actors.reference, cast.actors.sampling(cast.actors.reference)
+    adapter, sampling = cast.adapters.reference, cast.adapters.sampling(cast.adapters.reference)
     options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 0, "batch_size": 3}
     tokenizer = cast.policy.tokenizer
     plain = measure(Contender("sft", adapter, sampling), judges, prompts, tokenizer, **options)
@@ -126,7 +126,7 @@ def test_the_best_of_n_is_a_contender(run, cast, monkeypatch):
             **options,
         )
     with pytest.raises(ValueError, match="anchor"):
-        other = Contender("best", POLICY, cast.actors.sampling(POLICY), 8)
+        other = Contender("best", POLICY, cast.adapters.sampling(POLICY), 8)
         measure(other, judges, prompts, tokenizer, **options)
 
 
@@ -151,7 +151,7 @@ def test_what_auto_meant_at_the_start_holds_to_the_end(settings, tmp_path, monke
     run = Run(config, tmp_path, visible=False)
     assert run.precision == "bf16" and run.policy.model.dtype == torch.bfloat16
     run_pipeline(config, output=tmp_path, only=["reward"], resume=True, visible=False)
-    cast = build_cast(run, trained=False)
+    cast = build_ppo_setup(run, trained=False)
     assert cast.policy.model.dtype == torch.bfloat16
     assert cast.reward.model.get_base_model().base_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 

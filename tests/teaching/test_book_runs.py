@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import build_cast, save_run_ppo
+from rlhf_lite.pipeline.phases import build_ppo_setup, save_run_ppo
 from rlhf_lite.teaching import book_runs as chapters
 from rlhf_lite.training.ppo import train_ppo
 from rlhf_lite.training.step import Hooks
@@ -78,9 +78,9 @@ def test_a_chapter_that_trains_ppo_itself_leaves_what_the_phase_would(run: Run, 
     chapters.require(run, "sft", "reward", "ppo")
     wanted = load_file(run.output / "ppo" / "adapter" / "adapter_model.safetensors")
     chapters.remake(run, "ppo")
-    cast = build_cast(run, trained=False)
+    cast = build_ppo_setup(run, trained=False)
     train_ppo(
-        cast.pieces,
+        cast.training,
         encode_prompts(cast.policy.tokenizer, run.texts.ppo_prompts),
         seed=run.config.seed,
         accelerator=run.accelerator,

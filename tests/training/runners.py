@@ -21,11 +21,11 @@ from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.models.reward_model import RewardModel, new_reward_model
-from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.pieces import PolicyPieces
 from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
 from rlhf_lite.training.step import Hooks, Resume
 from rlhf_lite.types import Preference
@@ -164,15 +164,15 @@ EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
 
 def policy_pieces(
     *, reward: Reward, trained: bool = False, top_layers: int | None = 2, critic: bool = False
-) -> PolicyPieces:
+) -> PolicyGradientSetup:
     """A tiny policy with an adapter, its bare model as the reference, and perhaps a critic."""
     model = llama(vocab=TOKENS, initializer_range=0.1)
     shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
-    actors = Actors(add_adapter(model, shape, "policy", seed=0).eval(), None)
+    actors = AdapterPolicies(add_adapter(model, shape, "policy", seed=0).eval(), None)
     if trained:
         shake(actors.model, "policy", scale=0.05)
     head = ValueHead(HIDDEN) if critic else None
-    return PolicyPieces(
+    return PolicyGradientSetup(
         scorer=PolicyScorer(actors.model, top_layers=top_layers, value_head=head),
         reference=actors.scoring(None),
         sampling=actors.sampling("policy"),

@@ -25,7 +25,7 @@ from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo, update_groups
 from rlhf_lite.training.grpo_terms import unit_losses, unit_weights
-from rlhf_lite.training.pieces import PolicyPieces, frozen_reference, trainable_module
+from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference, trainable_module
 from rlhf_lite.training.step import Hooks, Optimisation, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
@@ -56,7 +56,7 @@ OPTIONS = {
 EVERY_METHOD = pytest.mark.parametrize("method", list(METHODS))
 
 
-def train(parts: PolicyPieces, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
+def train(parts: PolicyGradientSetup, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
     lines: list[dict[str, float]] = []
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
     train_grpo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
@@ -80,10 +80,10 @@ def test_collected_numbers_equal_the_naive_computation(estimator, kl_in):
     plain, _ = collect_groups(
         replace(parts, eos_token_id=None), PROMPTS, estimator="rloo", kl_in="loss", **COLLECT
     )
-    common = plain.ids[plain.wanted].bincount(minlength=TOKENS).argmax()
+    common = plain.ids[plain.response_mask].bincount(minlength=TOKENS).argmax()
     parts = replace(parts, eos_token_id=int(common))
     batch, metrics = collect_groups(parts, PROMPTS, estimator=estimator, kl_in=kl_in, **COLLECT)
-    lengths = batch.wanted.sum(1)
+    lengths = batch.response_mask.sum(1)
     assert len(set(lengths.tolist())) > 1
     rows = [row[keep].tolist() for row, keep in zip(batch.ids, batch.mask, strict=True)]
     with torch.no_grad():
@@ -94,8 +94,12 @@ def test_collected_numbers_equal_the_naive_computation(estimator, kl_in):
     for i, row in enumerate(rows):
         assert row[: len(PROMPTS[i // 4])] == PROMPTS[i // 4]  # groups are adjacent
         n = int(lengths[i])
-        torch.testing.assert_close(batch.old_logps[i][batch.wanted[i]], own[i][-n:], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(batch.ref_logps[i][batch.wanted[i]], ref[i][-n:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            batch.old_logps[i][batch.response_mask[i]], own[i][-n:], atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            batch.ref_logps[i][batch.response_mask[i]], ref[i][-n:], atol=1e-4, rtol=1e-4
+        )
         kls.append((own[i][-n:] - ref[i][-n:]).sum().item())
         rewards.append(10 * row[-n:].count(WANTED_TOKEN) / n - (0.3 * kls[-1] if kl_in == "reward" else 0))
     for start in range(0, len(rows), 4):
@@ -197,11 +201,11 @@ def test_a_minibatch_is_weighed_by_itself(method):
     norms, trained = [], [p for p in parts.scorer.parameters() if p.requires_grad]
     for index in rollouts.minibatch_rows(len(batch.ids), epochs=1, minibatches=2, seed=5):
         part = batch.rows(index)
-        now = parts.scorer(part.hidden, part.ids, part.mask, part.wanted)
+        now = parts.scorer(part.hidden, part.ids, part.mask, part.response_mask)
         losses, _ = unit_losses(
-            now.logps, part.old_logps, part.ref_logps, part.advantages, part.wanted, **how
+            now.logps, part.old_logps, part.ref_logps, part.advantages, part.response_mask, **how
         )
-        weight = unit_weights(part.wanted, aggregation=chosen["aggregation"], max_tokens=6)
+        weight = unit_weights(part.response_mask, aggregation=chosen["aggregation"], max_tokens=6)
         gradients = torch.autograd.grad((losses * weight).sum(), trained)
         norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
     assert norms[0] != pytest.approx(norms[1], rel=1e-2)
@@ -222,20 +226,20 @@ def test_padding_does_not_change_the_loss(method):
         wider = GroupBatch(
             **{name: wide(t) for name, t in vars(batch).items() if name != "hidden"}, hidden=None
         )
-        now = parts.scorer.score(wider.ids, wider.mask, wider.wanted)
+        now = parts.scorer.score(wider.ids, wider.mask, wider.response_mask)
         losses, _ = unit_losses(
             now.logps,
-            wider.old_logps - 0.1 * wider.wanted,  # as after an update
+            wider.old_logps - 0.1 * wider.response_mask,  # as after an update
             wider.ref_logps,
             wider.advantages,
-            wider.wanted,
+            wider.response_mask,
             aggregation=chosen["aggregation"],
             kl_in=chosen["kl_in"],
             kl_coef=0.1,
             clip=0.2,
             clip_high=0.3,
         )
-        weight = unit_weights(wider.wanted, aggregation=chosen["aggregation"], max_tokens=6)
+        weight = unit_weights(wider.response_mask, aggregation=chosen["aggregation"], max_tokens=6)
         loss = (losses * weight).sum()
         return loss, list(
             torch.autograd.grad(loss, [p for p in parts.scorer.parameters() if p.requires_grad])
@@ -281,9 +285,9 @@ def test_which_way_a_kl_in_the_loss_pulls(kl_in):
 # --- A model without adapters, tokenizer or end token
 
 
-def whole_model(reward, *, reference: bool = True) -> tuple[PolicyPieces, torch.nn.Module]:
+def whole_model(reward, *, reference: bool = True) -> tuple[PolicyGradientSetup, torch.nn.Module]:
     model = llama(vocab=8, num_hidden_layers=1, initializer_range=0.1).requires_grad_(True)
-    parts = PolicyPieces(
+    parts = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=None),
         reference=frozen_reference(model) if reference else None,
         sampling=lambda: nullcontext(model),
@@ -325,10 +329,10 @@ def test_the_expected_step_of_rloo_is_the_exact_policy_gradient():
         estimator="rloo", kl_in="reward",
     )  # fmt: skip
     module = trainable_module(parts.scorer)
-    now = module(batch.hidden, batch.ids, batch.mask, batch.wanted)
-    given = (now.logps, batch.old_logps, batch.ref_logps, batch.advantages, batch.wanted)
+    now = module(batch.hidden, batch.ids, batch.mask, batch.response_mask)
+    given = (now.logps, batch.old_logps, batch.ref_logps, batch.advantages, batch.response_mask)
     losses, _ = unit_losses(*given, clip=0.2, aggregation="sequence", kl_in="reward", kl_coef=0.5)
-    loss = (losses * unit_weights(batch.wanted, aggregation="sequence", max_tokens=2)).sum()
+    loss = (losses * unit_weights(batch.response_mask, aggregation="sequence", max_tokens=2)).sum()
     found = torch.autograd.grad(loss, list(model.parameters()))
     found = -torch.cat([g.flatten() for g in found])
     # The standard error of a mean over 16,384 samples is below one part in a hundred here.

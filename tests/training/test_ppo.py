@@ -24,8 +24,8 @@ from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.rewards import Mixture, Part, Scale
 from rlhf_lite.training import rollouts
-from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
 from rlhf_lite.training.ppo import collect, token_rewards, train_ppo
+from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 from rlhf_lite.training.step import Hooks, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
@@ -77,7 +77,7 @@ OPTIONS = {
 }
 
 
-def train(parts: PolicyPieces, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
+def train(parts: PolicyGradientSetup, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
     lines: list[dict[str, float]] = []
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
     train_ppo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
@@ -105,7 +105,7 @@ def test_collected_numbers_equal_the_naive_computation():
     # An end token that occurs, so that rows have different lengths.
     parts = replace(parts, reward=reward, eos_token_id=frequent_token(parts))
     batch, metrics = collect(parts, PROMPTS, seeds=range(len(PROMPTS)), **COLLECT)
-    lengths = batch.wanted.sum(1)
+    lengths = batch.response_mask.sum(1)
     assert len(set(lengths.tolist())) > 1
     rows = [row[keep].tolist() for row, keep in zip(batch.ids, batch.mask, strict=True)]
     model = parts.scorer.model
@@ -118,8 +118,12 @@ def test_collected_numbers_equal_the_naive_computation():
         assert rows[i][: len(prompt)] == prompt
         n = len(rows[i]) - len(prompt)
         assert int(lengths[i]) == n
-        torch.testing.assert_close(batch.old_logps[i][batch.wanted[i]], own[i][-n:], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(batch.ref_logps[i][batch.wanted[i]], ref[i][-n:], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            batch.old_logps[i][batch.response_mask[i]], own[i][-n:], atol=1e-4, rtol=1e-4
+        )
+        torch.testing.assert_close(
+            batch.ref_logps[i][batch.response_mask[i]], ref[i][-n:], atol=1e-4, rtol=1e-4
+        )
         kls.append((own[i][-n:] - ref[i][-n:]).sum().item())
         # The reward sees everything but the end token.
         ended = rows[i][-1] == parts.eos_token_id
@@ -130,20 +134,20 @@ def test_collected_numbers_equal_the_naive_computation():
         rewards[-1] += 10 * raw
         sums = [sum(0.95 ** (k - t) * rewards[k].item() for k in range(t, n)) for t in range(n)]
         torch.testing.assert_close(
-            batch.advantages[i][batch.wanted[i]], torch.tensor(sums), atol=1e-3, rtol=1e-3
+            batch.advantages[i][batch.response_mask[i]], torch.tensor(sums), atol=1e-3, rtol=1e-3
         )
     assert metrics["kl/nats_per_seq"] == pytest.approx(sum(kls) / len(kls), abs=1e-3)
     assert metrics["length/tokens"] == pytest.approx(lengths.float().mean().item())
     assert metrics["reward/score"] == pytest.approx(10 * metrics["reward/rm_raw"])
     for tensor in (batch.old_logps, batch.ref_logps, batch.advantages, batch.returns, batch.old_values):
-        assert (tensor[~batch.wanted] == 0).all()
+        assert (tensor[~batch.response_mask] == 0).all()
 
 
-def frequent_token(parts: PolicyPieces) -> int:
+def frequent_token(parts: PolicyGradientSetup) -> int:
     batch, _ = collect(
         replace(parts, eos_token_id=-1), PROMPTS, seeds=range(len(PROMPTS)), **COLLECT | {"max_new_tokens": 4}
     )
-    return int(batch.ids[batch.wanted].bincount(minlength=TOKENS).argmax())
+    return int(batch.ids[batch.response_mask].bincount(minlength=TOKENS).argmax())
 
 
 @pytest.mark.parametrize(("temperature", "top_layers"), [(1.0, 2), (1.0, None), (0.7, 2)])
@@ -262,7 +266,7 @@ def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():
     """The exact value of the objective, by enumeration of all 8 x 8 answers, rises towards its maximum."""
     model = llama(vocab=8, num_hidden_layers=1, initializer_range=0.1).requires_grad_(True)
     table = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
-    parts = PolicyPieces(
+    parts = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=None, value_head=ValueHead(HIDDEN)),
         reference=frozen_reference(model),
         sampling=lambda: nullcontext(model),

@@ -57,7 +57,7 @@ def test_winners_by_hand():
     batch = Scored(
         hidden=zeros, ids=torch.tensor([[0, 5, 6, 2], [0, 5, 7, 7], [8, 9, 2, 0], [8, 9, 3, 2]]),
         mask=torch.tensor([[0, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]]).bool(),
-        wanted=torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 1]]).bool(),
+        response_mask=torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 0], [0, 0, 1, 1]]).bool(),
         sampled_logps=zeros, old_logps=zeros, entropies=zeros, ended=zeros[:, 0].bool(),
         scores=torch.tensor([1.0, 2.0, 3.0, 3.0]), raw=zeros[:, 0], parts=zeros[:, :0],
     )  # fmt: skip

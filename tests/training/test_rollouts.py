@@ -17,8 +17,8 @@ from rlhf_lite.errors import RewardError
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.rewards import Mixture, Part
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
-from rlhf_lite.training.rollouts import gather_shares, micro_rows, minibatch_rows, roll_out, share
+from rlhf_lite.training.rollouts import gather_rows, local_rows, micro_rows, minibatch_rows, roll_out
+from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 
 PROMPTS = token_rows([3, 1, 4, 2, 5], vocab=16, seed=1)
 
@@ -39,11 +39,11 @@ class Rank:
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 7])
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
 def test_shares_are_equally_long_and_hold_everything(n, world):
-    shares = [share(n, Rank(rank, world)) for rank in range(world)]
+    shares = [local_rows(n, Rank(rank, world)) for rank in range(world)]
     assert {len(each) for each in shares} == {-(-n // world)}
     in_order = [each[k] for k in range(len(shares[0])) for each in shares]
     assert in_order[:n] == list(range(n))
-    assert share(n, None) == list(range(n))
+    assert local_rows(n, None) == list(range(n))
 
 
 @pytest.mark.parametrize("make", [
@@ -56,11 +56,11 @@ def test_shares_are_equally_long_and_hold_everything(n, world):
 def test_gathered_shares_are_the_whole_in_order(make, n, repeats, world):
     whole = make(n * repeats)
     groups = whole.view(n, repeats, *whole.shape[1:])
-    parts = [groups[share(n, Rank(rank, world))].flatten(0, 1) for rank in range(world)]
+    parts = [groups[local_rows(n, Rank(rank, world))].flatten(0, 1) for rank in range(world)]
     each = -(-n // world)
     sent = [part.contiguous().view(each, -1).view(torch.uint8) for part in parts]
     for rank in range(world):
-        found = gather_shares(parts[rank], n, Rank(rank, world, sent))
+        found = gather_rows(parts[rank], n, Rank(rank, world, sent))
         assert found.dtype == whole.dtype and torch.equal(found, whole)
 
 
@@ -83,9 +83,9 @@ def test_every_row_is_in_one_minibatch_of_each_epoch():
     assert again == first + second
 
 
-def pieces(reward=lambda batch: batch.response_ids.sum(1), **changes) -> PolicyPieces:
+def pieces(reward=lambda batch: batch.response_ids.sum(1), **changes) -> PolicyGradientSetup:
     model = llama(vocab=16, initializer_range=0.1)
-    parts = PolicyPieces(
+    parts = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=2),
         reference=frozen_reference(model),
         sampling=lambda: nullcontext(model),
@@ -124,8 +124,8 @@ def test_a_rollout_does_not_depend_on_its_neighbours_or_their_padding():
         for g in range(2):
             here, there = 2 * row + g, g
             for name in ("old_logps", "ref_logps", "entropies", "sampled_logps"):
-                found = getattr(alone, name)[there][alone.wanted[there]]
-                wanted = getattr(whole, name)[here][whole.wanted[here]]
+                found = getattr(alone, name)[there][alone.response_mask[there]]
+                wanted = getattr(whole, name)[here][whole.response_mask[here]]
                 torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
             assert whole.ids[here][whole.mask[here]].tolist() == alone.ids[there][alone.mask[there]].tolist()
             assert float(whole.scores[here]) == float(alone.scores[there])
@@ -133,11 +133,11 @@ def test_a_rollout_does_not_depend_on_its_neighbours_or_their_padding():
 
 def test_columns_that_nobody_reached_are_left_out():
     free, _ = roll_out(pieces(eos_token_id=None), PROMPTS, **OPTIONS)
-    common = int(free.ids[free.wanted].bincount().argmax())  # ends rows early
+    common = int(free.ids[free.response_mask].bincount().argmax())  # ends rows early
     batch, metrics = roll_out(pieces(eos_token_id=common), PROMPTS, **OPTIONS | {"max_new_tokens": 60})
-    assert batch.wanted.any(0)[batch.response].all()
-    assert batch.wanted.sum(1).max() == batch.ids.shape[1] - max(map(len, PROMPTS)) < 60
-    assert metrics["length/tokens"] == pytest.approx(batch.wanted.sum(1).float().mean().item())
+    assert batch.response_mask.any(0)[batch.response].all()
+    assert batch.response_mask.sum(1).max() == batch.ids.shape[1] - max(map(len, PROMPTS)) < 60
+    assert metrics["length/tokens"] == pytest.approx(batch.response_mask.sum(1).float().mean().item())
 
 
 def test_the_parts_of_a_reward_are_in_the_log():

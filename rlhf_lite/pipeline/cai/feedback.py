@@ -27,7 +27,7 @@ from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
 from rlhf_lite.pipeline.cai.rounds import TOXIC, draw_answers
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.pipeline.run import without_nan
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Preference
@@ -62,7 +62,9 @@ class Feedback:
         write_json(folder / "stats.json", without_nan(self.stats))
 
 
-def sample_candidates(run: Run, policy: Policy, actors: Actors, prompts: Sequence[str]) -> list[list[str]]:
+def sample_candidates(
+    run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str]
+) -> list[list[str]]:
     """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
     settings, texts = run.config.feedback, []
     for _, written in draw_answers(
@@ -84,7 +86,7 @@ def sample_candidates(run: Run, policy: Policy, actors: Actors, prompts: Sequenc
 
 
 def ask_for_feedback(
-    run: Run, policy: Policy, actors: Actors, prompts: Sequence[str], constitution: Constitution
+    run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str], constitution: Constitution
 ) -> Feedback:
     """Sample candidates, have them judged by one or all methods, and make preferences by the chosen one.
 

@@ -35,7 +35,7 @@ from rlhf_lite.pipeline.cai.rounds import (
     summarise_answers,
 )
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_actors
+from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_adapter_policies
 from rlhf_lite.pipeline.run import without_nan
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import train_dpo
@@ -156,7 +156,7 @@ def feedback_phase(run: Run) -> None:
     """A model judges answers of the fine-tuned policy; writes ``feedback/pairs.jsonl`` and all judgements."""
     started, config = time.monotonic(), run.config
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_actors(run, policy, trained=False)
+    actors = build_adapter_policies(run, policy, trained=False)
     prompts = prompts_of(config).train[: config.feedback.prompts]
     asked = constitution_of(config, config.feedback.principles)
     found = ask_for_feedback(run, policy, actors, prompts, asked)
@@ -174,7 +174,7 @@ def dpo_phase(run: Run) -> None:
     config, settings = run.config, run.config.dpo
     run.verify("feedback")
     policy = load_policy(config.model.name, precision=run.precision)
-    actors, tokenizer = build_actors(run, policy, trained=False), policy.tokenizer
+    actors, tokenizer = build_adapter_policies(run, policy, trained=False), policy.tokenizer
     place = run.output / "feedback" / "pairs.jsonl"
     records = load_preferences(place).records if place.is_file() else []
     pairs = []
@@ -218,7 +218,7 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     """
     started, config = time.monotonic(), run.config
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_actors(run, policy, trained=False)
+    actors = build_adapter_policies(run, policy, trained=False)
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
     prompts = prompts_of(config).test[: config.evaluation.prompts]
     options = config.evaluation.model_dump(include={"samples", "max_new_tokens", "temperature"})

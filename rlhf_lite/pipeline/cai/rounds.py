@@ -20,7 +20,7 @@ from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import Policy, PolicyScorer
-from rlhf_lite.pipeline.phases import Actors
+from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.sampler import join, row_seeds, sample
 from rlhf_lite.rollout.text import cut_at_stop
 from rlhf_lite.types import Rollout
@@ -61,7 +61,7 @@ class Answers:
 @torch.no_grad()
 def draw_answers(
     policy: Policy,
-    actors: Actors,
+    actors: AdapterPolicies,
     adapter: str | None,
     prompts: Sequence[str],
     *,
@@ -109,7 +109,7 @@ def draw_answers(
 @torch.no_grad()
 def answer(
     policy: Policy,
-    actors: Actors,
+    actors: AdapterPolicies,
     adapter: str | None,
     prompts: Sequence[str],
     *,

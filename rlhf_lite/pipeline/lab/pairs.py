@@ -14,7 +14,7 @@ from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.policies import SAME_OPTIMUM, Recorder
 from rlhf_lite.pipeline.lab.results import LabResult, OnPoint, result
 from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.pieces import frozen_reference
+from rlhf_lite.training.setup import frozen_reference
 from rlhf_lite.training.step import Hooks
 
 DPO_TRAINER = "dpo_transformer"

@@ -29,8 +29,8 @@ from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.grpo import train_grpo
-from rlhf_lite.training.pieces import PolicyPieces, frozen_reference
 from rlhf_lite.training.ppo import train_ppo
+from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 from rlhf_lite.training.step import Hooks
 
 # The sentence for every algorithm that leads to π*.
@@ -191,7 +191,7 @@ def run_policy(
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
     head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
     price = world.beta if kl_coef is None else kl_coef
-    pieces = PolicyPieces(
+    pieces = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=None, value_head=head),
         reference=frozen_reference(model),
         sampling=lambda: nullcontext(model),

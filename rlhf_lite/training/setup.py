@@ -13,13 +13,13 @@ from rlhf_lite.rollout.rewards import Decode, Reward
 
 
 @dataclass(frozen=True)
-class PolicyPieces:
+class PolicyGradientSetup:
     """What a policy-gradient trainer needs besides numbers.
 
     With adapters, ``pipeline.phases`` builds it. For a small model all of whose weights are trained::
 
         model.requires_grad_(True)
-        PolicyPieces(
+        PolicyGradientSetup(
             scorer=PolicyScorer(model, top_layers=None),   # with value_head=ValueHead(hidden_size) for PPO
             reference=frozen_reference(model),             # a copy of the weights as they are now
             sampling=lambda: nullcontext(model),
