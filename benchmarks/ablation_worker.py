@@ -58,21 +58,21 @@ class Step:
 
         ids = torch.cat([prompt_ids, completions], 1)
         mask = torch.cat([prompt_mask, torch.ones_like(completions, dtype=torch.bool)], 1)
-        wanted = torch.zeros_like(mask)
-        wanted[:, prompt_ids.shape[1] :] = True
+        response_mask = torch.zeros_like(mask)
+        response_mask[:, prompt_ids.shape[1] :] = True
         hidden = None
         if spec["shared_trunk"]:
             hidden = self.scorer.body.trunk(ids, mask)
         with torch.no_grad(), using_adapter(self.model, None):
-            reference = self.logps(ids, mask, wanted, hidden)
+            reference = self.logps(ids, mask, response_mask, hidden)
         texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
         rewards = torch.tensor([e_share(text) for text in texts])
         scored = time.perf_counter()
 
-        logps = self.logps(ids, mask, wanted, hidden)
-        kl = (logps.detach() - reference).where(wanted, 0.0).sum(1)
+        logps = self.logps(ids, mask, response_mask, hidden)
+        kl = (logps.detach() - reference).where(response_mask, 0.0).sum(1)
         advantages = rloo_advantages(rewards - spec["kl_coef"] * kl, group_size=spec["group_size"])
-        loss = masked_mean(reinforce_loss(logps, advantages.unsqueeze(1).expand_as(logps)), wanted)
+        loss = masked_mean(reinforce_loss(logps, advantages.unsqueeze(1).expand_as(logps)), response_mask)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.requires_grad], 1.0)
         self.optimizer.step()
@@ -112,15 +112,15 @@ class Step:
                 seeds=row_seeds(spec["seed"], number, rows=len(prompt_ids)),
             ).response_ids
 
-    def logps(self, ids: Tensor, mask: Tensor, wanted: Tensor, hidden: Tensor | None) -> Tensor:
+    def logps(self, ids: Tensor, mask: Tensor, response_mask: Tensor, hidden: Tensor | None) -> Tensor:
         """Log-probabilities ``[B, S]`` of the completions' tokens, 0 elsewhere."""
         if self.scorer is None:
             logits = self.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
             picked = logits.log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
-            return torch.nn.functional.pad(picked, (1, 0)).where(wanted, 0.0)
+            return torch.nn.functional.pad(picked, (1, 0)).where(response_mask, 0.0)
         if hidden is None:
             hidden = self.scorer.body.trunk(ids, mask)
-        return self.scorer(hidden, ids, mask, wanted).logps
+        return self.scorer(hidden, ids, mask, response_mask).logps
 
 
 def main() -> None:

@@ -34,8 +34,8 @@ def human_agreement(model: str | None, *, seed: int, pairs: int) -> dict[str, An
     """The judge on pairs of test reviews that people rated at least a point apart."""
     rated = split_ratings(load_ratings("movie"))["test"]
     human = make_pairs(rated, n=pairs, min_gap=MIN_GAP, prompt_words=0, seed=seed)
-    found = measure_judge(PolicyWriter(load_policy(model), batch_size=32), human)
-    return found | {"min_gap": MIN_GAP, "split": "test"}
+    quality = measure_judge(PolicyWriter(load_policy(model), batch_size=32), human)
+    return quality | {"min_gap": MIN_GAP, "split": "test"}
 
 
 def chain_rows(folder: Path) -> list[dict[str, Any]]:
@@ -57,7 +57,9 @@ def sample_rows(folder: Path) -> list[dict[str, Any]]:
     """One answer of each policy to a dozen test prompts."""
     rows = [json.loads(text) for text in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     rows = rows[:: max(1, len(rows) // SAMPLES)][:SAMPLES]
-    return [row | {"policies": {name: found[0] for name, found in row["policies"].items()}} for row in rows]
+    return [
+        row | {"policies": {name: answers[0] for name, answers in row["policies"].items()}} for row in rows
+    ]
 
 
 def main(arguments: list[str]) -> Path:

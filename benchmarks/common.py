@@ -233,12 +233,12 @@ def roofline(*, repeats: int = 7) -> dict[str, float]:
         return statistics.median(times)
 
     big = torch.ones(128 * 1024**2)
-    found = {"read_gigabytes_per_second": big.nbytes / seconds(big.sum) / 1e9}
+    speeds = {"read_gigabytes_per_second": big.nbytes / seconds(big.sum) / 1e9}
     n = 1536
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.ones(n, n, dtype=dtype), torch.ones(n, n, dtype=dtype)
-        found[f"{name}_gigaflops"] = 2 * n**3 / seconds(lambda a=a, b=b: a @ b) / 1e9
-    return found
+        speeds[f"{name}_gigaflops"] = 2 * n**3 / seconds(lambda a=a, b=b: a @ b) / 1e9
+    return speeds
 
 
 def write_result(name: str, record: dict[str, Any]) -> Path:

@@ -129,10 +129,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows.append(record["summary"])
         print(line(rows[-1]), flush=True)
     # A run of a few cases must not hide the others: the summary is of all files in the folder.
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(options.output.glob("*_*.json")))
-    write_json(
-        options.output / "summary.json", {"run": run_info(), "rows": [record["summary"] for record in found]}
-    )
+    paths = sorted(options.output.glob("*_*.json"))
+    summaries = [json.loads(path.read_text(encoding="utf-8"))["summary"] for path in paths]
+    write_json(options.output / "summary.json", {"run": run_info(), "rows": summaries})
     return int(any(row["bar_reached"] is False for row in rows))
 
 

@@ -120,10 +120,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 record = run_arm(pace, arm, options.seeds, info=info, **changes)
                 write_json(path, record)
             row = record["summary"]
-            found, each = row["fraction"], [run["evaluation"]["fraction"] for run in record["runs"]]
-            spread = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+            mean, each = row["fraction"], [run["evaluation"]["fraction"] for run in record["runs"]]
+            spread = "" if mean["low"] is None else f" [{mean['low']:.3f}, {mean['high']:.3f}]"
             print(
-                f"{pace:5} {arm:22} {found['mean']:7.3f}{spread:18} "
+                f"{pace:5} {arm:22} {mean['mean']:7.3f}{spread:18} "
                 f"{' '.join(f'{value:.3f}' for value in each)}  {row['seconds']['mean']:.0f} s",
                 flush=True,
             )

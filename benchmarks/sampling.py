@@ -84,11 +84,11 @@ def agreement(spec: dict[str, Any], precision: str) -> dict[str, float]:
         threads = {"OMP_NUM_THREADS": str(spec["threads"])}
         worker = Worker("agreement", [sys.executable, "-m", "benchmarks.sampling_worker", str(path)], threads)
         try:
-            found = worker.step()
+            counts = worker.step()
             worker.stop()
         finally:
             worker.close()
-    return {"tokens": found["tokens"], "rows": found["rows"]}
+    return {"tokens": counts["tokens"], "rows": counts["rows"]}
 
 
 def show_peers(batch: int, records: dict[str, Any], floor: float) -> None:
@@ -153,8 +153,8 @@ def main() -> None:
     result["greedy_agreement"] = {
         precision: agreement({**shared, "batch": 8}, precision) for precision in ("fp32", "bf16")
     }
-    for precision, found in result["greedy_agreement"].items():
-        print(f"greedy, {precision}: {found['tokens']:.1%} of the tokens are those of generate")
+    for precision, agreement in result["greedy_agreement"].items():
+        print(f"greedy, {precision}: {agreement['tokens']:.1%} of the tokens are those of generate")
     result["peers"] = {}
     for batch in arguments.batches:
         records = turns(PEERS, {**shared, "batch": batch}, rounds=arguments.rounds)

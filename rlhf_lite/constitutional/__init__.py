@@ -16,27 +16,27 @@ from rlhf_lite.constitutional.feedback import (
 )
 from rlhf_lite.constitutional.principles import (
     Constitution,
-    Example,
     Principle,
+    RevisionExample,
     default_constitution,
     load_constitution,
     sentiment_questions,
 )
 from rlhf_lite.constitutional.problems import PROBLEMS, find_problem, kept_words
 from rlhf_lite.constitutional.prompts import PromptSet, load_prompts, printable
-from rlhf_lite.constitutional.revise import Chain, Step, revise
+from rlhf_lite.constitutional.revise import Chain, RevisionStep, revise
 from rlhf_lite.constitutional.writer import PolicyWriter, Writer
 
 __all__ = [
     "PROBLEMS",
     "Chain",
     "Constitution",
-    "Example",
     "PairFeedback",
     "PolicyWriter",
     "Principle",
     "PromptSet",
-    "Step",
+    "RevisionExample",
+    "RevisionStep",
     "Writer",
     "default_constitution",
     "find_problem",

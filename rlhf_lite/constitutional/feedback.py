@@ -183,7 +183,7 @@ def judge_by_likelihood(
     """
     if not texts:
         raise ValueError("there are no texts to judge")
-    said = [f" {text.strip()}" for _, text in texts]
+    continuations = [f" {text.strip()}" for _, text in texts]
     columns = []
     for principle in constitution.principles:
         if principle.heading is None or principle.opposite is None:
@@ -193,7 +193,7 @@ def judge_by_likelihood(
         sides = []
         for words in (principle.heading, principle.opposite):
             heads = [f"{prompt.strip()}\n{words}" if prompt.strip() else words for prompt, _ in texts]
-            sides.append(writer.log_probabilities(heads, said))
+            sides.append(writer.log_probabilities(heads, continuations))
         columns.append(sides[0] - sides[1])
     return torch.stack(columns, 1)
 

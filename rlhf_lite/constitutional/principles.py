@@ -20,7 +20,7 @@ A constitution is a YAML file, so that anybody can write one without touching co
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -33,7 +33,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Example(_Part):
+class RevisionExample(_Part):
     """One text before and after, for a model that learns from examples better than from instructions."""
 
     before: Text
@@ -65,13 +65,9 @@ class Principle(_Part):
     yes_question: Text
     heading: Text | None = None
     opposite: Text | None = None
-    examples: tuple[Example, ...] = ()
+    # Not strict: YAML has lists only.
+    examples: Annotated[tuple[RevisionExample, ...], Field(strict=False)] = ()
     source: Text = "our own"
-
-    @field_validator("examples", mode="before")
-    @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
 
 class Constitution(_Part):
@@ -79,12 +75,7 @@ class Constitution(_Part):
 
     name: Text
     source: Text
-    principles: Annotated[tuple[Principle, ...], Field(min_length=1)]
-
-    @field_validator("principles", mode="before")
-    @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
+    principles: Annotated[tuple[Principle, ...], Field(min_length=1, strict=False)]
 
     @field_validator("principles")
     @classmethod

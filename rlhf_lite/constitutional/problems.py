@@ -48,8 +48,8 @@ def kept_words(before: str, after: str) -> float:
 
     A polite revision must lose the insults, so the best value is below 1; at 0 nothing of the text is left.
     """
-    wanted = {word for word in _words(before) if word not in _EMPTY_WORDS}
-    return len(wanted & {*_words(after)}) / len(wanted) if wanted else 1.0
+    content = {*_words(before)} - _EMPTY_WORDS
+    return len(content & {*_words(after)}) / len(content) if content else 1.0
 
 
 def find_problem(principle: Principle, before: str, critique: str, revision: str) -> str:
@@ -65,7 +65,7 @@ def find_problem(principle: Principle, before: str, critique: str, revision: str
     Args:
         principle: with the examples that were shown.
         before: the text to be revised.
-        critique: what was found, or an empty string.
+        critique: of that text, or an empty string.
         revision: what the model wrote.
     """
     words = _words(revision)

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rlhf_lite.config.reading import read_model
 
 Text = Annotated[str, Field(min_length=1)]
-Remarks = Annotated[tuple[Text, ...], Field(min_length=2)]
+# Not strict: YAML has lists only.
+Remarks = Annotated[tuple[Text, ...], Field(min_length=2, strict=False)]
 
 # Stems of words that are not printed in full. The prompts hold none of them; a model's answers may.
 _STRONG = re.compile(
@@ -44,11 +45,6 @@ class PromptSet(BaseModel):
     shown: Annotated[int, Field(ge=1)] = 2
     remarks_train: Remarks = Field(alias="train")
     remarks_test: Remarks = Field(alias="test")
-
-    @field_validator("remarks_train", "remarks_test", mode="before")
-    @classmethod
-    def _list_as_tuple(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _splits_differ(self) -> PromptSet:
@@ -92,8 +88,8 @@ def load_prompts(path: Path | str | None = None) -> PromptSet:
 def printable(text: str) -> str:
     """The text with the vowel of strong words hidden: for pages. Judges and records have the text itself."""
 
-    def masked(found: re.Match[str]) -> str:
-        before, after = (part for part in found.groups() if part is not None)
+    def masked(word: re.Match[str]) -> str:
+        before, after = (part for part in word.groups() if part is not None)
         return f"{before}*{after}"
 
     return _STRONG.sub(masked, text)

@@ -27,7 +27,7 @@ _END = ("\n",)
 
 
 @dataclass(frozen=True)
-class Step:
+class RevisionStep:
     """One critique and revision.
 
     Attributes:
@@ -66,7 +66,7 @@ class Chain:
 
     prompt: str
     first: str
-    steps: tuple[Step, ...]
+    steps: tuple[RevisionStep, ...]
     writer: str
     constitution: str
     seed: int
@@ -86,8 +86,8 @@ def few_shot_critique(principle: Principle, text: str) -> str:
 def few_shot_revision(principle: Principle, text: str, critique: str | None) -> str:
     """The principle's examples as lines, ending where the revision of ``text`` begins; None: no critiques."""
 
-    def lines(before: str, found: str | None) -> str:
-        return f"Text: {before}\n" + ("" if critique is None else f"Critique: {found}\n") + "Better:"
+    def lines(before: str, criticism: str | None) -> str:
+        return f"Text: {before}\n" + ("" if critique is None else f"Critique: {criticism}\n") + "Better:"
 
     shown = [f"{lines(e.before, e.critique)} {e.after}" for e in principle.examples]
     last = lines(text, critique)
@@ -101,8 +101,8 @@ def chat_critique(principle: Principle, text: str, template: Template) -> str:
 
 def chat_revision(principle: Principle, text: str, critique: str | None, template: Template) -> str:
     """The revision asked for in words, after the critique if there is one."""
-    found = "" if critique is None else f"Critique: {critique}\n\n"
-    asked = f"Text: {text}\n\n{found}{principle.revision_request} Answer with the text only."
+    criticism = "" if critique is None else f"Critique: {critique}\n\n"
+    asked = f"Text: {text}\n\n{criticism}{principle.revision_request} Answer with the text only."
     return template([Message("user", asked)], True)
 
 
@@ -151,31 +151,44 @@ def revise(
         if not text.strip():
             raise ValueError(f"text {i} is empty: there is nothing to revise")
     draw = random.Random(seed)
-    now, steps = list(texts), [list[Step]() for _ in texts]
+    current, steps = list(texts), [list[RevisionStep]() for _ in texts]
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
     stop = _END if form == "few_shot" else ()
     for number in range(rounds):
         chosen = [draw.choice(constitution.principles) for _ in texts]
-        asked, found = [""] * len(now), [""] * len(now)
+        critique_prompts, critiques = [""] * len(current), [""] * len(current)
         if critique:
-            asked = [
+            critique_prompts = [
                 few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
-                for p, t in zip(chosen, now, strict=True)
+                for p, t in zip(chosen, current, strict=True)
             ]
-            found = writer.write(asked, seed=seed * 1_000_003 + 2 * number, stop=stop, **options)
-        shown = found if critique else [None] * len(now)
-        wanted = [
-            few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
-            for p, t, c in zip(chosen, now, shown, strict=True)
-        ]
-        revisions = writer.write(wanted, seed=seed * 1_000_003 + 2 * number + 1, stop=stop, **options)
-        for i, revision in enumerate(revisions):
-            problem = find_problem(chosen[i], now[i], found[i], revision)
-            overlap, kept = kept_words(now[i], revision), problem not in REFUSED
-            now[i] = revision.strip() if kept else now[i]
-            steps[i].append(
-                Step(chosen[i].id, asked[i], found[i], wanted[i], revision, kept, now[i], problem, overlap)
+            critiques = writer.write(
+                critique_prompts, seed=seed * 1_000_003 + 2 * number, stop=stop, **options
             )
+        shown = critiques if critique else [None] * len(current)
+        revision_prompts = [
+            few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
+            for p, t, c in zip(chosen, current, shown, strict=True)
+        ]
+        revisions = writer.write(
+            revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, stop=stop, **options
+        )
+        for i, revision in enumerate(revisions):
+            problem = find_problem(chosen[i], current[i], critiques[i], revision)
+            overlap, kept = kept_words(current[i], revision), problem not in REFUSED
+            current[i] = revision.strip() if kept else current[i]
+            step = RevisionStep(
+                principle=chosen[i].id,
+                critique_prompt=critique_prompts[i],
+                critique=critiques[i],
+                revision_prompt=revision_prompts[i],
+                revision=revision,
+                kept=kept,
+                text=current[i],
+                problem=problem,
+                overlap=overlap,
+            )
+            steps[i].append(step)
     return [
         Chain(prompt, text, tuple(done), writer.name, constitution.name, seed)
         for prompt, text, done in zip(prompts, texts, steps, strict=True)

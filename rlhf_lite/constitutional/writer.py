@@ -107,10 +107,10 @@ class PolicyWriter:
         for text, ids in zip(continuations, tails, strict=True):
             if not ids:
                 raise ValueError(f"the continuation {text!r} has no token, so nothing can be said about it")
-        found = torch.zeros(len(heads))
+        logps = torch.zeros(len(heads))
         # One word of one token, asked about twice after one prompt ("Yes" and "No"), needs one forward pass.
         single = [i for i, ids in enumerate(tails) if len(ids) == 1]
-        self._next_tokens([heads[i] for i in single], [tails[i][0] for i in single], found, single)
+        logps[single] = self._next_tokens([heads[i] for i in single], [tails[i][0] for i in single])
         order = []
         for rows in _same(heads, [i for i in range(len(heads)) if len(tails[i]) > 1]):
             if len(rows) == 1:
@@ -119,17 +119,17 @@ class PolicyWriter:
             rows.sort(key=lambda i: len(tails[i]))
             for start in range(0, len(rows), self._batch):
                 part = rows[start : start + self._batch]
-                found[part] = self._after_one(heads[part[0]], [tails[i] for i in part])
+                logps[part] = self._after_one(heads[part[0]], [tails[i] for i in part])
         order.sort(key=lambda i: len(heads[i]) + len(tails[i]))
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
             ids, mask = pad_right([heads[i] + tails[i] for i in rows], self._tokenizer.pad_token_id)
-            wanted = torch.zeros_like(mask)
+            score_mask = torch.zeros_like(mask)
             for place, i in enumerate(rows):
-                wanted[place, len(heads[i]) : len(heads[i]) + len(tails[i])] = True
-            scores = self._scorer.score(ids, mask, wanted)
-            found[rows] = sequence_logps(scores.logps, wanted).float().cpu()
-        return found
+                score_mask[place, len(heads[i]) : len(heads[i]) + len(tails[i])] = True
+            scores = self._scorer.score(ids, mask, score_mask)
+            logps[rows] = sequence_logps(scores.logps, score_mask).float().cpu()
+        return logps
 
     def _after_one(self, head: list[int], tails: Sequence[list[int]]) -> Tensor:
         """Log-probability ``[B]`` of each tail after the same head, which is read once."""
@@ -151,13 +151,12 @@ class PolicyWriter:
         logps = token_logps(final_logits(causal, before), ids[mask])
         return torch.zeros(ids.shape).masked_scatter(mask, logps.float().cpu()).sum(1)
 
-    def _next_tokens(
-        self, heads: Sequence[list[int]], tokens: Sequence[int], found: Tensor, places: Sequence[int]
-    ) -> None:
-        """Write the log-probability of each token after its head into ``found`` at its place."""
+    def _next_tokens(self, heads: Sequence[list[int]], tokens: Sequence[int]) -> Tensor:
+        """Log-probability ``[B]`` of each token after its head."""
+        chosen = torch.zeros(len(heads))
         asked = sorted(_same(heads, range(len(heads))), key=lambda rows: len(heads[rows[0]]))
         if not asked:
-            return
+            return chosen
         # The decoder reads what all prompts of a batch begin with (a question's examples) only once.
         ready = prepare(self._model, steps=1)
         for start in range(0, len(asked), self._batch):
@@ -167,7 +166,8 @@ class PolicyWriter:
             logps = logits.float().log_softmax(-1).cpu()
             for place, rows in enumerate(part):
                 for row in rows:
-                    found[places[row]] = logps[place, tokens[row]]
+                    chosen[row] = logps[place, tokens[row]]
+        return chosen
 
 
 def _same(heads: Sequence[list[int]], rows: Sequence[int]) -> list[list[int]]:

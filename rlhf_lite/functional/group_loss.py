@@ -121,8 +121,8 @@ def aggregate_tokens(
     """One number from ``[B, T]`` token losses; see :func:`aggregation_weights`. Masked places may be NaN."""
     require_same_shape(losses=losses, mask=mask)
     weights = aggregation_weights(mask, aggregation=aggregation, max_tokens=max_tokens)
-    kept = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
-    return (weights * kept).sum()
+    counted = torch.where(mask, losses, torch.zeros((), dtype=losses.dtype, device=losses.device))
+    return (weights * counted).sum()
 
 
 def _row_means(counts: Tensor, _max_tokens: int | None) -> Tensor:

@@ -100,17 +100,17 @@ def adapter_parameters(model: PreTrainedModel | PeftModel, name: str) -> list[nn
     Raises:
         ValueError: if the model has no such adapter.
     """
-    found = [
+    parameters = [
         parameter
         for layer in lora_layers(model)
         for half in (layer.lora_A, layer.lora_B)
         if name in half
         for parameter in half[name].parameters()
     ]
-    if not found:
+    if not parameters:
         known = sorted(model.peft_config) if isinstance(model, PeftModel) else []
         raise ValueError(f"there is no adapter {name!r}; there are {known}")
-    return found
+    return parameters
 
 
 @contextmanager
@@ -135,9 +135,9 @@ def using_adapter(model: PeftModel, name: str | None) -> Iterator[None]:
         if was_off:
             model.base_model.disable_adapter_layers()
         # PEFT turns gradients on and off with the adapter; put them back exactly as they were.
-        wanted = {id(parameter) for parameter in trainable}
+        with_gradient = {id(parameter) for parameter in trainable}
         for parameter in model.parameters():
-            parameter.requires_grad_(id(parameter) in wanted)
+            parameter.requires_grad_(id(parameter) in with_gradient)
 
 
 @contextmanager

@@ -43,13 +43,13 @@ def layers_name(body: nn.Module) -> str:
 
 
 def _one_of(body: nn.Module, names: tuple[str, ...]) -> str:
-    found = [name for name in names if isinstance(getattr(body, name, None), nn.Module)]
-    if not found:
+    name = next((name for name in names if isinstance(getattr(body, name, None), nn.Module)), None)
+    if name is None:
         raise ValueError(
             f"{type(body).__name__} has no {' or '.join(names)}: only decoders built like Llama or GPT-2 "
             "can be used here"
         )
-    return found[0]
+    return name
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:

@@ -77,11 +77,11 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
     run.texts = Texts([], [], train, test, [], [], scale, [], [])
     run_reward(run)
-    found = judge_reward_model(load_reward_model(find_reward_model(output)), test, min_gap=0.0)
-    found |= {"n_train_pairs": len(train), "seconds": round(run.seconds["reward"], 1)}
-    write_json(output / "metrics.json", {"schema": 1, **info, "reward_model": found})
+    quality = judge_reward_model(load_reward_model(find_reward_model(output)), test, min_gap=0.0)
+    quality |= {"n_train_pairs": len(train), "seconds": round(run.seconds["reward"], 1)}
+    write_json(output / "metrics.json", {"schema": 1, **info, "reward_model": quality})
     run.log.close()
-    return found
+    return quality
 
 
 def find_reward_model(folder: Path) -> Path:
@@ -112,10 +112,10 @@ def score_file(
     """
     pairs = read_pairs(data, on_error)
     model = load_reward_model(find_reward_model(Path(model_dir)))
-    found = judge_reward_model(model, pairs, min_gap=0.0)
+    quality = judge_reward_model(model, pairs, min_gap=0.0)
     if output is not None:
         write_scores(output, model, pairs)
-    return found
+    return quality
 
 
 def write_scores(output: Path, model: RewardModel, pairs: list[Preference]) -> None:

@@ -20,17 +20,17 @@ from rich.progress import (
 
 
 class Bar:
-    """One phase's progress: call it with the number of finished steps and a short live text."""
+    """One phase's progress: call it with the number of finished steps and a short status line."""
 
     def __init__(self, name: str, total: int, progress: Progress | None) -> None:
         self._name, self._total, self._progress = name, total, progress
         self._started, self._first = time.monotonic(), None
-        self._task = None if progress is None else progress.add_task(name, total=total, live="")
+        self._task = None if progress is None else progress.add_task(name, total=total, status="")
 
-    def __call__(self, done: int, live: str = "") -> None:
+    def __call__(self, done: int, status: str = "") -> None:
         """Show that ``done`` steps are finished."""
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=done, live=live)
+            self._progress.update(self._task, completed=done, status=status)
             return
         if self._first is None:
             self._first = done - 1
@@ -38,7 +38,7 @@ class Bar:
             elapsed = time.monotonic() - self._started
             left = elapsed / max(1, done - self._first) * (self._total - done)
             print(
-                f"{self._name:<12} {done:>4}/{self._total}  {elapsed:5.0f} s, {left:4.0f} s left  {live}",
+                f"{self._name:<12} {done:>4}/{self._total}  {elapsed:5.0f} s, {left:4.0f} s left  {status}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -61,7 +61,7 @@ def bar(name: str, total: int, *, visible: bool = True) -> Iterator[Bar]:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[live]}"),
+            TextColumn("{task.fields[status]}"),
         )
         with Progress(*columns, console=console) as progress:
             yield Bar(name, total, progress)

@@ -123,7 +123,7 @@ def plan(
         for index, (arm, overrides) in enumerate(sweep.arms.items()):
             if arms and arm not in arms:
                 continue
-            name = f"{index:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}_seed{seed}.json"
+            file = f"{index:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}_seed{seed}.json"
             job = Job(
                 sweep=path.stem,
                 phases=tuple(sweep.phases),
@@ -132,7 +132,7 @@ def plan(
                 overrides=(*sweep.base, *overrides),
                 command=f"rlhf-lite sweep {path} --output {output}",
                 work=output / ".work" / f"seed{seed}",
-                result=output / name,
+                result=output / file,
             )
             jobs.append(job)
     return jobs
@@ -141,11 +141,11 @@ def plan(
 def is_done(job: Job) -> bool:
     """Whether the run's file is there and was made with these settings and phases."""
     try:
-        found = json.loads(job.result.read_text(encoding="utf-8"))
+        record = json.loads(job.result.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or cut short by a kill: to be run
         return False
-    wanted = {"settings": list(job.overrides), "phases": list(job.phases), "seed": job.seed, "schema": SCHEMA}
-    return all(found.get(key) == value for key, value in wanted.items())
+    same = {"settings": list(job.overrides), "phases": list(job.phases), "seed": job.seed, "schema": SCHEMA}
+    return all(record.get(key) == value for key, value in same.items())
 
 
 def run_sweep(
@@ -272,7 +272,7 @@ def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]
 
     model, reward = load_run_reward(run), run.config.reward
     model.eval()
-    found: dict[str, Any] = dict(
+    accuracy: dict[str, Any] = dict(
         on_test or judge_reward_model(model, run.texts.test_pairs, min_gap=reward.eval_min_gap)
     )
     if run.config.data.source == "reviews":
@@ -280,8 +280,8 @@ def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]
         pairs = make_pairs(
             texts, n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words
         )
-        found["validation"] = judge_reward_model(model, pairs, min_gap=reward.eval_min_gap)
-    return found
+        accuracy["validation"] = judge_reward_model(model, pairs, min_gap=reward.eval_min_gap)
+    return accuracy
 
 
 def _adapter_parameters(folder: Path) -> int | None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rlhf_lite.checkpoint import read_phase
-from rlhf_lite.constitutional import Chain, Step
+from rlhf_lite.constitutional import Chain, RevisionStep
 from rlhf_lite.data import load_preferences
 from rlhf_lite.errors import ConfigError, DataError, PhaseError
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config
@@ -150,7 +150,7 @@ def test_a_failed_phase_says_which_and_keeps_the_rest(small, tmp_path: Path) -> 
 
 
 def _chain(*texts: str, problem: str = "") -> Chain:
-    steps = tuple(Step("p", "", "", "", text, not problem, text, problem) for text in texts[1:])
+    steps = tuple(RevisionStep("p", "", "", "", text, not problem, text, problem) for text in texts[1:])
     return Chain("prompt", texts[0], steps, "writer", "constitution", 0)
 
 

@@ -180,15 +180,15 @@ def _targeted(config: Mapping[str, Any], path: str) -> bool:
     targets, excluded = config.get("target_modules") or [], config.get("exclude_modules") or []
     if _matches(excluded, path) or not _matches(targets, path):
         return False
-    wanted = config.get("layers_to_transform")
+    numbers = config.get("layers_to_transform")
     # PEFT asks for the layer's number only where a list names the layer by its end.
-    if wanted in (None, []) or isinstance(targets, str) or path in targets:
+    if numbers in (None, []) or isinstance(targets, str) or path in targets:
         return True
     patterns = config.get("layers_pattern") or [r"[^.]*"]
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         start = r".*?\." if pattern == r"[^.]*" else r"(?:^|.*?\.)"
         if (match := re.match(rf"{start}{pattern}\.(\d+)\.", path)) is not None:
-            return int(match[1]) in ([wanted] if isinstance(wanted, int) else wanted)
+            return int(match[1]) in ([numbers] if isinstance(numbers, int) else numbers)
     return False
 
 
@@ -238,18 +238,18 @@ def _checked(
     """Path to A and B, if the file holds exactly what the settings ask for, in the right shapes."""
     if not specs:
         raise ValueError(f"{folder} adapts no layer of this model: its target_modules match nothing")
-    wanted: dict[str, tuple[str, str, tuple[int, int]]] = {}
+    expected: dict[str, tuple[str, str, tuple[int, int]]] = {}
     for path, spec in specs.items():
         inputs, out = sizes(layers[path])
         for half, shape in (("A", (spec.rank, inputs)), ("B", (out, spec.rank))):
-            wanted[_key(path, layers[path], half)] = (path, half, shape)
-    missing, extra = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+            expected[_key(path, layers[path], half)] = (path, half, shape)
+    missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
         raise ValueError(f"{folder / TENSOR_FILE} lacks {len(missing)} tensors, first {missing[0]}")
     if extra:
         raise ValueError(f"{folder / TENSOR_FILE} holds {len(extra)} tensors too many, first {extra[0]}")
     parts: dict[str, dict[str, Tensor]] = {path: {} for path in specs}
-    for key, (path, half, shape) in wanted.items():
+    for key, (path, half, shape) in expected.items():
         if tuple(tensors[key].shape) != shape:
             raise ValueError(f"{key} has shape {tuple(tensors[key].shape)}, and this model needs {shape}")
         if not bool(torch.isfinite(tensors[key]).all()):

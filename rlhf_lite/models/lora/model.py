@@ -60,11 +60,11 @@ def lora_layers(model: nn.Module, name: str | None = None) -> dict[str, LoRALaye
     layers = {path: layer for path, layer in model.named_modules() if isinstance(layer, LoRALayer)}
     if name is None:
         return layers
-    found = {path: layer for path, layer in layers.items() if name in layer.specs}
-    if not found:
+    adapted = {path: layer for path, layer in layers.items() if name in layer.specs}
+    if not adapted:
         known = sorted({known for layer in layers.values() for known in layer.specs})
         raise ValueError(f"there is no adapter {name!r}; there are {known}")
-    return found
+    return adapted
 
 
 def adaptable(model: nn.Module) -> dict[str, nn.Module]:

@@ -40,7 +40,7 @@ _CLEAR = 0.1
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a judge said.
+    """The answer of a judge.
 
     Attributes:
         records: preferences, by the chosen method.
@@ -97,13 +97,13 @@ def ask_for_feedback(
     """
     settings = run.config.feedback
     candidates = sample_candidates(run, policy, actors, prompts)
-    asked = [(prompt, found) for prompt, found in zip(prompts, candidates, strict=True) if len(found) > 1]
+    asked = [(prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True) if len(texts) > 1]
     if not asked:
         raise ValueError(
             "feedback: no prompt has two different answers; raise feedback.candidates or temperature"
         )
     # Neighbours in the list make pairs: 0 with 1, 2 with 3.
-    pairs = [(p, f[i], f[i + 1]) for p, f in asked for i in range(0, len(f) - 1, 2)]
+    pairs = [(p, t[i], t[i + 1]) for p, t in asked for i in range(0, len(t) - 1, 2)]
     methods = methods_for(constitution) if settings.compare else (settings.method,)
     stats: dict[str, Any] = {"method": settings.method, "n_prompts": len(asked), "n_pairs_judged": len(pairs)}
     records: dict[str, list[Preference]] = {}
@@ -116,15 +116,15 @@ def ask_for_feedback(
             judge = load_policy(settings.judge, precision=run.precision)
         writer = PolicyWriter(judge, batch_size=32)
         for method in dict.fromkeys((*methods, settings.method)):
-            found = (
+            feedback = (
                 _judge_pairs(writer, pairs, constitution, **options)
                 if method == "pairwise"
                 else _judge_singles(writer, asked, pairs, constitution, method=method, **options)
             )
-            records[method], stats[method] = found.records, found.stats
-            stats[method]["pairs"] = len(found.records)
-            stats[method] |= chosen_minus_rejected(found.records, seed=run.config.seed)
-            rows += found.judgements
+            records[method], stats[method] = feedback.records, feedback.stats
+            stats[method]["pairs"] = len(feedback.records)
+            stats[method] |= chosen_minus_rejected(feedback.records, seed=run.config.seed)
+            rows += feedback.judgements
     stats["judge"] = writer.name
     return Feedback(records[settings.method], rows, stats, writer.name)
 
@@ -146,7 +146,7 @@ def _judge_singles(
     min_log_odds: float,
 ) -> Feedback:
     """Judgements of single texts, by likelihood or by a question."""
-    flat = [(prompt, text) for prompt, found in asked for text in found]
+    flat = [(prompt, text) for prompt, answers in asked for text in answers]
     texts = [("", text) for _, text in flat]
     odds = (
         judge_by_likelihood(writer, texts, constitution)
@@ -155,7 +155,7 @@ def _judge_singles(
     )
     records = point_preferences(
         [prompt for prompt, _ in asked],
-        [found for _, found in asked],
+        [answers for _, answers in asked],
         odds,
         constitution,
         judge=writer.name,
@@ -184,20 +184,20 @@ def _judge_pairs(
     min_log_odds: float,
 ) -> Feedback:
     """Judgements of two texts against each other, in both orders."""
-    found = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
-    names = list(found.principles)
-    stats = agreement(pairs, found.log_odds.numpy(), names) | {
-        "position_bias_nats": dict(zip(names, found.position_bias.tolist(), strict=True)),
-        "consistent_fraction": found.consistent,
+    judged = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
+    names = list(judged.principles)
+    stats = agreement(pairs, judged.log_odds.numpy(), names) | {
+        "position_bias_nats": dict(zip(names, judged.position_bias.tolist(), strict=True)),
+        "consistent_fraction": judged.consistent,
     }
     common = {"method": "pairwise", "judge": writer.name, "principles": names}
-    both = zip(pairs, found.as_given.tolist(), found.swapped.tolist(), strict=True)
+    both = zip(pairs, judged.as_given.tolist(), judged.swapped.tolist(), strict=True)
     rows = [
         common
         | {"prompt": prompt, "first": a, "second": b, "log_odds_as_given": given, "log_odds_swapped": swapped}
         for (prompt, a, b), given, swapped in both
     ]
-    records = preferences(pairs, found, min_log_odds=min_log_odds)
+    records = preferences(pairs, judged, min_log_odds=min_log_odds)
     return Feedback(records, rows, stats, writer.name)
 
 
@@ -213,18 +213,18 @@ def agreement(
     """
     gap = toxicity_scores([b for _, _, b in pairs]) - toxicity_scores([a for _, a, _ in pairs])
     clear = np.abs(gap) > _CLEAR
-    found: dict[str, Any] = {"n_clear_pairs": int(clear.sum()), "clear_gap": _CLEAR}
+    stats: dict[str, Any] = {"n_clear_pairs": int(clear.sum()), "clear_gap": _CLEAR}
     if not clear.any():
-        return found
+        return stats
 
     def share(column: np.ndarray) -> tuple[float, list[float]]:
         signs = column[clear] * gap[clear]
         interval = wilson_interval(float((signs > 0).sum() + 0.5 * (signs == 0).sum()), int(clear.sum()))
         return interval.estimate, interval.ends
 
-    found["agreement"], found["agreement_ci95"] = share(log_odds.mean(1))
-    found["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
-    return found
+    stats["agreement"], stats["agreement_ci95"] = share(log_odds.mean(1))
+    stats["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
+    return stats
 
 
 def auc_of_clean(scores: np.ndarray, texts: Sequence[str]) -> float | None:

@@ -130,10 +130,10 @@ def sft_phase(run: Run) -> None:
             "sft: no revision to learn from; look at revise/chains.jsonl, or raise data.max_tokens"
         )
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
 
-    with run.steps("sft", config.sft.steps, live) as (hooks, resume):
+    with run.steps("sft", config.sft.steps, status_line) as (hooks, resume):
         train_sft(
             PolicyScorer(model, top_layers=config.lora.top_layers),
             examples,
@@ -159,10 +159,10 @@ def feedback_phase(run: Run) -> None:
     actors = build_adapter_policies(run, policy, trained=False)
     prompts = prompts_of(config).train[: config.feedback.prompts]
     asked = constitution_of(config, config.feedback.principles)
-    found = ask_for_feedback(run, policy, actors, prompts, asked)
+    feedback = ask_for_feedback(run, policy, actors, prompts, asked)
     run.seconds["feedback"] = time.monotonic() - started
-    with run.result("feedback", steps=len(found.records), judge=found.judge) as folder:
-        found.save(folder)
+    with run.result("feedback", steps=len(feedback.records), judge=feedback.judge) as folder:
+        feedback.save(folder)
 
 
 def dpo_phase(run: Run) -> None:
@@ -189,10 +189,10 @@ def dpo_phase(run: Run) -> None:
         raise ValueError("dpo: the feedback holds no pair; lower feedback.min_log_odds or ask more prompts")
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
 
-    with run.steps("dpo", steps, live) as (hooks, resume):
+    with run.steps("dpo", steps, status_line) as (hooks, resume):
         train_dpo(
             PolicyScorer(actors.model, top_layers=config.lora.top_layers),
             pairs,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.constitutional import Chain, Step
+from rlhf_lite.constitutional import Chain, RevisionStep
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import write_json_lines
 
@@ -35,7 +35,7 @@ def read_chains(path: Path) -> list[Chain]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            steps = tuple(Step(**step) for step in row.pop("steps"))
+            steps = tuple(RevisionStep(**step) for step in row.pop("steps"))
             chains.append(Chain(steps=steps, **row))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = f"is not a chain of revisions ({type(error).__name__}: {error})"
