@@ -17,8 +17,8 @@ def masked_sum(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
     require_same_shape(x=x, mask=mask)
     require_mask(mask)
     # where, not multiplication: 0 * NaN is NaN.
-    counted = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
-    return counted.sum() if dim is None else counted.sum(dim)
+    counts = torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return counts.sum() if dim is None else counts.sum(dim)
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
