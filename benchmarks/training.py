@@ -63,13 +63,13 @@ SHAPES = {"top8": {"top_layers": 8}, "all": {"top_layers": 30}}
 
 def rows_of(kind: str, n: int, seed: int) -> list[dict[str, str]]:
     """Rows from the human ratings, training split only."""
-    from rlhf_lite.data import load_ratings, make_pairs, openings, split_ratings
+    from rlhf_lite.data import load_ratings, make_pairs, split_prompts, split_ratings
 
     ratings = split_ratings(load_ratings("movie"))["train"]
     if kind == "pairs":
         pairs = make_pairs(ratings, n=n, min_gap=1.0, prompt_words=2, seed=seed)
         return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
-    cut = openings(ratings, words_min=5, words_max=5)[:: max(1, 2000 // n)][:n]
+    cut = split_prompts(ratings, words_min=5, words_max=5)[:: max(1, 2000 // n)][:n]
     if kind == "texts":
         return [{"prompt": prompt, "completion": completion} for prompt, completion in cut]
     return [{"prompt": prompt} for prompt, _ in cut]

@@ -25,7 +25,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 # --- Reading -----------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _UniqueKeyLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice: plain YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -49,7 +49,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read as UTF-8 text ({error})"]) from error
     try:
-        values = yaml.load(text, Loader=_Loader)
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
     except ConfigError as error:
         raise ConfigError([f"{path}, {line}" for line in error.problems]) from None
     except yaml.YAMLError as error:
@@ -144,7 +144,7 @@ def _parse_override(model: type[BaseModel], text: str, problems: list[str]) -> t
         problems.append(f"command line: {key} is a section; set one of its keys, such as {key}.{example}=...")
         return None
     try:
-        value = yaml.load(raw, Loader=_Loader)
+        value = yaml.load(raw, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ConfigError):  # not YAML, so the text itself; its type is checked later
         value = raw
     # On the command line everything is text, so output=2024 and output=no mean those texts.

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 Item = TypeVar("Item", bound=Hashable)
 
 
-class Comparison(NamedTuple):
+class ShownPair(NamedTuple):
     """Two texts in the order in which they were shown, and whether the first one won."""
 
     first: str
@@ -18,7 +18,7 @@ class Comparison(NamedTuple):
     first_wins: bool
 
 
-def both_orders(comparisons: Iterable[Comparison]) -> list[Comparison]:
+def both_orders(comparisons: Iterable[ShownPair]) -> list[ShownPair]:
     """Each comparison, followed by itself the other way round.
 
     A model that scores each text alone and takes the difference, as Bradley-Terry does, learns nothing new
@@ -26,7 +26,7 @@ def both_orders(comparisons: Iterable[Comparison]) -> list[Comparison]:
     """
     doubled = []
     for one in comparisons:
-        doubled += [one, Comparison(one.second, one.first, not one.first_wins)]
+        doubled += [one, ShownPair(one.second, one.first, not one.first_wins)]
     return doubled
 
 

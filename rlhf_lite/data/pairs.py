@@ -85,7 +85,7 @@ def agreement(chosen: Rating, rejected: Rating) -> float:
     return above / (chosen.n * rejected.n)
 
 
-def openings(
+def split_prompts(
     ratings: Iterable[Rating],
     *,
     words_min: int,

@@ -90,10 +90,10 @@ def _thin(rows: Sequence[str], limit: int | None) -> list[str]:
 def _review_openings() -> list[str]:
     """Openings of the test split, cut as a run with the default settings cuts them."""
     from rlhf_lite.config import PipelineConfig
-    from rlhf_lite.data import load_ratings, openings, split_ratings
+    from rlhf_lite.data import load_ratings, split_prompts, split_ratings
 
     data = PipelineConfig().data
-    cut = openings(
+    cut = split_prompts(
         split_ratings(load_ratings("movie"))["test"],
         words_min=data.prompt_words_min,
         words_max=data.prompt_words_max,

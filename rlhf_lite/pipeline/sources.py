@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lite.config import PipelineConfig
-from rlhf_lite.data import load_preferences, load_ratings, make_pairs, openings, split_of, split_ratings
+from rlhf_lite.data import load_preferences, load_ratings, make_pairs, split_of, split_prompts, split_ratings
 from rlhf_lite.types import Preference, Rating
 
 
@@ -54,7 +54,7 @@ def review_texts(config: PipelineConfig) -> Texts:
     """Texts from the human ratings of movie reviews."""
     splits = split_ratings(load_ratings("movie"))
     words = {"words_min": config.data.prompt_words_min, "words_max": config.data.prompt_words_max}
-    cut = {name: openings(rows, **words, unique_prompts=name == "test") for name, rows in splits.items()}
+    cut = {name: split_prompts(rows, **words, unique_prompts=name == "test") for name, rows in splits.items()}
     reward = config.reward
     return Texts(
         sft_train=cut["train"],

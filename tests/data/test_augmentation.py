@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from rlhf_lite.data.augmentation import Comparison, both_orders, drop_words, implied_wins
+from rlhf_lite.data.augmentation import ShownPair, both_orders, drop_words, implied_wins
 
 
 def test_both_orders_by_hand() -> None:
-    assert both_orders([Comparison("a", "b", True)]) == [("a", "b", True), ("b", "a", False)]
+    assert both_orders([ShownPair("a", "b", True)]) == [("a", "b", True), ("b", "a", False)]
     assert both_orders([]) == []
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lite.data.collate import collate_pairs, pad_left, pad_right
-from rlhf_lite.data.formatting import EncodedPair
+from rlhf_lite.data.collate import pad_left, pad_right
 
 rows_of_ids = st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=1, max_size=5)
 
@@ -35,13 +32,3 @@ def test_sides_by_hand() -> None:
 def test_no_rows() -> None:
     with pytest.raises(ValueError, match="no rows to pad"):
         pad_right([], 0)
-
-
-def test_pairs_by_hand() -> None:
-    pairs = [EncodedPair([1, 2], [3], [4, 5], 0.5), EncodedPair([], [6, 7, 8], [9])]
-    batch = collate_pairs(pairs, pad_id=0)
-    # chosen of both, then rejected of both
-    assert batch.ids.tolist() == [[1, 2, 3, 0], [6, 7, 8, 0], [1, 2, 4, 5], [9, 0, 0, 0]]
-    assert batch.mask.sum(1).tolist() == [3, 3, 4, 1]
-    assert batch.ids[batch.response_mask].tolist() == [3, 6, 7, 8, 4, 5, 9]
-    assert batch.margin[0] == 0.5 and math.isnan(batch.margin[1])

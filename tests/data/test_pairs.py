@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_lite.data.pairs import agreement, cut, make_pairs, normalised, openings, split_of, split_ratings
+from rlhf_lite.data.pairs import (
+    agreement,
+    cut,
+    make_pairs,
+    normalised,
+    split_of,
+    split_prompts,
+    split_ratings,
+)
 from rlhf_lite.data.sources import load_ratings
 from rlhf_lite.types import Rating
 
@@ -95,7 +103,7 @@ def test_cut_adds_up(text: str, words: int) -> None:
 @given(st.lists(texts, max_size=12), st.integers(1, 3), st.integers(0, 3), st.integers(0, 5))
 def test_openings_add_up(several: list[str], low: int, more: int, seed: int) -> None:
     ratings = [rating(i, text) for i, text in enumerate(several)]
-    found = openings(ratings, words_min=low, words_max=low + more, seed=seed)
+    found = split_prompts(ratings, words_min=low, words_max=low + more, seed=seed)
     for prompt, continuation in found:
         assert prompt + continuation in several
         assert low <= len(prompt.split()) <= low + more and continuation.strip()
@@ -106,20 +114,20 @@ def test_openings_add_up(several: list[str], low: int, more: int, seed: int) -> 
 
 def test_openings_use_every_length_and_depend_on_the_text_alone() -> None:
     ratings = many()
-    found = openings(ratings, words_min=2, words_max=4)
+    found = split_prompts(ratings, words_min=2, words_max=4)
     assert {len(p.split()) for p, _ in found} == {2, 3, 4}
-    assert openings(ratings[100:], words_min=2, words_max=4) == found[100:]
-    assert openings(ratings, words_min=2, words_max=4, seed=1) != found
+    assert split_prompts(ratings[100:], words_min=2, words_max=4) == found[100:]
+    assert split_prompts(ratings, words_min=2, words_max=4, seed=1) != found
 
 
 def test_openings_with_unique_prompts() -> None:
-    found = openings(many(), words_min=2, words_max=2, unique_prompts=True)
+    found = split_prompts(many(), words_min=2, words_max=2, unique_prompts=True)
     assert sorted(p for p, _ in found) == ["A work", "The film", "The plot"]
 
 
 def test_openings_refuse_an_impossible_range() -> None:
     with pytest.raises(ValueError, match="words_min=4, words_max=3"):
-        openings([], words_min=4, words_max=3)
+        split_prompts([], words_min=4, words_max=3)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
