@@ -274,7 +274,7 @@ def _run(config: PipelineConfig, folder: Path, *, resume: bool, **phases: Sequen
         metrics = run_pipeline(config, output=folder, resume=resume, command=typed_command(), **phases)
     _show_checks(metrics.get("checks") or [])
     if metrics.get("policies"):
-        from rlhf_lite.evaluation.report.write import summary_lines
+        from rlhf_lite.evaluation.report.run import summary_lines
 
         typer.echo("\n".join(summary_lines(metrics)))
     if (folder / "report.html").exists():

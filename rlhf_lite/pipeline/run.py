@@ -143,7 +143,7 @@ def run_pipeline(
     if run.accelerator.is_main_process:
         write_json(output / "metrics.json", metrics)
         if "evaluation" in wanted:
-            from rlhf_lite.evaluation.report.write import write_report
+            from rlhf_lite.evaluation.report.run import write_report
 
             write_report(output)
     run.log.close()

@@ -5,7 +5,6 @@ from rlhf_lite.plotting.curves import (
     POLICY_COLOURS,
     Panel,
     accuracy_by_gap,
-    pipeline_picture,
     policy_comparison,
     reward_calibration,
     reward_versus_kl,
@@ -14,6 +13,7 @@ from rlhf_lite.plotting.curves import (
     to_svg,
     training_curves,
 )
+from rlhf_lite.plotting.pipeline import pipeline_picture
 
 __all__ = [
     "OKABE_ITO",

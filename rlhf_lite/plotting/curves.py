@@ -26,7 +26,6 @@ __all__ = [
     "POLICY_COLOURS",
     "Panel",
     "accuracy_by_gap",
-    "pipeline_picture",
     "policy_comparison",
     "reward_calibration",
     "reward_versus_kl",
@@ -276,19 +275,6 @@ def reward_versus_kl(
     if len(series) > 1:
         _legend(ax)
     return figure
-
-
-def pipeline_picture(*, layout: str = "wide", texts: int | None = None) -> Figure:
-    """The four phases and the part of the human ratings that each one sees.
-
-    ``layout`` is "wide" (a page) or "tall" (a phone); ``texts`` adds the number of rated texts.
-
-    Raises:
-        ValueError: for another layout.
-    """
-    from rlhf_lite.plotting.pipeline import draw_pipeline
-
-    return draw_pipeline(layout=layout, texts=texts)
 
 
 def to_png(figure: Figure, *, dpi: int = 160) -> bytes:

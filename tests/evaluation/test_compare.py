@@ -17,8 +17,9 @@ from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.comparison_metrics import per_prompt
 from rlhf_lite.evaluation.entrants import Continuations, Entrant, Network, encode_for
-from rlhf_lite.evaluation.report.comparison import check_output, pick_rows, summary, write_comparison
-from rlhf_lite.evaluation.report.comparison_figures import pareto
+from rlhf_lite.evaluation.report.comparison import check_output, sample_rows, summary, write_comparison
+from rlhf_lite.evaluation.report.comparison.context import pick_rows
+from rlhf_lite.evaluation.report.comparison.figures import pareto
 from rlhf_lite.models.adapters import add_adapter, lora_config
 
 PROMPTS = ["The film", "A plot", "This is", "What a", "Never"]
@@ -326,8 +327,10 @@ def test_the_page_is_self_contained_and_marks_the_optimised_judge(folder):
     for title in ("Results", "Reward against KL", "Samples side by side", "What these numbers cannot say"):
         assert f">{title}</h2>" in page
     markdown = (folder / "report.md").read_text()
-    for picture in folder.glob("figures/*.png"):
-        assert f"figures/{picture.name}" in markdown
+    pictures = {path.name for path in folder.glob("figures/*.png")}
+    assert {"score_gold.png", "win_rate.png", "frontier.png"} <= pictures
+    for picture in pictures:
+        assert f'src="figures/{picture}"' in markdown
 
 
 def test_the_card_is_valid_for_the_hub(folder):
@@ -344,7 +347,7 @@ def test_the_card_is_valid_for_the_hub(folder):
 
 
 def test_samples_hold_the_first_and_the_extremes(found):
-    picked = pick_rows(found, first=2)
+    picked = pick_rows(sample_rows(found), found.metrics["settings"], first=2)
     assert list(picked)[:2] == [0, 2]
     gaps = found.answers["one"].scores["gold"] - found.answers["base"].scores["gold"]
     if gaps.max() > 0:

@@ -17,9 +17,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic_run
 
-from rlhf_lite.evaluation.report.blocks import Span, text
-from rlhf_lite.evaluation.report.data import integer, number
-from rlhf_lite.evaluation.report.write import summary_lines, write_report
+from rlhf_lite.evaluation.report.numbers import integer, number, ratio
+from rlhf_lite.evaluation.report.run import summary_lines, write_report
 
 VOID = {"meta", "link", "img", "br", "source"}
 
@@ -128,8 +127,9 @@ def test_every_picture_is_inside_the_page_and_has_a_sentence(page, run, document
     named = re.findall(r'<img src="(figures/[^"]+)" width="[^"]+" alt="([^"]+)">', document)
     assert len(named) == len(images)
     for path, alt in named:
-        assert (run / path).read_bytes().startswith(b"\x89PNG")
+        assert (run / path).read_bytes().startswith(b"<svg" if path.endswith(".svg") else b"\x89PNG")
         assert alt.endswith(".")
+    assert {path.name for path in (run / "figures").iterdir()} == {path.split("/")[1] for path, _ in named}
 
 
 def test_alt_text_reads_the_curve(page):
@@ -287,7 +287,7 @@ def test_a_second_report_replaces_the_first_and_leaves_nothing_behind(tmp_path):
         == before
         == [
             "figures",
-            "pipeline.png",
+            "pipeline.svg",
             "report.html",
             "report.md",
         ]
@@ -299,20 +299,13 @@ def test_a_missing_folder_is_named(tmp_path):
         write_report(tmp_path / "nowhere")
 
 
-def test_numbers_and_spans():
+def test_numbers():
     assert number(-0.001) == "0.00"
     assert number(-1.5) == "−1.50"
     assert number(math.nan) == number(None) == number(True) == number("3") == "–"
     assert number(0.5, sign=True) == "+0.50"
     assert integer(12345) == "12,345"
-    values = text("Run `{name}` **{name}** {name}", name="`a` **b**")
-    assert values == (
-        Span("plain", "Run "),
-        Span("code", "`a` **b**"),
-        Span("plain", " "),
-        Span("strong", "`a` **b**"),
-        Span("plain", " `a` **b**"),
-    )
+    assert ratio(6.3) == "540" and ratio(1000.0) == "10 to the power 304"
 
 
 def test_reward_listing_appears_only_for_a_classifier(page, tmp_path):

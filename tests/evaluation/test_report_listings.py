@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic_run
 
-from rlhf_lite.evaluation.report.write import write_report
+from rlhf_lite.evaluation.report.run import write_report
 
 WORDS = ["[UNK]", "[EOS]", "This", "film", "is", "a", "joy", ".", "slow", "and"]
 
