@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rlhf_lite import plotting
 
@@ -22,8 +21,6 @@ FIGURES = {
         ["SFT", "PPO"], [-0.1, 0.5], low=[-0.2, 0.4], high=[0, 0.6]
     ),
     "trajectory": lambda: plotting.reward_versus_kl({"PPO": ([0, 1, 3], [0.1, 0.5, 0.9])}),
-    "pipeline": plotting.pipeline_picture,
-    "pipeline, tall": lambda: plotting.pipeline_picture(layout="tall", texts=10605),
 }
 
 
@@ -40,37 +37,6 @@ def test_figures_are_opaque_and_readable_on_a_phone(draw):
             text.get_fontsize() for text in figure.findobj(lambda artist: hasattr(artist, "get_fontsize"))
         ]
         assert min(sizes) * points_to_pixels > 9.5
-
-
-@pytest.mark.parametrize("layout", ["wide", "tall"])
-def test_pipeline_text_stays_inside_its_figure_and_apart(layout):
-    figure = plotting.pipeline_picture(layout=layout, texts=10605)
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [text.get_window_extent(renderer) for text in figure.axes[0].texts if text.get_text()]
-    words = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
-    width, height = figure.bbox.width, figure.bbox.height
-    for box, word in zip(boxes, words, strict=True):
-        assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height, word
-    for index, box in enumerate(boxes):
-        for other in range(index):
-            assert not box.overlaps(boxes[other]), (words[index], words[other])
-
-
-def test_pipeline_names_all_parts():
-    words = " ".join(text.get_text() for text in plotting.pipeline_picture(texts=10605).axes[0].texts)
-    for part in (
-        "SFT",
-        "Reward model",
-        "PPO",
-        "Evaluation",
-        "Gold judge",
-        "train",
-        "validation",
-        "test",
-        "gold",
-    ):
-        assert part in words
-    assert "10,605 texts" in words
 
 
 def test_axes_carry_units_and_values():
@@ -109,10 +75,6 @@ def test_policy_intervals_are_drawn_where_they_are():
         ),
         (lambda: plotting.policy_comparison([], []), "at least one value"),
         (lambda: plotting.accuracy_by_gap(["a"], [0.5], n_pairs=[1, 2]), "equal length"),
-        (
-            lambda: plotting.pipeline_picture(layout="square"),
-            "layout: expected 'wide' or 'tall', got 'square'",
-        ),
     ],
 )
 def test_bad_input_is_named(draw, message):
@@ -121,18 +83,19 @@ def test_bad_input_is_named(draw, message):
 
 
 def test_svg_is_the_same_twice():
-    assert plotting.to_svg(plotting.pipeline_picture()) == plotting.to_svg(plotting.pipeline_picture())
+    assert plotting.to_svg(FIGURES["gap"]()) == plotting.to_svg(FIGURES["gap"]())
 
 
 def test_save_png_makes_the_folder_and_leaves_no_other_file(tmp_path: Path):
-    path = plotting.save_png(plotting.pipeline_picture(), tmp_path / "a" / "b" / "pipeline.png", dpi=40)
+    path = plotting.save_png(FIGURES["gap"](), tmp_path / "a" / "b" / "gap.png", dpi=40)
     assert path.read_bytes().startswith(b"\x89PNG")
-    assert [file.name for file in path.parent.iterdir()] == ["pipeline.png"]
+    assert [file.name for file in path.parent.iterdir()] == ["gap.png"]
 
 
 def test_no_pyplot_and_a_light_import():
     code = (
         "import sys; from rlhf_lite import plotting; assert 'matplotlib' not in sys.modules;"
-        "plotting.to_svg(plotting.pipeline_picture()); assert 'matplotlib.pyplot' not in sys.modules"
+        "plotting.to_svg(plotting.reward_calibration([0.2], [0.1]));"
+        "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
