@@ -8,8 +8,10 @@ STAMP := $(VENV)/.ready
 # Lies outside .venv, for making .venv again empties it.
 UNFINISHED := .venv.unfinished
 ARGS ?=
+# One process per core, with one thread each; tests/conftest.py says in which order and groups.
+SIDE_BY_SIDE := -n auto --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help setup book test quickstart lab bench lint student lock clean distclean
+.PHONY: help setup book test check quickstart lab bench lint student lock clean distclean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -35,8 +37,11 @@ $(STAMP): requirements.lock pyproject.toml
 book: $(STAMP) ## execute what is not fresh and build the site: _build/html/index.html
 	$(PY) tools/build_book.py $(ARGS)
 
-test: $(STAMP) ## all tests: units, parity, notebooks, the built site in Chromium
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## everything: units, parity, mutations, all chapters, the built site in Chromium (15 minutes)
+	$(PY) -m pytest $(SIDE_BY_SIDE) --durations=10 --durations-min=10 $(ARGS)
+
+check: lint ## lint and the quick tests: no chapter, no site, nothing slow (3 minutes)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "not slow and not notebooks and not site" $(ARGS)
 
 quickstart: $(STAMP) ## the whole RLHF pipeline on real human ratings, in about five minutes
 	$(VENV)/bin/rlhf-lite quickstart $(ARGS)

@@ -15,23 +15,53 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# One thread in each process: `make test` starts a process per core. Sums come out the same everywhere, too.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 TESTS = Path(__file__).parent
-LAST = ("notebooks", "site")  # these folders take minutes, and the second uses what the first made
 LOCAL = {"localhost", "127.0.0.1", "::1", "0.0.0.0"}
+# Start to end. In one process what is quick comes first; the site needs what the notebooks made.
+IN_TURN = ("", "slow", "notebooks", "site")
+# With a process per core what takes long begins first, so that none is left working at the end. The slow
+# tests lie between the chapters and the site, so that all chapters have ended when the site is built.
+SIDE_BY_SIDE = ("notebooks", "slow", "site", "")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by their folder, and put the slow folders at the end."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What ``-n auto`` means."""
+    from tools import schedule
 
-    def rank(item: pytest.Item) -> int:
-        folder = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
-        if folder not in LAST:
-            return 0
-        item.add_marker(getattr(pytest.mark, folder))
-        return 1 + LAST.index(folder)
+    return schedule.workers()
 
-    items.sort(key=rank)
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist writes the groups into the names of the tests
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the tests, and with pytest-xdist group them.
+
+    A group runs in one process, in order. Unless a test names another group, its file is its group, so that
+    what the file shares is made once.
+    """
+    if not hasattr(config, "workerinput"):
+        items.sort(key=lambda item: IN_TURN.index(kind(item)))
+        return
+    ranks: dict[str, int] = {}
+    groups: list[str] = []
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        group = str(mark.args[0]) if mark else item.path.relative_to(TESTS.parent).as_posix()
+        if mark is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        groups.append(group)
+        ranks[group] = min(ranks.get(group, len(SIDE_BY_SIDE)), SIDE_BY_SIDE.index(kind(item)))
+    ordered = sorted(zip(groups, items, strict=True), key=lambda pair: ranks[pair[0]])
+    items[:] = [item for _, item in ordered]
+
+
+def kind(item: pytest.Item) -> str:
+    """The marker that decides when a test runs; empty for a quick one."""
+    return next((name for name in SIDE_BY_SIDE if name and item.get_closest_marker(name)), "")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,11 +1,17 @@
-"""Execute every notebook once per state of its sources, with nbmake.
+"""Execute every notebook once per state of its sources, with nbmake, as many at a time as there are cores.
 
     python tools/execute.py
+    python tools/execute.py --jobs 1
 
-A notebook whose executed copy is fresh is not run again (see ``tools/state.py``). The others are copied to a
-working folder, run there, and kept in ``.cache/executed`` with their timings. A notebook that fails, or that
+A notebook whose executed copy is fresh is not run again (see ``tools/state.py``). The others are copied to
+working folders, run there, and kept in ``.cache/executed`` with their timings. A notebook that fails, or that
 takes more than three times its budget, is never fresh: its copy goes to ``.cache/failed``. Sources are never
 written to.
+
+Each kernel has one thread, on every machine: two such kernels get more done on two cores than one with two
+threads, and sums of floats come out the same wherever the book is made. ``tools/schedule.py`` says which
+notebooks wait for which. A chapter's budget is a target for the seconds of its cells, measured in this way,
+beside another chapter or test on the neighbouring core.
 """
 
 from __future__ import annotations
@@ -18,17 +24,21 @@ import platform
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tools import state
+from tools import schedule, state
 
 BUDGET_SECONDS = {"fast": 90.0, "full": 4 * 3600.0}
 BOOK_BUDGET_SECONDS = 20 * 60.0
@@ -45,8 +55,52 @@ class Execution:
     error: str = ""
 
 
-def execute_all(root: Path = state.REPOSITORY, *, show: bool = True, table: bool = True) -> list[Execution]:
-    """Execute the notebooks that are not fresh, one after the other.
+class Kernels:
+    """The processes that execute notebooks now, so that all of them can be ended at once."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def run(self, command: list[str], folder: Path, environment: dict[str, str]) -> tuple[int, str]:
+        """Run a command to its end; returns its exit code and what it printed.
+
+        Raises:
+            KeyboardInterrupt: if ``stop`` was called: the end of the command says nothing then.
+        """
+        with self._lock:
+            if self._stopped:
+                raise KeyboardInterrupt
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            self._running.add(process)
+        try:
+            output = process.communicate()[0]
+        finally:
+            process.kill()  # nothing, if it has ended; a kernel ends itself when its parent is gone
+            self._running.discard(process)
+        if self._stopped:
+            raise KeyboardInterrupt
+        return process.returncode, output
+
+    def stop(self) -> None:
+        """End all of them, and start no more."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                process.kill()
+
+
+def execute_all(
+    root: Path = state.REPOSITORY, *, show: bool = True, table: bool = True, jobs: int | None = None
+) -> list[Execution]:
+    """Execute the notebooks that are not fresh, side by side where they do not need each other's results.
 
     Two processes may call this at once: the second waits, and then finds everything fresh.
 
@@ -54,23 +108,40 @@ def execute_all(root: Path = state.REPOSITORY, *, show: bool = True, table: bool
         root: the repository.
         show: print what is being executed, and failures.
         table: with ``show``, print the seconds of each chapter at the end.
+        jobs: how many notebooks run at a time; None: see ``schedule.workers``.
 
     Returns:
         One result for each notebook; a failed one has its ``error`` set.
     """
-    from filelock import FileLock
-
-    cache = root / ".cache"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(cache / "execute.lock")):
-        results = [_execute_if_stale(root, notebook, show) for notebook in state.notebooks(root)]
+    notebooks, kernels = state.notebooks(root), Kernels()
+    started = time.perf_counter()
+    with _lock(root, "all"):
+        results = schedule.side_by_side(
+            lambda notebook: _execute_if_stale(root, notebook, show, kernels),
+            schedule.needs(notebooks),
+            _seconds_before(root, notebooks),
+            jobs or schedule.workers(),
+            kernels.stop,
+        )
     if show and table:
-        print_table(results)
-    return results
+        print_table(list(results.values()), time.perf_counter() - started)
+    return list(results.values())
 
 
-def print_table(results: list[Execution]) -> None:
-    """Print seconds for each chapter, and warnings about budgets."""
+def execute_one(root: Path, notebook: Path) -> Execution:
+    """Execute one notebook if it is not fresh, and before it what it needs.
+
+    Any number of processes may do this at the same time, each with a notebook of its own.
+    """
+    kernels = Kernels()
+    for earlier in schedule.needs(state.notebooks(root))[notebook]:
+        if not state.failed_before(root, earlier):  # it is tried again for its own sake only
+            execute_one(root, earlier)
+    return _execute_if_stale(root, notebook, True, kernels)
+
+
+def print_table(results: list[Execution], wall: float | None = None) -> None:
+    """Print seconds for each chapter, and warnings about budgets; ``wall`` is the time of the whole call."""
     limit = BUDGET_SECONDS[state.budget()]
     width = max([len(result.name) for result in results] + [7])
     print(f"\n{'chapter':<{width}}  seconds  of {limit:.0f} s ({state.budget()})")
@@ -78,47 +149,70 @@ def print_table(results: list[Execution]) -> None:
         how = "failed" if result.error else "executed now" if result.executed else "unchanged, not run again"
         slow = "  ABOVE BUDGET" if result.seconds > limit else ""
         print(f"{result.name:<{width}}  {result.seconds:7.1f}  {how}{slow}")
-    total = sum(result.seconds for result in results)
-    print(f"{'total':<{width}}  {total:7.1f}")
-    if state.budget() == "fast" and total > BOOK_BUDGET_SECONDS:
-        print(f"warning: the book takes {total:.0f} s; its budget is {BOOK_BUDGET_SECONDS:.0f} s")
+    print(f"{'total':<{width}}  {sum(result.seconds for result in results):7.1f}")
+    if wall is not None and any(result.executed for result in results):
+        print(f"{'wall time':<{width}}  {wall:7.1f}  side by side")
+        if state.budget() == "fast" and wall > BOOK_BUDGET_SECONDS:
+            print(f"warning: the book took {wall:.0f} s; its budget is {BOOK_BUDGET_SECONDS:.0f} s")
 
 
-def _execute_if_stale(root: Path, notebook: Path, show: bool) -> Execution:
+def _seconds_before(root: Path, notebooks: list[Path]) -> dict[Path, float]:
+    """What notebooks took when they last ran here, in whatever state."""
+    records = {notebook: state.read_record(root, notebook) for notebook in notebooks}
+    return {notebook: float(record["seconds"]) for notebook, record in records.items() if record}
+
+
+def _lock(root: Path, name: str) -> FileLock:
+    from filelock import FileLock
+
+    folder = root / ".cache" / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(str(folder / f"{name}.lock"))
+
+
+def _execute_if_stale(root: Path, notebook: Path, show: bool, kernels: Kernels) -> Execution:
     name = notebook.relative_to(root / "notebooks").as_posix()
-    shared = state.shared_state(root)
-    if state.is_fresh(root, notebook, shared):
-        record = state.read_record(root, notebook)
-        assert record is not None
-        return Execution(name, False, float(record["seconds"]))
-    if show:
-        print(f"executing {name} ...", flush=True)
-    # The state from before the run: an edit during the run leaves the result stale, as it should.
-    before = state.notebook_state(notebook, shared)
-    working = _working_copy(root, notebook)
+    with _lock(root, name.replace("/", "-")):
+        shared = state.shared_state(root)
+        if state.is_fresh(root, notebook, shared):
+            record = state.read_record(root, notebook)
+            assert record is not None
+            return Execution(name, False, float(record["seconds"]))
+        if show:
+            print(f"executing {name} ...", flush=True)
+        # The state from before the run: an edit during the run leaves the result stale, as it should.
+        result = _execute(root, notebook, state.notebook_state(notebook, shared), kernels)
+    if result.error and show:
+        print(f"{name} FAILED; the copy is {state.failed_copy(root, notebook)}\n{result.error}")
+    return result
+
+
+def _execute(root: Path, notebook: Path, before: str, kernels: Kernels) -> Execution:
+    name = notebook.relative_to(root / "notebooks")
+    folder = root / ".cache" / "work" / name.with_suffix("")
+    working = _working_copy(root, notebook, folder)
     started = time.perf_counter()
-    run = _run_nbmake(root, working)
-    wall = time.perf_counter() - started
-    cells = _cell_seconds(working)
-    seconds = sum(cells)
-    error = _error(root, run, seconds)
-    if error:
-        _keep_failure(root, notebook, working, run.stdout + run.stderr)
-    else:
-        _keep_result(root, notebook, working, before, cells, wall)
-    shutil.rmtree(root / ".cache" / "work")
-    if error and show:
-        print(f"{name} FAILED; the copy is {state.failed_copy(root, notebook)}\n{error}")
-    return Execution(name, True, seconds, error)
+    try:
+        code, output = kernels.run(_nbmake(working), working.parent, _environment(root))
+        wall = time.perf_counter() - started
+        cells = _cell_seconds(working)
+        error = (output.strip() or f"exit code {code}") if code else _too_slow(sum(cells))
+        if error:
+            _keep_failure(root, notebook, working, before, output)
+        else:
+            _keep_result(root, notebook, working, before, cells, wall)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Execution(name.as_posix(), True, sum(cells), error)
 
 
-def _working_copy(root: Path, notebook: Path) -> Path:
+def _working_copy(root: Path, notebook: Path, folder: Path) -> Path:
     """A copy of what a notebook may read, so that it finds its neighbours and cannot touch the sources."""
-    target = root / ".cache" / "work" / "notebooks"
-    shutil.rmtree(target.parent, ignore_errors=True)
+    target = folder / "notebooks"
+    shutil.rmtree(folder, ignore_errors=True)
     for name in ("configs", "results"):
         if (root / name).is_dir():
-            shutil.copytree(root / name, target.parent / name)
+            shutil.copytree(root / name, folder / name)
     shutil.copytree(
         root / "notebooks", target, ignore=shutil.ignore_patterns("*.ipynb", *state.SKIPPED_FOLDERS)
     )
@@ -128,15 +222,12 @@ def _working_copy(root: Path, notebook: Path) -> Path:
     return working
 
 
-def _run_nbmake(root: Path, working: Path) -> subprocess.CompletedProcess[str]:
+def _nbmake(working: Path) -> list[str]:
     timeout = int(BUDGET_SECONDS[state.budget()] * HARD_FACTOR)
     command = [sys.executable, "-m", "pytest", "-p", "nbmake.pytest_plugin", "--nbmake", "--overwrite"]
     command += [f"--nbmake-timeout={timeout}", "-q", "--no-header", "--color=no", "--noconftest"]
     command += ["-p", "no:cacheprovider", "-c", os.devnull]
-    command += ["--rootdir", str(working.parent), str(working)]
-    return subprocess.run(
-        command, cwd=working.parent, env=_environment(root), capture_output=True, text=True, check=False
-    )
+    return [*command, "--rootdir", str(working.parent), str(working)]
 
 
 def _environment(root: Path) -> dict[str, str]:
@@ -151,6 +242,7 @@ def _environment(root: Path) -> dict[str, str]:
     environment["RLHF_LITE_BUDGET"] = state.budget()
     environment["HF_HUB_OFFLINE"] = "1"
     environment["TOKENIZERS_PARALLELISM"] = "false"
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return environment
 
 
@@ -170,21 +262,18 @@ def _moment(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
-def _error(root: Path, run: subprocess.CompletedProcess[str], seconds: float) -> str:
-    if run.returncode != 0:
-        return (run.stdout + run.stderr).strip()
+def _too_slow(seconds: float) -> str:
     limit = BUDGET_SECONDS[state.budget()] * HARD_FACTOR
-    if seconds > limit:
-        return (
-            f"it took {seconds:.0f} s; the limit is {limit:.0f} s, {HARD_FACTOR} times its budget: shorten it"
-        )
-    return ""
+    if seconds <= limit:
+        return ""
+    return f"it took {seconds:.0f} s; the limit is {limit:.0f} s, {HARD_FACTOR} times its budget: shorten it"
 
 
-def _keep_failure(root: Path, notebook: Path, working: Path, log: str) -> None:
+def _keep_failure(root: Path, notebook: Path, working: Path, before: str, log: str) -> None:
     kept = state.failed_copy(root, notebook)
     state.write_atomically(kept, working.read_bytes())
     state.write_atomically(kept.with_suffix(".log"), log.encode())
+    state.write_atomically(kept.with_suffix(".json"), json.dumps({"state": before}).encode())
 
 
 def _keep_result(
@@ -204,11 +293,8 @@ def _keep_result(
     }
     state.write_atomically(kept, data)
     state.write_atomically(kept.with_suffix(".json"), json.dumps(record, indent=2).encode() + b"\n")
-    for leftover in (
-        state.failed_copy(root, notebook),
-        state.failed_copy(root, notebook).with_suffix(".log"),
-    ):
-        leftover.unlink(missing_ok=True)
+    for suffix in (".ipynb", ".log", ".json"):
+        state.failed_copy(root, notebook).with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _cleaned(working: Path) -> bytes:
@@ -248,7 +334,10 @@ def main() -> None:
     """Command line: exit code 1 if a notebook failed."""
     parser = argparse.ArgumentParser(description="Execute the notebooks whose sources changed.")
     parser.add_argument("--root", type=Path, default=state.REPOSITORY, help="the repository")
-    failed = [result.name for result in execute_all(parser.parse_args().root.resolve()) if result.error]
+    parser.add_argument("--jobs", type=int, help="notebooks at a time (default: one per core)")
+    arguments = parser.parse_args()
+    results = execute_all(arguments.root.resolve(), jobs=arguments.jobs)
+    failed = [result.name for result in results if result.error]
     if failed:
         raise SystemExit(f"failed: {', '.join(failed)}")
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,10 +80,19 @@ def is_fresh(root: Path, notebook: Path, shared: str | None = None) -> bool:
     return bool(record["state"] == notebook_state(notebook, shared))
 
 
+def failed_before(root: Path, notebook: Path) -> bool:
+    """Whether an execution of the present state of the sources has failed."""
+    try:
+        record = json.loads(failed_copy(root, notebook).with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(record.get("state") == notebook_state(notebook, shared_state(root)))
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(data)
     os.replace(temporary, path)
 

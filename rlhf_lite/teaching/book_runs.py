@@ -48,7 +48,7 @@ _CHAPTERS = {
     "dpo": "12 (DPO)",
 }
 # What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.
-_BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
+BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
 
 
 def chapter_config() -> PipelineConfig:
@@ -87,7 +87,7 @@ def remake(run: Run, phase: str) -> None:
         ValueError: if no chapter makes this phase.
     """
     _known(phase)
-    for name in (phase, *_BUILT_ON[phase]):
+    for name in (phase, *BUILT_ON[phase]):
         shutil.rmtree(run.output / name, ignore_errors=True)
         shutil.rmtree(run.checkpoints(name), ignore_errors=True)
 

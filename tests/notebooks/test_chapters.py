@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from tools import check_notebooks, state
-from tools.execute import Execution, execute_all
+from tools import check_notebooks, schedule, state
+from tools.execute import execute_one
 from tools.make_student import make_student
 
 ROOT = state.REPOSITORY
 CHAPTERS = state.notebooks(ROOT)
 PAGES = sorted((ROOT / "book").glob("*.md"))
+CHAIN = schedule.longest_chain(CHAPTERS)
 
 
 def test_there_is_a_chapter() -> None:
@@ -36,26 +38,48 @@ def test_every_chapter_is_in_the_table_of_contents() -> None:
         assert chapter.relative_to(ROOT).with_suffix("").as_posix() in contents
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_student_copy_holds_no_solution(chapter: Path, tmp_path: Path) -> None:
-    make_student(ROOT, tmp_path)
-    text = (tmp_path / chapter.relative_to(ROOT)).read_text(encoding="utf-8")
-    assert "BEGIN SOLUTION" not in text
-    assert '"outputs": []' in text
-
-
 @pytest.fixture(scope="module")
-def executed() -> dict[str, Execution]:
-    """Each chapter, executed now unless an execution of the present sources exists."""
+def student_copies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    make_student(ROOT, folder)
+    return folder
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_student_copy_holds_no_solution_and_no_output(chapter: Path, student_copies: Path) -> None:
+    text = (student_copies / chapter.relative_to(ROOT)).read_text(encoding="utf-8")
+    assert "BEGIN SOLUTION" not in text
+    code = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["id"] for cell in code if cell["outputs"] or cell["execution_count"] is not None] == []
+
+
+def _executions() -> list[object]:
+    """The chapters in the order of their start: those that must wait for one another, then the others.
+
+    Each group runs in one process, one after the other; see tests/conftest.py.
+    """
+    order = [*CHAIN, *sorted(set(CHAPTERS) - set(CHAIN), key=lambda path: (not _is_needed(path), path))]
+    return [
+        pytest.param(
+            chapter,
+            id=chapter.stem,
+            marks=pytest.mark.xdist_group("chapters-in-turn" if chapter in CHAIN else chapter.stem),
+        )
+        for chapter in order
+    ]
+
+
+def _is_needed(chapter: Path) -> bool:
+    return any(chapter in earlier for earlier in schedule.needs(CHAPTERS).values())
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("chapter", _executions())
+def test_chapter_runs(chapter: Path) -> None:
+    """Executed now, unless an execution of the present sources exists."""
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in CHAPTERS}
-    results = {result.name: result for result in execute_all(ROOT)}
+    result = execute_one(ROOT, chapter)
     after = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in CHAPTERS}
     assert before == after, "an execution wrote to a source"
-    return results
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_chapter_runs(chapter: Path, executed: dict[str, Execution]) -> None:
-    result = executed[chapter.relative_to(ROOT / "notebooks").as_posix()]
     assert not result.error, result.error
     assert check_notebooks.executed_problems(ROOT, chapter) == []

@@ -1,37 +1,83 @@
-"""nbgrader grades the book's exercises: full points for the solutions, none for the student copy."""
+"""nbgrader grades the book's exercises: each earns its points by its own solution, and by nothing else.
+
+All exercises of all chapters are graded as one assignment, for starting nbgrader takes longer than they do.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from tests.tools.conftest import make_notebook
-from tools import state
+from tools import setup_cell, state
 
 pytest.importorskip("nbgrader", reason="nbgrader is not installed (extra 'teach')")
 
 CHAPTERS = state.notebooks(state.REPOSITORY)
-WRONG = "    return 1.0 if score_a > score_b else 0.0"
+# A well-known wrong answer: no probability, but who has won.
+WRONG = "def bradley_terry(score_a, score_b):\n    return 1.0 if score_a > score_b else 0.0"
 
 
-def only_exercises(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The set-up cell and what nbgrader knows about: training a model is not what is graded."""
-    first = next(cell for cell in book.cells if cell.cell_type == "code")
-    book.cells = [cell for cell in book.cells if cell is first or "nbgrader" in cell.metadata]
+def all_exercises() -> nbformat.NotebookNode:
+    """One notebook with the exercises of all chapters; names of one chapter are unknown in the next."""
+    new = nbformat.v4
+    cells = [new.new_code_cell(setup_cell.SOURCE)]
+    for chapter in CHAPTERS:
+        book = nbformat.read(chapter, as_version=4)
+        for cell in book.cells:
+            if "nbgrader" in cell.metadata:
+                cells.append(cell | {"id": f"{chapter.stem[:2]}-{cell.id}"})
+        cells.append(new.new_code_cell("%reset -f"))
+    return new.new_notebook(cells=cells, metadata=book.metadata)
+
+
+def solutions(book: nbformat.NotebookNode) -> dict[str, str]:
+    """Sources of the solution cells by grade id, in order."""
+    return {cell.metadata.nbgrader.grade_id: cell.source for cell in marked(book, "solution")}
+
+
+def marked(book: nbformat.NotebookNode, kind: str) -> Iterator[nbformat.NotebookNode]:
+    yield from (cell for cell in book.cells if cell.metadata.get("nbgrader", {}).get(kind))
+
+
+def handed_in(released: Path, answers: dict[str, str]) -> nbformat.NotebookNode:
+    """The released copy with answers written into its gaps."""
+    book = nbformat.read(released, as_version=4)
+    for cell in marked(book, "solution"):
+        assert "raise NotImplementedError()" in cell.source
+        cell.source = answers.get(cell.metadata.nbgrader.grade_id, cell.source)
     return book
 
 
-def grade(
-    tmp_path: Path, book: nbformat.NotebookNode, answers: dict[str, nbformat.NotebookNode]
-) -> dict[str, tuple[float, float]]:
-    """Points and possible points of each student, through nbgrader's own commands."""
+@pytest.fixture
+def this_clone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(state.REPOSITORY))
+    # nbgrader calls `alembic` by name: it must be found where the environment was not activated, too.
+    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.delenv("RLHF_LITE_EXERCISES", raising=False)
+
+
+@pytest.mark.slow
+def test_every_exercise_earns_its_points_by_its_own_solution(tmp_path: Path, this_clone: None) -> None:
+    """One student solves every second exercise, another one the others: each counts once and fails once."""
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import Config
+
+    book = all_exercises()
+    answers = solutions(book)
+    exercises, checks = list(answers), [cell.metadata.nbgrader for cell in marked(book, "grade")]
+    assert len(exercises) == len(checks) >= 60, "each exercise has one check"
+    possible = {check.grade_id: float(check.points) for check in checks}
+    assert min(possible.values()) > 0
+
+    solved = {"odd": set(exercises[::2]), "even": set(exercises[1::2])}
+    work = {student: {name: answers[name] for name in names} for student, names in solved.items()}
+    assert "bradley_terry" in solved["odd"]
+    work["even"]["bradley_terry"] = WRONG
 
     course = tmp_path / "course"
     source = course / "source" / "ps1" / "ps1.ipynb"
@@ -46,60 +92,20 @@ def grade(
         report = api.generate_assignment("ps1")
         assert report["success"], report.get("log", report)
         released = course / "release" / "ps1" / "ps1.ipynb"
-        for student, answer in answers.items():
-            handed_in = course / "submitted" / student / "ps1" / "ps1.ipynb"
-            handed_in.parent.mkdir(parents=True)
-            shutil.copy(released, handed_in)
-            _fill_in(handed_in, answer)
+        for student, answer in work.items():
+            path = course / "submitted" / student / "ps1" / "ps1.ipynb"
+            path.parent.mkdir(parents=True)
+            nbformat.write(handed_in(released, answer), path)
             report = api.autograde("ps1", student)
             assert report["success"], report.get("log", report)
         with api.gradebook as gradebook:
-            return {
-                student: (found.score, found.max_score)
-                for student in answers
-                for found in [gradebook.find_submission("ps1", student)]
-            }
+            for student, names in solved.items():
+                grades = gradebook.find_submission_notebook("ps1", "ps1", student).grades
+                earned = {grade.cell.name: grade.score for grade in grades}
+                wanted = {
+                    check.grade_id: possible[check.grade_id] if name in names else 0.0
+                    for name, check in zip(exercises, checks, strict=True)
+                }
+                assert earned == wanted, student
     finally:
         os.chdir(here)
-
-
-def _fill_in(handed_in: Path, answer: nbformat.NotebookNode) -> None:
-    """Write the sources of the solution cells of ``answer`` into the released copy, by grade id."""
-    book = nbformat.read(handed_in, as_version=4)
-    theirs = {
-        cell.metadata["nbgrader"]["grade_id"]: cell.source
-        for cell in answer.cells
-        if "nbgrader" in cell.metadata
-    }
-    for cell in book.cells:
-        if cell.metadata.get("nbgrader", {}).get("solution"):
-            assert "raise NotImplementedError()" in cell.source
-            cell.source = theirs.get(cell.metadata["nbgrader"]["grade_id"], cell.source)
-    nbformat.write(book, handed_in)
-
-
-@pytest.fixture(autouse=True)
-def this_clone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(state.REPOSITORY))
-    # nbgrader calls `alembic` by name: it must be found where the environment was not activated, too.
-    monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    monkeypatch.delenv("RLHF_LITE_EXERCISES", raising=False)
-
-
-def test_solved_wrong_and_unsolved(tmp_path: Path) -> None:
-    book = only_exercises(make_notebook(exercise=True))
-    wrong = only_exercises(make_notebook(exercise=True))
-    wrong.cells[1].source = f"def bradley_terry(score_a, score_b):\n{WRONG}"
-    nothing = nbformat.v4.new_notebook()
-    points = grade(tmp_path, book, {"solved": book, "wrong": wrong, "unsolved": nothing})
-    assert points == {"solved": (3.0, 3.0), "wrong": (0.0, 3.0), "unsolved": (0.0, 3.0)}
-
-
-@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
-def test_exercises_of_a_chapter(chapter: Path, tmp_path: Path) -> None:
-    book = only_exercises(nbformat.read(chapter, as_version=4))
-    if len(book.cells) == 1:
-        pytest.skip("this chapter has no exercises")
-    points = grade(tmp_path, book, {"solved": book, "unsolved": nbformat.v4.new_notebook()})
-    possible = sum(cell.metadata.get("nbgrader", {}).get("points", 0) for cell in book.cells)
-    assert points == {"solved": (possible, possible), "unsolved": (0.0, possible)}

@@ -12,6 +12,8 @@ from tools.build_book import build, is_current
 from tools.check_links import check_static
 from tools.check_site import check_site, colab_prefix
 
+pytestmark = pytest.mark.site
+
 ROOT = state.REPOSITORY
 MEGABYTE = 1_000_000
 

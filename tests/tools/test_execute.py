@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
@@ -108,24 +113,26 @@ def test_a_failure_is_kept_apart_and_never_fresh(tiny_repo: Path) -> None:
     assert "before" in outputs(failed)
     assert "broken on purpose" in failed.with_suffix(".log").read_text()
     assert not state.is_fresh(tiny_repo, notebook)
+    assert state.failed_before(tiny_repo, notebook)
 
     record_by_hand(tiny_repo, notebook)  # as after a run that went well
     assert not failed.exists()
+    assert not state.failed_before(tiny_repo, notebook)
 
 
-def test_only_far_above_its_budget_is_a_failure(tmp_path: Path) -> None:
-    run = subprocess.CompletedProcess([], 0, "", "")
-    assert execute._error(tmp_path, run, 200.0) == ""
-    assert "271 s; the limit is 270 s" in execute._error(tmp_path, run, 271.0)
+def test_only_far_above_its_budget_is_a_failure() -> None:
+    assert execute._too_slow(200.0) == ""
+    assert "271 s; the limit is 270 s" in execute._too_slow(271.0)
 
 
 def test_above_the_budget_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
-    execute.print_table(
-        [execute.Execution("slow.ipynb", True, 100.0), execute.Execution("ok.ipynb", False, 9.0)]
-    )
+    results = [execute.Execution("slow.ipynb", True, 100.0), execute.Execution("ok.ipynb", False, 9.0)]
+    execute.print_table(results, 1000.0)
     out = capsys.readouterr().out
     assert "slow.ipynb" in out and out.count("ABOVE BUDGET") == 1
-    assert "not run again" in out
+    assert "not run again" in out and "warning" not in out
+    execute.print_table(results, 1300.0)
+    assert "the book took 1300 s; its budget is 1200 s" in capsys.readouterr().out
 
 
 def test_the_surroundings_of_a_notebook(tiny_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +141,7 @@ def test_the_surroundings_of_a_notebook(tiny_repo: Path, monkeypatch: pytest.Mon
     run = tiny_repo / "results" / "run.json"
     run.write_text("7")
     monkeypatch.setenv("MPLBACKEND", "Agg")  # would hide the figures
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
     monkeypatch.setenv("RLHF_LITE_EXERCISES", "strict")
     code = """\
@@ -141,6 +149,7 @@ import os
 from pathlib import Path
 import matplotlib.pyplot as plt
 assert not {"NBGRADER_EXECUTION", "RLHF_LITE_EXERCISES"} & set(os.environ)
+assert os.environ["OMP_NUM_THREADS"] == "1"
 recorded = Path("../results/run.json")
 print("recorded:", recorded.read_text())
 recorded.write_text("8")
@@ -165,3 +174,85 @@ def test_widgets_are_dropped(tmp_path: Path) -> None:
     book.cells[2].outputs = [nbformat.v4.new_output("display_data", data=data)]
     cleaned = execute._cleaned(write_notebook(tmp_path / "x.ipynb", book))
     assert b"widget" not in cleaned
+
+
+MEET = """\
+import time
+from pathlib import Path
+Path("{meeting}/{me}").touch()
+for _ in range(600):
+    if Path("{meeting}/{other}").exists():
+        break
+    time.sleep(0.1)
+else:
+    raise TimeoutError("the other notebook does not run")
+"""
+
+
+def test_side_by_side_and_once_for_two_callers(tiny_repo: Path, tmp_path: Path) -> None:
+    """Each of two notebooks waits for the other, and two callers together run each of them once."""
+    for me, other in (("one", "two"), ("two", "one")):
+        code = MEET.format(meeting=tmp_path, me=me, other=other)
+        write_notebook(tiny_repo / "notebooks" / f"{me}.ipynb", make_notebook(code))
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(execute.execute_all, tiny_repo, show=False, jobs=2) for _ in range(2)]
+    results = [result for call in calls for result in call.result()]
+    assert not [result.error for result in results if result.error]
+    assert sorted(result.name for result in results if result.executed) == ["one.ipynb", "two.ipynb"]
+
+
+def test_one_notebook_runs_after_what_it_needs(tiny_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A need that failed is not tried again for another notebook's sake."""
+    began: list[str] = []
+
+    def command(working: Path) -> list[str]:
+        began.append(working.stem)
+        return [sys.executable, "-c", f"raise SystemExit({int('first' in working.stem)})"]
+
+    monkeypatch.setattr(execute, "_nbmake", command)  # a kernel would take seconds
+    first = write_notebook(tiny_repo / "notebooks" / "03_first.ipynb", make_notebook("1"))
+    second = write_notebook(tiny_repo / "notebooks" / "05_second.ipynb", make_notebook("2"))
+    assert execute.execute_one(tiny_repo, second).executed
+    assert began == ["03_first", "05_second"]
+    assert state.failed_before(tiny_repo, first) and state.is_fresh(tiny_repo, second)
+    state.executed_copy(tiny_repo, second).unlink()
+    assert execute.execute_one(tiny_repo, second).executed
+    assert began == ["03_first", "05_second", "05_second"]
+    assert execute.execute_one(tiny_repo, first).executed
+    assert began[3:] == ["03_first"]
+
+
+def test_ctrl_c_ends_the_kernels(tiny_repo: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        code = f"import os, time\nopen('{tmp_path}/{name}', 'w').write(str(os.getpid()))\ntime.sleep(300)"
+        write_notebook(tiny_repo / "notebooks" / f"{name}.ipynb", make_notebook(code))
+    command = [sys.executable, str(Path(execute.__file__)), "--root", str(tiny_repo), "--jobs", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        kernels = [_when_written(tmp_path / name) for name in ("one", "two")]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) != 0
+        end = time.monotonic() + 30
+        while any(map(_runs, kernels)) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert not any(map(_runs, kernels))
+    finally:
+        process.kill()
+    assert not list((tiny_repo / ".cache").rglob("*.ipynb")), "half an execution was kept"
+
+
+def _when_written(path: Path) -> int:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if path.is_file() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.1)
+    raise TimeoutError(f"{path} was not written")
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
