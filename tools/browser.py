@@ -71,6 +71,8 @@ class Browser:
 
     def __init__(self, programs: Programs) -> None:
         self.programs = programs
+        self._size: tuple[int, int] | None = None
+        self._dark: bool | None = None
 
     def __enter__(self) -> Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="rlhf-lite-chromium-", ignore_cleanup_errors=True)
@@ -123,17 +125,17 @@ class Browser:
         """Send a command of the Chrome DevTools protocol."""
         return self._call("POST", f"{self._session}/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def view(self, width: int, height: int, *, dark: bool) -> None:
-        """Set the size of the page in CSS pixels, and the preferred colour scheme."""
-        self.devtools(
-            "Emulation.setDeviceMetricsOverride",
-            width=width,
-            height=height,
-            deviceScaleFactor=1,
-            mobile=False,
-        )
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+    def view(self, width: int, height: int, *, dark: bool) -> bool:
+        """Set the size of the page in CSS pixels, and the preferred colour scheme; says if either is new."""
+        size, before = (width, height), (self._size, self._dark)
+        if size != self._size:
+            metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+            self.devtools("Emulation.setDeviceMetricsOverride", **metrics)
+        if dark != self._dark:
+            scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+            self.devtools("Emulation.setEmulatedMedia", features=[scheme])
+        self._size, self._dark = size, dark
+        return (size, dark) != before
 
     def screenshot(self, path: Path, *, whole_page: bool = False) -> None:
         """Write a PNG picture of what is seen, or of the whole page."""

@@ -22,14 +22,17 @@ class Page:
     ids: set[str] = field(default_factory=set)
 
 
+def page_files(site: Path) -> list[Path]:
+    """All pages of the site; files below ``_static`` are not pages."""
+    return [path for path in sorted(site.rglob("*.html")) if "_static" not in path.relative_to(site).parts]
+
+
 def read_pages(site: Path) -> dict[Path, Page]:
-    """All pages of the site, by path; files below ``_static`` are not pages."""
+    """All pages of the site, read, by path."""
     from bs4 import BeautifulSoup
 
     pages: dict[Path, Page] = {}
-    for path in sorted(site.rglob("*.html")):
-        if "_static" in path.relative_to(site).parts:
-            continue
+    for path in page_files(site):
         soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
         ids = {tag["id"] for tag in soup.find_all(id=True)} | {
             tag["name"] for tag in soup.find_all("a", attrs={"name": True})

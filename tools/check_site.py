@@ -26,7 +26,7 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.browser import NOT_FOUND, Browser, find_browser
-from tools.check_links import check_static, read_pages
+from tools.check_links import check_static, page_files
 from tools.page_scripts import COLOURS, MATHS, OVERFLOW, PAPER, SETTLE, STILL
 
 DESKTOP = (1400, 900)
@@ -45,12 +45,21 @@ def check_site(root: Path = state.REPOSITORY, *, screenshots: Path | None = None
     site = root / "_build" / "html"
     if not (site / "index.html").is_file():
         raise SystemExit(f"{site} holds no site; run python tools/build_book.py first")
+    return check_static(site, root, colab_prefix(root)) + check_in_browser(site, screenshots=screenshots)
+
+
+def check_in_browser(site: Path, *, screenshots: Path | None = None) -> list[str]:
+    """The problems of a site that only a browser sees.
+
+    Raises:
+        RuntimeError: if there is no browser.
+    """
     programs = find_browser()
     if programs is None:
         raise RuntimeError(NOT_FOUND)
-    problems = check_static(site, root, colab_prefix(root))
+    problems: list[str] = []
     with serve(site) as address, Browser(programs) as browser:
-        for path in read_pages(site):
+        for path in page_files(site):
             name = path.relative_to(site).as_posix()
             problems += [f"{name}: {text}" for text in check_page(browser, address, name, screenshots)]
     return problems
@@ -61,19 +70,18 @@ def check_page(browser: Browser, address: str, name: str, screenshots: Path | No
     browser.log("browser"), browser.log("performance")  # forget what earlier pages wrote
     browser.view(*DESKTOP, dark=False)
     browser.open(f"{address}/{name}")
+    browser.run(STILL)
     browser.run(SETTLE)
     problems: list[str] = list(browser.run(MATHS))
     for label, size, dark in (("desktop", DESKTOP, False), ("dark", DESKTOP, True), ("phone", PHONE, False)):
-        browser.view(*size, dark=dark)
-        browser.run(SETTLE)
+        if browser.view(*size, dark=dark):
+            browser.run(SETTLE)
         if label == "phone":
             problems += [f"at {size[0]} pixels: {text}" for text in browser.run(OVERFLOW)]
         else:
             found = browser.run(COLOURS, MIN_CONTRAST, MIN_CONTRAST_LARGE, dark)
             problems += [f"{label}: {text}" for text in [*found, *browser.run(PAPER)]]
         if screenshots is not None:
-            browser.run(STILL)  # else the side bars are caught while they slide in
-            browser.run(SETTLE, 100)
             browser.screenshot(
                 screenshots / f"{name.removesuffix('.html').replace('/', '-')}-{label}.png", whole_page=True
             )

@@ -1,20 +1,20 @@
 """JavaScript that the site check runs inside a page. Most return a list of sentences."""
 
-# Wait until maths, fonts and one repaint are done. The argument is a pause in milliseconds.
+# Wait until maths and fonts are done, and the page was painted with them. A change of the view is told to
+# the page's own scripts in one frame, and what they did is painted in the next.
 SETTLE = """
-const pause = arguments[0] || 60;
 return (async () => {
   if (window.MathJax && MathJax.startup && MathJax.startup.promise) { await MathJax.startup.promise; }
   await document.fonts.ready;
-  await new Promise(resolve => setTimeout(resolve, pause));
+  for (let frame = 0; frame < 3; frame++) { await new Promise(requestAnimationFrame); }
   return true;
 })();
 """
 
-# For screenshots: end every transition at once.
+# End every transition at once: colours and side bars are looked at as they will be, without waiting for them.
 STILL = """
 const style = document.createElement('style');
-style.textContent = '* { transition: none !important; animation: none !important; }';
+style.textContent = '*, *::before, *::after { transition: none !important; animation: none !important; }';
 document.head.append(style);
 """
 

@@ -21,6 +21,7 @@ import rlhf_lite.functional
 
 FUNCTIONAL = Path(rlhf_lite.functional.__file__).parent
 MUTATIONS = all_mutations()
+PARTS = 2  # on two cores the halves are judged at the same time
 
 
 def test_there_are_enough_and_each_has_its_own_name():
@@ -50,9 +51,13 @@ def test_every_file_is_watched():
     assert files == set(TESTS) == {mutation.file for mutation in MUTATIONS}
 
 
-def test_every_mistake_is_found():
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=pytest.mark.xdist_group(f"mutations-{part}")) for part in range(PARTS)]
+)
+def test_every_mistake_is_found(part):
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("run_mutations.py"))],
+        [sys.executable, str(Path(__file__).with_name("run_mutations.py")), "--part", f"{part + 1}/{PARTS}"],
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +66,6 @@ def test_every_mistake_is_found():
     outcomes = {line["id"]: line for line in map(json.loads, done.stdout.splitlines())}
     control = outcomes.pop("control")
     assert control["status"] == "survived", f"the unchanged copy fails: {control['by']}"
-    assert set(outcomes) == {mutation.id for mutation in MUTATIONS}
+    assert set(outcomes) == {mutation.id for mutation in MUTATIONS[part::PARTS]}
     not_found = {name: line["by"] for name, line in outcomes.items() if line["status"] != "killed"}
     assert not_found == {}, "write a test that fails for these mistakes"

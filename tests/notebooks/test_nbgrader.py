@@ -30,7 +30,8 @@ def all_exercises() -> nbformat.NotebookNode:
         book = nbformat.read(chapter, as_version=4)
         for cell in book.cells:
             if "nbgrader" in cell.metadata:
-                cells.append(cell | {"id": f"{chapter.stem[:2]}-{cell.id}"})
+                cell.id = f"{chapter.stem[:2]}-{cell.id}"
+                cells.append(cell)
         cells.append(new.new_code_cell("%reset -f"))
     return new.new_notebook(cells=cells, metadata=book.metadata)
 

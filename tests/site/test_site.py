@@ -10,7 +10,7 @@ from tools import state
 from tools.browser import NOT_FOUND, find_browser
 from tools.build_book import build, is_current
 from tools.check_links import check_static
-from tools.check_site import check_site, colab_prefix
+from tools.check_site import check_in_browser, colab_prefix
 
 pytestmark = pytest.mark.site
 
@@ -43,4 +43,4 @@ def test_no_page_names_a_content_network(site: Path) -> None:
 def test_in_a_browser(site: Path) -> None:
     if find_browser() is None:
         pytest.skip(NOT_FOUND)
-    assert check_site(ROOT) == []
+    assert check_in_browser(site) == []
