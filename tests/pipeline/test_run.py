@@ -200,6 +200,7 @@ run_pipeline(load_config(sys.argv[1]), output=Path(sys.argv[2]), command="the co
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_numbers(finished, settings, tmp_path):
     config, output = tmp_path / "config.yaml", tmp_path / "killed"
     settings({"checkpoint.every_steps": 3}).save(config)

@@ -65,10 +65,10 @@ def tiny_repo(tmp_path: Path) -> Path:
     """A repository whose package says what the answer is, and whose notebook prints it."""
     root = tmp_path / "repo"
     (root / "book" / "_static").mkdir(parents=True)
-    (root / "rlhf_lite").mkdir()
+    # All of it, for the notebook helpers: which modules they import is their own business.
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(state.REPOSITORY / "rlhf_lite", root / "rlhf_lite", ignore=ignored)
     (root / "rlhf_lite" / "__init__.py").write_text("ANSWER = 41\n")
-    for name in ("teaching", "config"):  # the notebook helpers, and what they need
-        shutil.copytree(state.REPOSITORY / "rlhf_lite" / name, root / "rlhf_lite" / name)
     (root / "requirements.lock").write_text("torch==2.13.0\n")
     shutil.copy(state.REPOSITORY / "_config.yml", root)
     shutil.copytree(state.REPOSITORY / "book" / "_static", root / "book" / "_static", dirs_exist_ok=True)

@@ -13,6 +13,7 @@ from tools.build_book import BuildFailed, build, is_current
 from tools.stage import stage
 
 
+@pytest.mark.slow
 def test_build_and_its_failures(tiny_repo: Path) -> None:
     """One story, because a build takes seconds: a site, then bad references, then a broken chapter."""
     page = build(tiny_repo, show=False)

@@ -31,6 +31,7 @@ def fast_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLHF_LITE_BUDGET", raising=False)
 
 
+@pytest.mark.slow
 def test_runs_once_per_state(tiny_repo: Path) -> None:
     notebook = tiny_repo / "notebooks" / "one.ipynb"
     source = notebook.read_bytes()
@@ -101,6 +102,7 @@ def test_what_leaves_a_result_fresh(tiny_repo: Path) -> None:
     assert state.is_fresh(tiny_repo, notebook)
 
 
+@pytest.mark.slow
 def test_a_failure_is_kept_apart_and_never_fresh(tiny_repo: Path) -> None:
     broken = make_notebook("print('before')\nraise RuntimeError('broken on purpose')")
     notebook = write_notebook(tiny_repo / "notebooks" / "one.ipynb", broken)
@@ -135,6 +137,7 @@ def test_above_the_budget_is_a_warning(capsys: pytest.CaptureFixture[str]) -> No
     assert "the book took 1300 s; its budget is 1200 s" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_surroundings_of_a_notebook(tiny_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sees recorded runs but cannot change them; what tests set for themselves does not reach it."""
     (tiny_repo / "results").mkdir()
@@ -189,6 +192,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_side_by_side_and_once_for_two_callers(tiny_repo: Path, tmp_path: Path) -> None:
     """Each of two notebooks waits for the other, and two callers together run each of them once."""
     for me, other in (("one", "two"), ("two", "one")):
@@ -222,6 +226,7 @@ def test_one_notebook_runs_after_what_it_needs(tiny_repo: Path, monkeypatch: pyt
     assert began[3:] == ["03_first"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_kernels(tiny_repo: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         code = f"import os, time\nopen('{tmp_path}/{name}', 'w').write(str(os.getpid()))\ntime.sleep(300)"

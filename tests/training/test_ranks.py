@@ -20,6 +20,8 @@ from rank_script import jobs, run_all
 from runners import assert_same_run
 from tiny_models import save_base
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SECONDS = 150
 
