@@ -14,18 +14,10 @@ Optional numbers: ``margin``, or ``chosen_rating`` and ``rejected_rating`` (also
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlhf_lite.data.files.fields import (
-    RATING_FIELDS,
-    Place,
-    answer_of,
-    margin_of,
-    messages_of,
-    require_columns,
-    text_of,
-)
+from rlhf_lite.data.files.fields import RATING_FIELDS, Cell, Place, margin_of, require_columns
 from rlhf_lite.data.formatting import (
     common_length,
     looks_like_transcript,
@@ -37,15 +29,10 @@ from rlhf_lite.data.formatting import (
 from rlhf_lite.errors import DataError
 from rlhf_lite.types import Dialogue, Message, Preference
 
-_KNOWN = {
-    "prompt",
-    "chosen",
-    "rejected",
-    "margin",
-    "meta",
-    *(name for pair in RATING_FIELDS for name in pair),
-}
+_KNOWN = {"prompt", "chosen", "rejected", "margin", "meta"}.union(*RATING_FIELDS)
 _SAME_PROMPT = "let chosen and rejected differ in the assistant's last turn only"
+_COMPLETE = "complete the conversation, or take the row out"
+Texts = tuple[str, str, str]
 
 
 def preference_from_row(row: Mapping[str, Any], place: Place, *, text_only: bool = False) -> Preference:
@@ -60,7 +47,6 @@ def preference_from_row(row: Mapping[str, Any], place: Place, *, text_only: bool
         DataError: naming file, row, field, the value received and the fix.
     """
     require_columns(row, place)
-    values = {name: _unwrap(row.get(name)) for name in ("prompt", "chosen", "rejected")}
     margin = margin_of(row, place, text_only)
     meta = {name: value for name, value in row.items() if name not in _KNOWN}
     extra = row.get("meta")
@@ -68,28 +54,57 @@ def preference_from_row(row: Mapping[str, Any], place: Place, *, text_only: bool
         meta.update(extra)
     elif extra is not None:
         meta["meta"] = extra
-    if isinstance(values["chosen"], list) or isinstance(values["rejected"], list):
-        return _from_messages(values, place, margin, meta)
-    chosen, rejected = (
-        answer_of(values["chosen"], "chosen", place),
-        answer_of(values["rejected"], "rejected", place),
+    prompt, chosen, rejected = (
+        Cell(name, _unwrap(row.get(name)), place) for name in ("prompt", "chosen", "rejected")
     )
-    if looks_like_transcript(chosen) and looks_like_transcript(rejected):
-        return _from_transcripts(values["prompt"], chosen, rejected, place, margin, meta)
-    _require_different(chosen, rejected, place)
-    if "prompt" not in row:
-        prompt = common_opening(chosen, rejected)
-        return Preference(prompt, chosen[len(prompt) :], rejected[len(prompt) :], margin, meta)
-    if isinstance(values["prompt"], list):
-        messages = messages_of(values["prompt"], "prompt", place)
-        dialogue = Dialogue(messages, _assistant(chosen), _assistant(rejected))
-        return Preference(*render_dialogue(dialogue), margin, meta, dialogue)
-    prompt = text_of(values["prompt"], "prompt", place)
+    if isinstance(chosen.value, list) or isinstance(rejected.value, list):
+        texts, dialogue = _from_messages(prompt, chosen, rejected)
+    elif all([looks_like_transcript(cell.answer()) for cell in (chosen, rejected)]):
+        texts, dialogue = _from_transcripts(prompt, chosen, rejected)
+    else:
+        texts, dialogue = _from_texts(prompt if "prompt" in row else None, chosen, rejected)
+    return Preference(*texts, margin, meta, dialogue)
+
+
+def _unwrap(value: Any) -> Any:
+    """``{"messages": [...]}`` as the list it holds."""
+    wrapped = isinstance(value, Mapping) and isinstance(value.get("messages"), list)
+    return value["messages"] if wrapped else value
+
+
+def _require_different(chosen: str, rejected: str, place: Place) -> None:
+    if chosen.strip() == rejected.strip():
+        fix = "take the row out: it says nothing about which is better"
+        raise place.error("is identical to chosen", fix, field="rejected", value=rejected)
+
+
+def _dialogue(prompt: tuple[Message, ...], chosen: str, rejected: str) -> Dialogue:
+    return Dialogue(prompt, *(Message("assistant", text.strip()) for text in (chosen, rejected)))
+
+
+# --- Texts -------------------------------------------------------------------
+
+
+def _from_texts(given: Cell | None, chosen: Cell, rejected: Cell) -> tuple[Texts, Dialogue | None]:
+    """Chosen and rejected as plain texts, with a prompt of any form, or without one."""
+    good, bad = chosen.value, rejected.value
+    _require_different(good, bad, chosen.place)
+    if given is None:
+        prompt = common_opening(good, bad)
+        return (prompt, good[len(prompt) :], bad[len(prompt) :]), None
+    if isinstance(given.value, list):
+        dialogue = _dialogue(given.messages(), good, bad)
+        return render_dialogue(dialogue), dialogue
+    prompt = given.text()
     if prompt and not prompt.strip():
-        raise place.error(
-            "holds only white space", field="prompt", value=prompt, fix="write a prompt, or leave it empty"
-        )
-    return Preference(prompt, chosen, rejected, margin, meta, _dialogue_of(prompt, chosen, rejected, place))
+        raise given.error("holds only white space", "write a prompt, or leave it empty")
+    if not (looks_like_transcript(prompt) and prompt.rstrip().endswith("\n\nAssistant:")):
+        return (prompt, good, bad), None
+    try:
+        turns = _turns_before_answer(prompt)
+    except ValueError as error:
+        raise given.error(str(error), _COMPLETE) from None
+    return (prompt, good, bad), _dialogue(turns, good, bad)
 
 
 def common_opening(chosen: str, rejected: str) -> str:
@@ -104,126 +119,83 @@ def common_opening(chosen: str, rejected: str) -> str:
     return ""
 
 
-def _unwrap(value: Any) -> Any:
-    """``{"messages": [...]}`` as the list it holds."""
-    return (
-        value["messages"] if isinstance(value, Mapping) and isinstance(value.get("messages"), list) else value
-    )
+# --- Lists of turns ----------------------------------------------------------
 
 
-def _assistant(text: str) -> Message:
-    return Message("assistant", text.strip())
-
-
-def _require_different(chosen: str, rejected: str, place: Place) -> None:
-    if chosen.strip() == rejected.strip():
-        fix = "take the row out: it says nothing about which is better"
-        raise place.error("is identical to chosen", field="rejected", value=rejected, fix=fix)
-
-
-def _from_messages(
-    values: Mapping[str, Any], place: Place, margin: float | None, meta: dict[str, Any]
-) -> Preference:
+def _from_messages(given: Cell, chosen: Cell, rejected: Cell) -> tuple[Texts, Dialogue]:
     """Chosen and rejected as lists of turns: either whole conversations or the answers alone."""
-    sides = {}
-    for field in ("chosen", "rejected"):
-        if not isinstance(values[field], list):
-            fix = "write both answers as text, or both as lists of turns"
-            kind = type(values[field]).__name__
-            raise place.error(
-                f"is of type {kind}, expected a list", field=field, value=values[field], fix=fix
-            )
-        sides[field] = messages_of(values[field], field, place)
-        if sides[field][-1].role != "assistant":
-            value = sides[field][-1].role
-            raise place.error("does not end with the assistant", field=field, value=value, fix=_SAME_PROMPT)
-    prompt, answers = sides["chosen"][:-1], (sides["chosen"][-1], sides["rejected"][-1])
-    if prompt != sides["rejected"][:-1]:
-        raise _prompts_differ(prompt, sides["rejected"][:-1], place)
-    given = _given_prompt(values["prompt"], place)
-    if given and prompt and given != prompt and given != prompt[-1:]:
+    sides = []
+    for cell in (chosen, rejected):
+        if not isinstance(cell.value, list):
+            problem = f"is of type {type(cell.value).__name__}, expected a list"
+            raise cell.error(problem, "write both answers as text, or both as lists of turns")
+        turns = cell.messages()
+        if turns[-1].role != "assistant":
+            last = Cell(cell.name, turns[-1].role, cell.place)
+            raise last.error("does not end with the assistant", _SAME_PROMPT)
+        sides.append(turns)
+    (*prompt, good), (*other_prompt, bad) = sides
+    if prompt != other_prompt:
+        raise _prompts_differ(prompt, other_prompt, chosen.place)
+    before = _given_prompt(given)
+    if before and prompt and before not in (prompt, prompt[-1:]):
         # A system turn may precede a prompt given as text; nothing else may differ.
-        raise _prompts_differ(given, prompt, place, field="prompt")
-    prompt = prompt or given
+        raise _prompts_differ(before, prompt, chosen.place, field="prompt")
+    prompt = prompt or before
     if not prompt:
         fix = "add the user's turn to both lists, or a field 'prompt'"
-        raise place.error("has no turn before the answer", field="chosen", value=values["chosen"], fix=fix)
-    _require_different(answers[0].content, answers[1].content, place)
-    dialogue = Dialogue(prompt, *answers)
-    return Preference(*render_dialogue(dialogue), margin, meta, dialogue)
+        raise chosen.error("has no turn before the answer", fix)
+    _require_different(good.content, bad.content, chosen.place)
+    dialogue = Dialogue(tuple(prompt), good, bad)
+    return render_dialogue(dialogue), dialogue
 
 
-def _given_prompt(value: Any, place: Place) -> tuple[Message, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, list):
-        return messages_of(value, "prompt", place)
-    text = text_of(value, "prompt", place)
-    if not text.strip():
-        raise place.error(
-            "is empty", field="prompt", value=text, fix="write the prompt, or leave the field out"
-        )
-    return (Message("user", text),)
+def _given_prompt(given: Cell) -> list[Message]:
+    if given.value is None:
+        return []
+    if isinstance(given.value, list):
+        return list(given.messages())
+    return [Message("user", given.filled("is empty", "write the prompt, or leave the field out"))]
 
 
 def _prompts_differ(
-    one: tuple[Message, ...], other: tuple[Message, ...], place: Place, field: str = "rejected"
+    one: Sequence[Message], other: Sequence[Message], place: Place, field: str = "rejected"
 ) -> DataError:
-    turn = next(
-        (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-    )
+    turn = common_length(one, other)
     received = other[turn].content if turn < len(other) else "no such turn"
     other_side = "the conversation in chosen" if field == "prompt" else "chosen"
     problem = f"has another prompt than {other_side}: turn {turn + 1} differs"
-    return place.error(problem, field=field, value=received, fix=_SAME_PROMPT)
+    return place.error(problem, _SAME_PROMPT, field=field, value=received)
 
 
-def _from_transcripts(
-    given: Any, chosen: str, rejected: str, place: Place, margin: float | None, meta: dict[str, Any]
-) -> Preference:
-    parts = {}
-    for field, text in (("chosen", chosen), ("rejected", rejected)):
+# --- Transcripts -------------------------------------------------------------
+
+
+def _from_transcripts(given: Cell, chosen: Cell, rejected: Cell) -> tuple[Texts, Dialogue]:
+    """Chosen and rejected as transcripts that part at the last answer."""
+    parts = []
+    for cell in (chosen, rejected):
         try:
-            parse_transcript(text)
-            parts[field] = split_transcript(text)
+            parse_transcript(cell.value)
+            parts.append(split_transcript(cell.value))
         except ValueError as error:
-            fix = "complete the conversation, or take the row out"
-            raise place.error(str(error), field=field, value=text, fix=fix) from None
-    (prompt, good), (other_prompt, bad) = parts["chosen"], parts["rejected"]
+            raise cell.error(str(error), _COMPLETE) from None
+    (prompt, good), (other_prompt, bad) = parts
+    turns = _turns_before_answer(prompt)
     if prompt != other_prompt:
-        raise _prompts_differ(_turns_before_answer(prompt), _turns_before_answer(other_prompt), place)
-    if given is not None and text_of(given, "prompt", place).strip() != prompt.strip():
+        raise _prompts_differ(turns, _turns_before_answer(other_prompt), chosen.place)
+    if given.value is not None and given.text().strip() != prompt.strip():
         problem = "is not what chosen and rejected begin with"
-        raise place.error(problem, field="prompt", value=given, fix="leave the field out, or make them agree")
-    _require_different(good, bad, place)
-    dialogue = Dialogue(_turns_before_answer(prompt), _assistant(good), _assistant(bad))
-    return Preference(prompt, good, bad, margin, meta, dialogue)
+        raise given.error(problem, "leave the field out, or make them agree")
+    _require_different(good, bad, chosen.place)
+    return (prompt, good, bad), _dialogue(turns, good, bad)
 
 
 def _turns_before_answer(prompt: str) -> tuple[Message, ...]:
     return parse_transcript(prompt[: prompt.rstrip().rfind("\n\n")])
 
 
-def _dialogue_of(prompt: str, chosen: str, rejected: str, place: Place) -> Dialogue | None:
-    """The conversation in an explicit prompt that is a transcript; None if it is any other text."""
-    if not (looks_like_transcript(prompt) and prompt.rstrip().endswith("\n\nAssistant:")):
-        return None
-    try:
-        turns = _turns_before_answer(prompt)
-    except ValueError as error:
-        fix = "complete the conversation, or take the row out"
-        raise place.error(str(error), field="prompt", value=prompt, fix=fix) from None
-    return Dialogue(turns, _assistant(chosen), _assistant(rejected))
-
-
 def is_plain_rendering(preference: Preference) -> bool:
-    """Whether the texts of a preference are what its messages give, so that the messages alone can be
-    stored.
-    """
-    if preference.dialogue is None:
-        return False
-    return render_dialogue(preference.dialogue, plain_text) == (
-        preference.prompt,
-        preference.chosen,
-        preference.rejected,
-    )
+    """Whether the texts of a preference are what its messages give, so that the messages suffice."""
+    texts = (preference.prompt, preference.chosen, preference.rejected)
+    return preference.dialogue is not None and render_dialogue(preference.dialogue, plain_text) == texts
