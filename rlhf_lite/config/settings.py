@@ -84,8 +84,7 @@ class LoraConfig(Section):
     dropout: BelowOne = Field(0.0, description="dropout on the adapter's input, fraction")
     top_layers: Count | None = Field(8, description="adapt only the last N layers; null = all")
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj"],
-        description='module names to adapt, or "all-linear"',
+        ["q_proj", "k_proj", "v_proj", "o_proj"], description='module names to adapt, or "all-linear"'
     )
 
 

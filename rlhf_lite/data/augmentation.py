@@ -45,14 +45,10 @@ def implied_wins(wins: Iterable[tuple[Item, Item]]) -> list[tuple[Item, Item]]:
     beats: dict[Item, dict[Item, None]] = defaultdict(dict)  # a dict, so that the order is kept
     for winner, loser in wins:
         beats[winner][loser] = None
-    follow = {
-        (a, c): None for a in list(beats) for b in beats[a] for c in beats.get(b, ()) if a != c
-    }
+    follow = {(a, c): None for a in list(beats) for b in beats[a] for c in beats.get(b, ()) if a != c}
     direct = {(a, b) for a in beats for b in beats[a]}
     return [
-        (a, c)
-        for a, c in follow
-        if (a, c) not in direct and (c, a) not in direct and (c, a) not in follow
+        (a, c) for a, c in follow if (a, c) not in direct and (c, a) not in direct and (c, a) not in follow
     ]
 
 

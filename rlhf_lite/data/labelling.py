@@ -12,11 +12,12 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf_lite.data.files.fields import Place
 from rlhf_lite.data.files.schema import load_preferences
-from rlhf_lite.errors import DataError
 from rlhf_lite.types import Preference
 
 _TEMPLATE = Path(__file__).with_name("labelling.html")
@@ -153,20 +154,18 @@ def read_judgements(path: str | Path, pairs: Sequence[Preference]) -> Judgements
     seen: set[tuple[str, str]] = set()
     agrees = []
     for row, record in enumerate(data.records, start=1):
-
-        def error(problem: str, field: str, value: object, row: int = row) -> DataError:
-            return DataError(problem, file=path.name, row=row, field=field, value=value, fix=_FIX)
-
+        error = partial(Place(path.name, row).error, fix=_FIX)
         name, judge = record.meta.get("pair"), record.meta.get("judge", "")
         if name not in known:
-            raise error("is not one of the pairs", "meta.pair", name)
+            raise error("is not one of the pairs", field="meta.pair", value=name)
         pair = known[name]
         if pair_id(record) != name:
-            raise error(f"is not what pair {name} shows", "chosen", record.chosen)
-        if not isinstance(record.meta.get("chose_first"), bool):
-            raise error("is not true or false", "meta.chose_first", record.meta.get("chose_first"))
+            raise error(f"is not what pair {name} shows", field="chosen", value=record.chosen)
+        first = record.meta.get("chose_first")
+        if not isinstance(first, bool):
+            raise error("is not true or false", field="meta.chose_first", value=first)
         if (name, judge) in seen:
-            raise error("was judged before by the same person", "meta.pair", name)
+            raise error("was judged before by the same person", field="meta.pair", value=name)
         seen.add((name, judge))
         agrees.append(record.chosen == pair.chosen)
     return Judgements(data.records, tuple(agrees))

@@ -14,7 +14,8 @@ import random
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from rlhf_lite.types import Preference, Rating
@@ -36,8 +37,8 @@ def normalised(text: str) -> str:
 
     A text of punctuation only stays as it is.
     """
-    kept = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-    return kept or text.strip()
+    words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    return words or text.strip()
 
 
 def _fraction(*parts: str) -> float:
@@ -86,12 +87,7 @@ def agreement(chosen: Rating, rejected: Rating) -> float:
 
 
 def split_prompts(
-    ratings: Iterable[Rating],
-    *,
-    words_min: int,
-    words_max: int,
-    seed: int = 0,
-    unique_prompts: bool = False,
+    ratings: Iterable[Rating], *, words_min: int, words_max: int, seed: int = 0, unique_prompts: bool = False
 ) -> list[tuple[str, str]]:
     """Prompts for continuing texts: (first words, the rest), with ``prompt + continuation == text``.
 
@@ -169,9 +165,16 @@ def make_pairs(
             "wanted n, min_gap, prompt_words >= 0 and max_uses >= 1, got "
             f"n={n}, min_gap={min_gap}, prompt_words={prompt_words}, max_uses={max_uses}"
         )
+
+    def fit(one: _Item, other: _Item) -> bool:
+        if abs(one.mean - other.mean) <= min_gap:
+            return False
+        low, high = sorted((one, other), key=lambda item: item.mean)
+        return min_agreement is None or agreement(high.rating, low.rating) >= min_agreement
+
     groups = _group(ratings, prompt_words, max_std)
     chooser = random.Random(seed)
-    pairs = _draw(groups, n, min_gap, min_agreement, max_uses, chooser)
+    pairs = _draw(groups, n, fit, max_uses, chooser)
     if len(pairs) < n:
         raise ValueError(
             f"only {len(pairs)} pairs can be made of {len(ratings)} ratings with min_gap={min_gap}, "
@@ -183,11 +186,37 @@ def make_pairs(
     return pairs
 
 
+@dataclass(frozen=True, eq=False)
+class _Item:
+    """A rating cut at the prompt, with the group of those that share the prompt."""
+
+    rating: Rating
+    prompt: str
+    continuation: str
+    group: list[_Item]
+    key: str
+    mean: float
+
+
+def _group(ratings: Sequence[Rating], prompt_words: int, max_std: float | None) -> list[list[_Item]]:
+    """Texts by prompt, near copies once, in an order that does not depend on the order of ``ratings``."""
+    groups: dict[str, list[_Item]] = defaultdict(list)
+    seen: set[str] = set()
+    for rating in sorted(ratings, key=lambda r: (r.source, r.id, r.text)):
+        parts = cut(rating.text, prompt_words)
+        if parts is None or (max_std is not None and rating.std > max_std):
+            continue
+        item = _Item(rating, *parts, groups[parts[0]], normalised(rating.text), rating.mean)
+        if item.key not in seen:
+            seen.add(item.key)
+            item.group.append(item)
+    return list(groups.values())
+
+
 def _draw(
     groups: list[list[_Item]],
     n: int,
-    min_gap: float,
-    min_agreement: float | None,
+    fit: Callable[[_Item, _Item], bool],
     max_uses: int,
     chooser: random.Random,
 ) -> list[Preference]:
@@ -196,87 +225,36 @@ def _draw(
     made: set[frozenset[str]] = set()
     uses: dict[str, int] = defaultdict(int)
     for limit in range(1, max_uses + 1):
-        anchors = [item for group in groups for item in group]
-        chooser.shuffle(anchors)
-        for anchor in anchors:
+        items = [item for group in groups for item in group]
+        chooser.shuffle(items)
+        for item in items:
             if len(pairs) == n:
                 break
-            if uses[anchor.key] >= limit:
+            if uses[item.key] >= limit:
                 continue
-            partner = _partner(anchor, uses, limit, made, min_gap, min_agreement, chooser)
-            if partner is None:
-                continue
-            made.add(frozenset((anchor.key, partner.key)))
-            uses[anchor.key] += 1
-            uses[partner.key] += 1
-            pairs.append(_preference(anchor, partner))
+            for other in _in_random_order(item.group, chooser):
+                names = frozenset((item.key, other.key))
+                if uses[other.key] < limit and names not in made and fit(item, other):
+                    made.add(names)
+                    uses[item.key] += 1
+                    uses[other.key] += 1
+                    pairs.append(_preference(item, other))
+                    break
     return pairs
 
 
-class _Item:
-    """A rating cut at the prompt, with the group it shares the prompt with."""
+def _in_random_order(group: list[_Item], chooser: random.Random) -> Iterator[_Item]:
+    """Every member of a group once, from a random place on with a random stride, without a shuffle of it all.
 
-    __slots__ = ("continuation", "group", "key", "mean", "prompt", "rating")
-
-    def __init__(self, rating: Rating, prompt: str, continuation: str, group: list[_Item]) -> None:
-        self.rating = rating
-        self.prompt = prompt
-        self.continuation = continuation
-        self.group = group
-        self.mean = rating.mean
-        self.key = normalised(rating.text)
-
-
-def _group(ratings: Sequence[Rating], prompt_words: int, max_std: float | None) -> list[list[_Item]]:
-    """Texts by their prompt, in an order that does not depend on the order of ``ratings``. Near copies
-    once.
+    A walk by single steps would favour whoever follows a used-up stretch. The stride has to be coprime with
+    the size to reach everybody.
     """
-    groups: dict[str, list[_Item]] = defaultdict(list)
-    seen: set[str] = set()
-    for rating in sorted(ratings, key=lambda r: (r.source, r.id, r.text)):
-        parts = cut(rating.text, prompt_words)
-        if parts is None or (max_std is not None and rating.std > max_std):
-            continue
-        item = _Item(rating, *parts, group=groups[parts[0]])
-        if item.key not in seen:
-            seen.add(item.key)
-            item.group.append(item)
-    return list(groups.values())
-
-
-def _partner(
-    anchor: _Item,
-    uses: dict[str, int],
-    limit: int,
-    made: set[frozenset[str]],
-    min_gap: float,
-    min_agreement: float | None,
-    chooser: random.Random,
-) -> _Item | None:
-    """A random member of the anchor's group that may be paired with it now, or None."""
-    size = len(anchor.group)
-    start = chooser.randrange(size)
-    # A walk from a random place would favour whoever follows a used-up stretch; a random stride does not. It
-    # has to be coprime with the size to reach everybody.
-    stride = _coprime(size, chooser)
-    for step in range(size):
-        other = anchor.group[(start + step * stride) % size]
-        if (
-            abs(other.mean - anchor.mean) > min_gap
-            and uses[other.key] < limit
-            and frozenset((anchor.key, other.key)) not in made
-        ):
-            high, low = sorted((anchor, other), key=lambda item: -item.mean)
-            if min_agreement is None or agreement(high.rating, low.rating) >= min_agreement:
-                return other
-    return None
-
-
-def _coprime(size: int, chooser: random.Random) -> int:
-    while True:
+    size = len(group)
+    start, stride = chooser.randrange(size), chooser.randrange(1, size + 1)
+    while math.gcd(stride, size) != 1:
         stride = chooser.randrange(1, size + 1)
-        if math.gcd(stride, size) == 1:
-            return stride
+    for step in range(size):
+        yield group[(start + step * stride) % size]
 
 
 def _preference(one: _Item, other: _Item) -> Preference:

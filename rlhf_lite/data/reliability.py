@@ -47,9 +47,7 @@ def krippendorff_alpha(ratings: Iterable[Rating], *, level: Level = "interval") 
         raise ValueError("alpha needs at least one text with two raters")
     if (counts[counts.sum(axis=1) >= 2].sum(axis=0) > 0).sum() < 2:
         raise ValueError("alpha is not defined when every score is the same: there is nothing to agree about")
-    return float(
-        krippendorff.alpha(value_counts=counts, value_domain=SCORES, level_of_measurement=level)
-    )
+    return float(krippendorff.alpha(value_counts=counts, value_domain=SCORES, level_of_measurement=level))
 
 
 def reliability_of_mean(alpha: float, raters: int) -> float:

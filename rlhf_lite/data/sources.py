@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lite.data.assets.ensure import ensure_ratings
-from rlhf_lite.errors import DataError
+from rlhf_lite.data.files.fields import Place
 from rlhf_lite.types import Rating
 
 # The files print means with 9 to 12 digits.
 _MEAN_TOLERANCE = 1e-6
+_REPAIR = "delete the folder, so that the ratings are unpacked again, or run `rlhf-lite doctor`"
+Line = tuple[Place, list[str]]
 
 
 @dataclass(frozen=True)
@@ -73,49 +75,37 @@ def load_ratings(name: str = "movie", *, folder: Path | None = None) -> list[Rat
     raters = _read_table(rater_file, columns=4)
     if texts.keys() != raters.keys():
         stray = sorted(texts.keys() ^ raters.keys())
-        raise DataError(
-            f"{len(stray)} ids are in only one of the two files",
-            file=f"{text_file.name} and {rater_file.name}",
-            field="id",
-            value=stray[:5],
-            fix=_REPAIR,
-        )
-    return [_join(name, key, texts[key], raters[key], text_file, rater_file) for key in texts]
+        both = Place(f"{text_file.name} and {rater_file.name}", None)
+        problem = f"{len(stray)} ids are in only one of the two files"
+        raise both.error(problem, _REPAIR, field="id", value=stray[:5])
+    return [_join(name, key, texts[key], raters[key]) for key in texts]
 
 
-_REPAIR = "delete the folder, so that the ratings are unpacked again, or run `rlhf-lite doctor`"
-
-
-def _read_table(path: Path, columns: int) -> dict[str, tuple[int, list[str]]]:
-    """Rows of a tab-separated file by their id: (line number, the other fields)."""
-    rows: dict[str, tuple[int, list[str]]] = {}
+def _read_table(path: Path, columns: int) -> dict[str, Line]:
+    """Lines of a tab-separated file by their id."""
+    lines: dict[str, Line] = {}
     # utf-8-sig: one of the files starts with a byte order mark, which would become part of its first id.
     text = path.read_text(encoding="utf-8-sig")
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        fields = line.split("\t", columns - 1)
-        if len(fields) != columns:
-            problem = f"has {len(fields)} tab-separated fields, expected {columns}"
-            raise DataError(problem, file=path.name, row=number, value=line, fix=_REPAIR)
-        key = fields[0].strip()
-        if key in rows:
-            raise DataError("occurs twice", file=path.name, row=number, field="id", value=key, fix=_REPAIR)
-        rows[key] = (number, [field.strip() for field in fields[1:]])
-    return rows
+        place, (key, *fields) = (
+            Place(path.name, number),
+            [part.strip() for part in line.split("\t", columns - 1)],
+        )
+        if len(fields) != columns - 1:
+            problem = f"has {len(fields) + 1} tab-separated fields, expected {columns}"
+            raise place.error(problem, _REPAIR, value=line)
+        if key in lines:
+            raise place.error("occurs twice", _REPAIR, field="id", value=key)
+        lines[key] = (place, fields)
+    return lines
 
 
-def _join(
-    name: str,
-    key: str,
-    text_row: tuple[int, list[str]],
-    rater_row: tuple[int, list[str]],
-    text_file: Path,
-    rater_file: Path,
-) -> Rating:
+def _join(name: str, key: str, text_line: Line, rater_line: Line) -> Rating:
     """One rating from its two lines, with the stated means checked against the raters."""
-    text_line, (stated_beside_text, text) = text_row
-    rater_line, (stated, _, listed) = rater_row
+    text_place, (mean_beside_text, text) = text_line
+    rater_place, (stated_mean, _, listed) = rater_line
     try:
         scores = json.loads(listed)
         if not scores or any(type(s) is not int or not -4 <= s <= 4 for s in scores):
@@ -123,16 +113,14 @@ def _join(
         rating = Rating(id=key, text=text, ratings=tuple(scores), source=name)
     except (ValueError, TypeError) as error:
         problem = "is not a list of whole numbers from -4 to 4"
-        raise DataError(
-            problem, file=rater_file.name, row=rater_line, field="ratings", value=listed, fix=_REPAIR
-        ) from error
-    checks = [(rater_file, rater_line, stated)]
+        raise rater_place.error(problem, _REPAIR, field="ratings", value=listed) from error
+    checks = [(rater_place, stated_mean)]
     if SOURCES[name].text_file_mean:
-        checks.append((text_file, text_line, stated_beside_text))
-    for file, line, number in checks:
+        checks.append((text_place, mean_beside_text))
+    for place, number in checks:
         if not _close(number, rating.mean):
             problem = f"is not the mean of the {rating.n} raters, {rating.mean:.6f}"
-            raise DataError(problem, file=file.name, row=line, field="mean", value=number, fix=_REPAIR)
+            raise place.error(problem, _REPAIR, field="mean", value=number)
     return rating
 
 

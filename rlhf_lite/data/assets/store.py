@@ -21,11 +21,8 @@ MANIFEST = "MANIFEST.json"
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -66,11 +66,7 @@ class PreferenceData:
 
 
 def load_preferences(
-    source: str | Path,
-    *,
-    on_error: OnError = "raise",
-    split: str | None = None,
-    limit: int | None = None,
+    source: str | Path, *, on_error: OnError = "raise", split: str | None = None, limit: int | None = None
 ) -> PreferenceData:
     """Read preferences from a file, a ``datasets`` folder or the Hub. The forms are listed in
     ``data.formats``.
