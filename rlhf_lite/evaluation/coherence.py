@@ -72,7 +72,7 @@ def coherence(
     """Coherence of each continuation with its prompt, and the control.
 
     Args:
-        logps: of the reference model, for example ``Network.logps`` of `evaluation.entrants`.
+        logps: of the reference model, for example ``Network.logps`` of `evaluation.eval_policy`.
         prompts: n rows of token ids.
         continuations: n rows of token ids; a row may be empty.
         seed: draws the other prompts.

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rlhf_lite.data.collate import pad_right
+from rlhf_lite.evaluation.judges import Scores
 from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
 from rlhf_lite.models.trunk import split_body
 from rlhf_lite.types import Preference, Rating
@@ -129,9 +130,20 @@ def judge_body(model) -> SplitBody:
 
 
 def agreement_with_humans(
-    judge: GoldJudge, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float
+    judge: Scores,
+    ratings: Sequence[Rating] | Sequence[Preference],
+    *,
+    min_gap: float,
+    bins: int | None = None,
 ) -> dict[str, object]:
     """How well the judge predicts ratings that it was not fitted to.
+
+    Args:
+        judge: whole texts to predicted ratings.
+        ratings: rated texts, or preferences, that it was not fitted to.
+        min_gap: of the pairs that it has to put in order.
+        bins: groups of equal size, by prediction, whose mean predicted and mean human rating are listed; None
+            leaves them out.
 
     Returns:
         Pearson correlation with its 95 % interval, Spearman correlation, the number of texts, and the
@@ -141,7 +153,7 @@ def agreement_with_humans(
     from scipy.stats import spearmanr
 
     ratings = as_ratings(ratings)
-    predicted = judge([r.text for r in ratings])
+    predicted = np.asarray(judge([r.text for r in ratings]))
     actual = np.array([r.mean for r in ratings])
     pearson = pearson_ci(predicted, actual)
     first, second = np.triu_indices(len(actual), 1)
@@ -150,7 +162,7 @@ def agreement_with_humans(
     right = ((predicted[first] - predicted[second]) * gaps > 0)[far]
     accuracy = float(right.mean())
     interval = wilson_interval(round(accuracy * len(actual)), len(actual))
-    return {
+    agreement: dict[str, object] = {
         "pearson": pearson.estimate,
         "ci95": pearson.ends,
         "spearman": float(spearmanr(predicted, actual).statistic),
@@ -159,3 +171,15 @@ def agreement_with_humans(
         "pair_accuracy_ci95": interval.ends,
         "pair_min_gap": min_gap,
     }
+    if bins is not None:
+        groups = np.array_split(np.argsort(predicted, kind="stable"), bins)
+        agreement["bins"] = [
+            {
+                "predicted": float(predicted[rows].mean()),
+                "observed": float(actual[rows].mean()),
+                "n": len(rows),
+            }
+            for rows in groups
+            if len(rows)
+        ]
+    return agreement

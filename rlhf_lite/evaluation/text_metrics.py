@@ -1,4 +1,4 @@
-"""Scores of plain text that need no policy: diversity, repetition, length, sentiment, toxicity.
+"""Scores of plain text that need no policy: diversity, repetition, length, loops, sentiment, toxicity.
 
 Words are lower-cased runs of letters and digits, with inner apostrophes kept
 ("don't" is one word). The two judges are loaded at the first call.
@@ -7,18 +7,22 @@ Words are lower-cased runs of letters and digits, with inner apostrophes kept
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rlhf_lite.evaluation.statistics import Interval, share_ci
 
 __all__ = [
+    "Degeneration",
     "LengthStats",
+    "degeneration",
     "distinct_n",
     "length_stats",
+    "loops",
     "repetition_rate",
     "toxicity_scores",
     "vader_scores",
@@ -26,6 +30,7 @@ __all__ = [
 ]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_LONGEST = 8  # words of a loop
 
 
 class LengthStats(NamedTuple):
@@ -111,8 +116,6 @@ def length_stats(texts: Iterable[str]) -> LengthStats:
         ValueError: if there is no text at all.
         TypeError: if an item is not a string.
     """
-    import numpy as np
-
     lengths = np.array([len(words(text)) for text in _texts(texts)])
     if lengths.size == 0:
         raise ValueError("texts: expected at least one text, got none")
@@ -124,6 +127,58 @@ def length_stats(texts: Iterable[str]) -> LengthStats:
         maximum=int(lengths.max()),
         empty_fraction=float((lengths == 0).mean()),
     )
+
+
+class Degeneration(NamedTuple):
+    """Shares of ``n`` texts, each with its 95 % interval over prompts."""
+
+    n: int
+    empty: Interval
+    looping: Interval
+    cut: Interval
+
+
+def loops(text: str, *, repeats: int = 3, at_least: int = 6) -> bool:
+    """Whether the same words follow each other ``repeats`` times, over ``at_least`` words in all.
+
+    "so good, so good, so good" loops (three times two words); "very, very, very good" does not (three words
+    only). Loops of up to 8 words are found; case and punctuation do not count.
+
+    Raises:
+        ValueError: if ``repeats`` < 2 or ``at_least`` < 1.
+    """
+    if repeats < 2 or at_least < 1:
+        raise ValueError(f"expected repeats >= 2 and at_least >= 1, got {repeats} and {at_least}")
+    tokens = words(text)
+    for period in range(1, min(_LONGEST, len(tokens) // repeats) + 1):
+        same = 0  # words in a row that equal the word one period before
+        for index in range(period, len(tokens)):
+            same = same + 1 if tokens[index] == tokens[index - period] else 0
+            if same + period >= max(repeats * period, at_least):
+                return True
+    return False
+
+
+def degeneration(
+    texts: Sequence[str], ended: Sequence[bool], *, groups: ArrayLike | None = None
+) -> Degeneration:
+    """Shares of texts that are empty, that loop, and that did not end by themselves.
+
+    Args:
+        texts: ``[n]`` continuations.
+        ended: ``[n]`` False where the length limit cut the text.
+        groups: ``[n]`` the prompt of each text; None if each has its own.
+
+    Raises:
+        ValueError: if there is no text, or the lengths differ.
+    """
+    n = len(texts)
+    if n == 0 or n != len(ended):
+        raise ValueError(f"expected as many texts as flags, at least one; got {n} and {len(ended)}")
+    empty = [not text.strip() for text in texts]
+    looping = [loops(text) for text in texts]
+    cut = [not flag for flag in ended]
+    return Degeneration(n, *(share_ci(flags, groups=groups) for flags in (empty, looping, cut)))
 
 
 @lru_cache(maxsize=1)
@@ -144,8 +199,6 @@ def vader_scores(texts: Iterable[str]) -> NDArray[np.float64]:
     Raises:
         TypeError: if an item is not a string.
     """
-    import numpy as np
-
     items = _texts(texts)
     analyser = _vader()
     return np.array([analyser.polarity_scores(text)["compound"] for text in items], dtype=np.float64)
@@ -164,8 +217,6 @@ def toxicity_scores(texts: Iterable[str]) -> NDArray[np.float64]:
     Raises:
         TypeError: if an item is not a string.
     """
-    import numpy as np
-
     items = _texts(texts)
     if not items:
         return np.zeros(0, dtype=np.float64)

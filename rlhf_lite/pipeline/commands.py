@@ -15,10 +15,10 @@ from rlhf_lite.models.adapters import load_adapter, merged
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.locate import locate_policy
 from rlhf_lite.pipeline.phases import run_reward
 from rlhf_lite.pipeline.run import prepare_folder
+from rlhf_lite.pipeline.run_judges import judge_reward_model
 from rlhf_lite.pipeline.sources import Texts
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info

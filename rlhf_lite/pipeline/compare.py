@@ -11,24 +11,27 @@ from typing import Any, Literal
 
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.errors import ComparisonError, PhaseError
-from rlhf_lite.evaluation.compare import Comparison, compare_policies
-from rlhf_lite.evaluation.comparison_metrics import judged_by
-from rlhf_lite.evaluation.entrants import Entrant
-from rlhf_lite.evaluation.prompts import Prompts, read_prompts
+from rlhf_lite.evaluation.compare import compare_policies
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge
+from rlhf_lite.evaluation.judges import Scores, deciding_judge
+from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.evaluation.toxicity import toxicity_judge
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, load_policy, resolve_model
+from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.commands import find_reward_model
-from rlhf_lite.pipeline.judges import gold_judge, on_bare_model, reward_scores
 from rlhf_lite.pipeline.locate import Located, locate_policy
 from rlhf_lite.pipeline.progress_bar import bar
-from rlhf_lite.pipeline.sources import review_texts
+from rlhf_lite.pipeline.run_judges import judge_reward_model
+from rlhf_lite.pipeline.sources import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
-__all__ = ["Named", "evaluate_models", "load_entrants", "parse_models"]
+__all__ = ["Named", "evaluate_models", "load_policies", "parse_models"]
 
+_BINS = 5  # of the reliability diagram of the gold judge
 _NAME = re.compile(r"([A-Za-z0-9][\w .+-]*)=(.+)", re.DOTALL)
 
 
@@ -48,7 +51,7 @@ def parse_models(specs: Sequence[str]) -> list[Named]:
         ComparisonError: if two typed names are equal.
         PhaseError: if a model is not there.
     """
-    found, taken = [], set()
+    models, taken = [], set()
     for spec in specs:
         match = None if Path(spec).exists() else _NAME.fullmatch(spec)
         name, model = match.groups() if match else (None, spec)
@@ -60,15 +63,15 @@ def parse_models(specs: Sequence[str]) -> list[Named]:
         while name in taken:
             name, number = f"{plain} ({number})", number + 1
         taken.add(name)
-        found.append(Named(name, model, place))
-    return found
+        models.append(Named(name, model, place))
+    return models
 
 
 @dataclass
 class _Loader:
     """Models by base, each loaded once, with every adapter that is wanted on it."""
 
-    policies: dict[str, Policy] = field(default_factory=dict)
+    bases: dict[str, Policy] = field(default_factory=dict)
     networks: dict[str, Any] = field(default_factory=dict)
 
     def base(self, name: str) -> Policy:
@@ -77,13 +80,13 @@ class _Loader:
         Raises:
             PhaseError: if there is no such model here.
         """
-        if name not in self.policies:
+        if name not in self.bases:
             try:
-                self.policies[name] = load_policy(name)
+                self.bases[name] = load_policy(name)
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
-        return self.policies[name]
+        return self.bases[name]
 
     def attach(self, place: Located) -> str | None:
         """Put the adapter on the network of its base model: its name there, or None for a bare model."""
@@ -91,17 +94,17 @@ class _Loader:
         if place.adapter is None:
             return None
         network = self.networks.get(place.base, policy.model)
-        name = f"entrant_{len(getattr(network, 'peft_config', ()))}"
+        name = f"policy_{len(getattr(network, 'peft_config', ()))}"
         self.networks[place.base] = load_adapter(network, place.adapter, name)
         return name
 
-    def entrant(self, named: Named, adapter: str | None, reward: Path | None) -> Entrant:
+    def policy(self, named: Named, adapter: str | None, reward: Path | None) -> EvalPolicy:
         """The policy; to be called when every adapter of its base model is attached."""
         place, policy = named.place, self.base(named.place.base)
         # A Hub id or a folder's name; never the path of somebody's machine.
         source = place.label if Path(place.base).exists() or place.adapter else place.base
         model = self.networks.get(place.base, policy.model)
-        return Entrant(named.name, model, policy.tokenizer, adapter, source, optimised_by(place, reward))
+        return EvalPolicy(named.name, model, policy.tokenizer, adapter, source, optimised_by(place, reward))
 
 
 def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
@@ -117,7 +120,7 @@ def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
     return ("reward",) if by_reward else ()
 
 
-def load_entrants(models: Sequence[Named], *, reward: Path | None = None) -> list[Entrant]:
+def load_policies(models: Sequence[Named], *, reward: Path | None = None) -> list[EvalPolicy]:
     """Load policies; adapters of one base model share one network.
 
     Raises:
@@ -126,10 +129,10 @@ def load_entrants(models: Sequence[Named], *, reward: Path | None = None) -> lis
     return _load(_Loader(), models, reward)
 
 
-def _load(loader: _Loader, models: Sequence[Named], reward: Path | None) -> list[Entrant]:
+def _load(loader: _Loader, models: Sequence[Named], reward: Path | None) -> list[EvalPolicy]:
     adapters = [loader.attach(named.place) for named in models]
     pairs = zip(models, adapters, strict=True)
-    return [loader.entrant(named, adapter, reward) for named, adapter in pairs]
+    return [loader.policy(named, adapter, reward) for named, adapter in pairs]
 
 
 def evaluate_models(
@@ -187,29 +190,30 @@ def evaluate_models(
     known = [one.name for one in named]
     if baseline is not None and baseline not in known:
         raise ComparisonError(f"baseline {baseline!r} is none of the policies: {', '.join(known)}")
-    judged_by(judge, has_gold=with_gold and not chat, has_reward=place is not None)
+    deciding_judge(judge, has_gold=with_gold and not chat, has_reward=place is not None)
     extra = None
     if reference is not None and reference not in known:
         extra = Named(f"reference {reference}", reference, locate_policy(reference))
+    remarks = [f"Left out: {error}" for error in given.skipped]
+    if chat and with_gold:
+        remarks.insert(0, "No gold reward: the gold judge knows movie reviews, and these are chats.")
     with bar("eval", len(named) + 2, visible=visible) as show:
         loader = _Loader()
         for one in named:
             loader.base(one.place.base)
         texts = review_texts(PipelineConfig(seed=seed)) if with_gold and not chat else None
-        bundled = None if texts is None else resolve_model(None)
-        gold, judges = gold_judge(bundled and loader.base(bundled), texts)
+        gold, gold_quality = (None, {}) if texts is None else _gold(loader, texts)
         show(1, "gold judge" if gold else "models loaded")
-        entrants = _load(loader, [*named, *([extra] if extra else [])], place)
-        anchor = entrants.pop() if extra else reference
-        scores, reward_notes = reward_scores(place, texts)
-        judges |= reward_notes
+        policies = _load(loader, [*named, *([extra] if extra else [])], place)
+        measured_from = policies.pop() if extra else reference
+        scores, reward_quality = (None, {}) if place is None else _reward(place, texts)
         show(2, "policies loaded")
         comparison = compare_policies(
-            entrants,
+            policies,
             given.texts,
             baseline=baseline,
-            reference=anchor,
-            gold=None if gold is None else on_bare_model(gold, loader.networks.get(bundled)),
+            reference=measured_from,
+            gold=gold,
             reward=scores,
             toxicity=tox,
             judge=judge,
@@ -219,27 +223,29 @@ def evaluate_models(
             temperature=temperature,
             n_samples=n_samples,
             seed=seed,
+            prompt_source=given.source,
+            remarks=remarks,
             on_policy=lambda done, name: show(2 + done, name),
         )
-    info = run_info(seed=seed) | {"seconds": round(time.monotonic() - started, 1), "command": command}
-    _note(comparison, given, judges, info, with_gold=with_gold, chat=chat)
-    write_comparison(comparison, output)
-    return comparison.metrics
+    info = run_info(seed=seed) | {"judges": gold_quality | reward_quality, "command": command}
+    info["seconds"] = round(time.monotonic() - started, 1)
+    write_comparison(comparison, output, info=info)
+    return {**comparison.metrics, **info}
 
 
-def _note(
-    comparison: Comparison,
-    given: Prompts,
-    judges: dict[str, Any],
-    info: dict[str, Any],
-    *,
-    with_gold: bool,
-    chat: bool,
-) -> None:
-    """Add what the caller knows to the metrics: judges, prompts, versions."""
-    metrics = comparison.metrics
-    metrics["settings"]["prompt_source"] = given.source
-    metrics |= {"judges": judges, **info}
-    if chat and with_gold:
-        metrics["problems"].append("No gold reward: the gold judge knows movie reviews, and these are chats.")
-    metrics["problems"] += [f"Left out: {error}" for error in given.skipped]
+def _gold(loader: _Loader, texts: Texts) -> tuple[GoldJudge, dict[str, Any]]:
+    """The gold judge on the bundled model, and how far it agrees with people."""
+    policy, config = loader.base(resolve_model(None)), PipelineConfig()
+    judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens)
+    quality = agreement_with_humans(judge, texts.gold_check, min_gap=config.reward.eval_min_gap, bins=_BINS)
+    return judge, {"gold_judge": quality | {"n_fitted": len(texts.gold)}}
+
+
+def _reward(place: Path, texts: Texts | None) -> tuple[Scores, dict[str, Any]]:
+    """The reward model's scores, and how it does on held-out human pairs."""
+    model = load_reward_model(place)
+    quality: dict[str, Any] = {}
+    if texts is not None:
+        gap = PipelineConfig().reward.eval_min_gap
+        quality = judge_reward_model(model, texts.test_pairs, min_gap=gap, bins=2 * _BINS)
+    return lambda whole: model.score_texts(whole).double().numpy(), {"reward_model": quality}

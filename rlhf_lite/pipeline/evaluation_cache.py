@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_lite.evaluation.policies import Measured
+from rlhf_lite.evaluation.answers import Answers
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.sampling import PromptRows
 from rlhf_lite.files import atomic_file, write_json
 
 
-class Kept:
+class EvaluationCache:
     """A folder of results; without a folder nothing is kept.
 
     Args:
@@ -50,15 +52,17 @@ class Kept:
         with np.load(path, allow_pickle=False) as found:
             return dict(found)
 
-    def measured(self, name: str, make: Callable[[], Measured]) -> Measured:
-        """What judges said about a policy, made by ``make`` if it is not there."""
+    def answers(self, policy: EvalPolicy, make: Callable[[], Answers]) -> Answers:
+        """What a policy wrote and what judges said about it, made by ``make`` if it is not there."""
         if self._folder is None:
             return make()
-        texts = self._folder / f"{name}.json"
-        if not texts.is_file():
-            found = make()
-            parts = {f.name: getattr(found, f.name) for f in fields(Measured) if f.name != "texts"}
-            self.arrays(name, lambda: {key: value for key, value in parts.items() if value is not None})
-            write_json(texts, found.texts)
-        arrays = self.arrays(name, dict)
-        return Measured(texts=json.loads(texts.read_text(encoding="utf-8")), **({"rm": None} | arrays))
+        place = self._folder / f"{policy.name}.json"
+        if not place.is_file():
+            made = make()
+            self.arrays(policy.name, lambda: {"ended": made.ended, **made.scores})
+            stored = {name: getattr(made, name) for name in ("samples", "texts", "ids", "missing")}
+            write_json(place, stored | {"prompts": asdict(made.prompts)})
+        arrays = self.arrays(policy.name, dict)
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        read = PromptRows(**stored.pop("prompts"))
+        return Answers(policy=policy, prompts=read, ended=arrays.pop("ended"), scores=arrays, **stored)

@@ -241,14 +241,15 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
         check(f"Gold reward, {title} minus SFT, lower end of the 95 % interval", "> 0", low, low > 0)
         kl = policy["kl_nats_per_seq"]
         check(f"KL of {title} from the SFT policy, nats per sequence", "<= 10", kl, kl <= 10)
-        ratio = policy["distinct_2"] / reference["distinct_2"]
-        words = f"Variety of {title}'s text: distinct-2 relative to the reference"
-        check(words, ">= 0.7", ratio, ratio >= 0.7)
-        ratio = policy["length_tokens"] / reference["length_tokens"]
-        check(f"Length of {title}'s text relative to the reference", "0.5 to 2", ratio, 0.5 <= ratio <= 2)
-        ratio = policy["perplexity_reference"] / reference["perplexity_reference"]
-        words = f"Perplexity of {title}'s text under the reference, relative"
-        check(words, "0.2 to 3", ratio, 0.2 <= ratio <= 3)
+        for key, words, target, (lowest, highest) in (
+            ("distinct_2", f"Variety of {title}'s text: distinct-2 relative to the reference", ">= 0.7",
+             (0.7, math.inf)),
+            ("length_tokens", f"Length of {title}'s text relative to the reference", "0.5 to 2", (0.5, 2)),
+            ("perplexity_reference", f"Perplexity of {title}'s text under the reference, relative",
+             "0.2 to 3", (0.2, 3)),
+        ):  # fmt: skip
+            ratio = (policy[key] or math.nan) / (reference[key] or math.nan)  # None: no text has enough words
+            check(words, target, ratio, lowest <= ratio <= highest)
     return found
 
 

@@ -1,4 +1,7 @@
-"""The run that chapters share: 3 makes SFT, 5 the reward model, 9 PPO, 12 DPO, and 17 compares.
+"""The runs that chapters share, in the cache folder.
+
+Of the quick start's kind: chapter 3 makes SFT, 5 the reward model, 9 PPO, 12 DPO, and 17 compares. Of
+Constitutional AI: 15 makes it before the reader's eyes, 17 compares.
 
 A chapter that *makes* a part calls ``remake`` and trains it before the reader's eyes. A chapter that *uses* a
 part calls ``require``: what is missing is trained then, so that every chapter also runs alone.
@@ -8,19 +11,20 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets.ensure import cache_dir
 from rlhf_lite.errors import CheckpointError
 from rlhf_lite.evaluation.gold import GoldJudge
 from rlhf_lite.files import fingerprint
-from rlhf_lite.pipeline.cai.config import CAIConfig
+from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
+from rlhf_lite.pipeline.cai.run import CAI_TRAINING
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.dpo import run_dpo
-from rlhf_lite.pipeline.evaluation_cache import Kept
-from rlhf_lite.pipeline.judging import fit_run_judge
-from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
+from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
+from rlhf_lite.pipeline.run import TRAINING
+from rlhf_lite.pipeline.run_judges import fit_run_judge
 
 SIZES = {
     "fast": [
@@ -34,35 +38,74 @@ SIZES = {
     ],
     "full": [],  # the sizes of `rlhf-lite quickstart`
 }  # fmt: skip
-_ALWAYS = ["seed=0", "checkpoint.every_steps=1000", "checkpoint.save_merged=false"]
-_MAKERS: dict[str, Callable[[Run], None]] = {
-    "sft": run_sft,
-    "reward": run_reward,
-    "ppo": run_ppo,
-    "dpo": run_dpo,
-}
-_CHAPTERS = {
-    "sft": "3 (supervised fine-tuning)",
-    "reward": "5 (reward modelling)",
-    "ppo": "9 (PPO)",
-    "dpo": "12 (DPO)",
-}
+CAI_SIZES = {
+    "fast": [
+        "data.principles=[no-insults, no-swearing, no-threats, own-opinion]",
+        "revise.prompts=24", "revise.rounds=2", "sft.steps=6", "sft.batch_size=12",
+        "feedback.principles=[no-insults]", "feedback.prompts=24", "feedback.candidates=3",
+        "feedback.compare=false", "dpo.epochs=1", "evaluation.prompts=40", "evaluation.samples=1",
+    ],
+    "full": ["data.principles=[no-insults, no-swearing, no-threats, own-opinion]"],
+}  # fmt: skip
+_ALWAYS = ["seed=0", "checkpoint.every_steps=1000"]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What chapters know about a kind of run.
+
+    Attributes:
+        makers: what makes each phase.
+        chapters: where each phase is made before the reader's eyes.
+        built_on: what stands on each phase and is forgotten with it.
+        needs: the phases that have to be there before each one.
+    """
+
+    makers: Mapping[str, Callable[[Run], None]]
+    chapters: Mapping[str, str]
+    built_on: Mapping[str, Sequence[str]]
+    needs: Mapping[str, Sequence[str]]
+
+
 # What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.
 BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
+_PIPELINE = _Kind(
+    TRAINING,
+    {
+        "sft": "3 (supervised fine-tuning)",
+        "reward": "5 (reward modelling)",
+        "ppo": "9 (PPO)",
+        "dpo": "12 (DPO)",
+    },
+    BUILT_ON,
+    dict.fromkeys(TRAINING, ()),  # a chapter names all that it needs
+)
+_CAI_ORDER = tuple(CAI_TRAINING)
+_CAI = _Kind(
+    CAI_TRAINING,
+    dict.fromkeys(_CAI_ORDER, "15 (Constitutional AI)"),
+    {name: _CAI_ORDER[place + 1 :] for place, name in enumerate(_CAI_ORDER)},
+    {name: _CAI_ORDER[:place] for place, name in enumerate(_CAI_ORDER)},
+)
 
 
 def chapter_config() -> PipelineConfig:
     """The settings of the shared run at the present budget."""
-    return load_config(None, [*_ALWAYS, *SIZES[budget()]])
+    return load_config(None, [*_ALWAYS, "checkpoint.save_merged=false", *SIZES[budget()]])
+
+
+def cai_chapter_config() -> CAIConfig:
+    """The settings of the shared constitutional run at the present budget."""
+    return load_cai_config(None, [*_ALWAYS, *CAI_SIZES[budget()]])
 
 
 def chapter_run() -> Run:
-    """The run that chapters 3, 5 and 9 share, in the cache folder.
+    """The run that chapters 3, 5, 9, 12, 13 and 17 share, in the cache folder.
 
     Its folder is named by budget and settings, so a change of settings begins a new one. With the fast budget
     there are fewer texts to measure on, and no live progress bar.
     """
-    run = shared_run(chapter_config(), budget())
+    run = _shared_run(chapter_config(), budget())
     if budget() == "fast":
         names = ("sft_validation", "scale_texts", "gold_check")
         fewer = {name: getattr(run.texts, name)[::2] for name in names}
@@ -70,7 +113,12 @@ def chapter_run() -> Run:
     return run
 
 
-def shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
+def cai_chapter_run() -> Run:
+    """The constitutional run that chapters 15 and 17 share, in the cache folder; named like `chapter_run`."""
+    return _shared_run(cai_chapter_config(), f"cai-{budget()}")
+
+
+def _shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
     """A run in the cache, in a folder named by ``name`` and the settings; made if it is not there."""
     settings = config.model_dump(mode="json", exclude={"output", "checkpoint"})
     folder = cache_dir() / "chapters" / f"{name}-{fingerprint(settings)[:12]}"
@@ -81,33 +129,34 @@ def shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
 
 
 def remake(run: Run, phase: str) -> None:
-    """Forget a part of the shared run and what was built on it, so that the chapter can make it anew.
+    """Forget a part of a shared run and what was built on it, so that the chapter can make it anew.
 
     Raises:
         ValueError: if no chapter makes this phase.
     """
-    _known(phase)
-    for name in (phase, *BUILT_ON[phase]):
+    for name in (phase, *_kind_of(run, phase).built_on[phase]):
         shutil.rmtree(run.output / name, ignore_errors=True)
         shutil.rmtree(run.checkpoints(name), ignore_errors=True)
 
 
 def require(run: Run, *phases: str) -> None:
-    """Make sure that parts of the shared run are there and fit; train what is missing, and say so.
+    """Make sure that parts of a shared run are there and fit; train what is missing, and say so.
 
-    A part that an earlier version of the code left behind and that no longer fits is made anew.
+    A part that an earlier version of the code left behind and that no longer fits is made anew. In a
+    constitutional run every phase needs those before it.
 
     Raises:
         ValueError: if no chapter makes one of the phases.
     """
-    for phase in phases:
-        _known(phase)
+    wanted = [name for phase in phases for name in (*_kind_of(run, phase).needs[phase], phase)]
+    for phase in dict.fromkeys(wanted):
+        kind = _kind_of(run, phase)
         if run.finished(phase) and fits(run, phase):
-            print(f"{phase}: from chapter {_CHAPTERS[phase]}, found in the cache")
+            print(f"{phase}: from chapter {kind.chapters[phase]}, found in the cache")
             continue
-        print(f"{phase}: not there yet, trained now as in chapter {_CHAPTERS[phase]} ...", flush=True)
+        print(f"{phase}: not there yet, made now as in chapter {kind.chapters[phase]} ...", flush=True)
         remake(run, phase)
-        _MAKERS[phase](run)
+        kind.makers[phase](run)
         print(f"{phase}: took {run.seconds[phase]:.0f} s")
 
 
@@ -117,7 +166,7 @@ def chapter_gold(run: Run) -> GoldJudge:
     It is kept under the model and the texts that it was fitted to, so other texts give another judge.
     """
     made_of = fingerprint([run.identity, [repr(row) for row in run.texts.gold]])
-    return fit_run_judge(run, run.policy, Kept(run.output / "gold" / made_of[:12]))
+    return fit_run_judge(run, run.policy, EvaluationCache(run.output / "gold" / made_of[:12]))
 
 
 def fits(run: Run, phase: str) -> bool:
@@ -129,6 +178,9 @@ def fits(run: Run, phase: str) -> bool:
     return True
 
 
-def _known(phase: str) -> None:
-    if phase not in _MAKERS:
-        raise ValueError(f"no chapter makes the phase {phase!r}; use {' or '.join(map(repr, _MAKERS))}")
+def _kind_of(run: Run, phase: str) -> _Kind:
+    kind = _CAI if isinstance(run.config, CAIConfig) else _PIPELINE
+    if phase not in kind.makers:
+        known = " or ".join(map(repr, kind.makers))
+        raise ValueError(f"no chapter makes the phase {phase!r}; use {known}")
+    return kind

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, naive_logps
 
 from rlhf_lite.evaluation.coherence import coherence, other_rows
-from rlhf_lite.evaluation.entrants import Network
+from rlhf_lite.evaluation.eval_policy import Network
 
 LIKELY, UNLIKELY = np.log(0.5), np.log(0.05)
 

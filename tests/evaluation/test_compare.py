@@ -8,19 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 
+from rlhf_lite.data.collate import pad_left
 from rlhf_lite.errors import ComparisonError
+from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare_policies
-from rlhf_lite.evaluation.comparison_metrics import per_prompt
-from rlhf_lite.evaluation.entrants import Continuations, Entrant, Network, encode_for
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network
 from rlhf_lite.evaluation.report.comparison import check_output, sample_rows, summary, write_comparison
 from rlhf_lite.evaluation.report.comparison.context import pick_rows
 from rlhf_lite.evaluation.report.comparison.figures import pareto
+from rlhf_lite.evaluation.sampling import PromptRows, encode_for
+from rlhf_lite.evaluation.statistics import length_controlled_win_rate, outcomes, share_ci
+from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.models.adapters import add_adapter, lora_config
+from rlhf_lite.types import Rollout
 
 PROMPTS = ["The film", "A plot", "This is", "What a", "Never"]
 TEMPLATE = (
@@ -66,11 +73,11 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def entrants(network):
+def policies(network):
     return [
-        Entrant("base", network, tokenizer(), None, "somebody/base"),
-        Entrant("one", network, tokenizer(), "one"),
-        Entrant("two", network, tokenizer(), "two", optimised_by=("reward",)),
+        EvalPolicy("base", network, tokenizer(), None, "somebody/base"),
+        EvalPolicy("one", network, tokenizer(), "one"),
+        EvalPolicy("two", network, tokenizer(), "two", optimised_by=("reward",)),
     ]
 
 
@@ -78,8 +85,8 @@ OPTIONS = {"toxicity": quiet, "max_new_tokens": 6, "seed": 0}
 
 
 @pytest.fixture(scope="module")
-def found(entrants):
-    return compare_policies(entrants, PROMPTS, gold=lengths, reward=lengths, n_samples=2, **OPTIONS)
+def found(policies):
+    return compare_policies(policies, PROMPTS, gold=lengths, reward=lengths, n_samples=2, **OPTIONS)
 
 
 # --- Log-probabilities
@@ -138,43 +145,72 @@ def test_gold_reads_whole_texts_and_wins_are_counted(found):
     assert row["ci95"][0] <= row["win_rate"] <= row["ci95"][1]
 
 
-def test_a_policy_against_its_copy_ties_everywhere(entrants):
-    base = entrants[0]
-    twin = Entrant("twin", base.model, base.tokenizer)
+def test_a_policy_against_its_copy_ties_everywhere(policies):
+    base = policies[0]
+    twin = EvalPolicy("twin", base.model, base.tokenizer)
     row = compare_policies([base, twin], PROMPTS, gold=lengths, **OPTIONS).metrics["versus_baseline"]["twin"][
         "gold"
     ]
     assert (row["wins"], row["ties"], row["losses"], row["win_rate"]) == (0, 5, 0, 0.5)
 
 
-def test_the_same_seed_gives_the_same_texts_alone_or_in_company(found, entrants):
-    alone = compare_policies([entrants[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS)
+def test_the_same_seed_gives_the_same_texts_alone_or_in_company(found, policies):
+    alone = compare_policies([policies[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS)
     assert alone.answers["one"].texts == found.answers["one"].texts
     assert alone.metrics["settings"]["reference"] == "its base model"
     assert alone.metrics["policies"]["one"]["missing"]["coherence"] == "it was switched off"
     other = compare_policies(
-        [entrants[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS | {"seed": 1}
+        [policies[1]], PROMPTS, n_samples=2, with_coherence=False, **OPTIONS | {"seed": 1}
     )
     assert other.answers["one"].texts != alone.answers["one"].texts
 
 
-def test_a_tie_margin_applies_to_the_judge_alone(entrants):
+def test_a_tie_margin_applies_to_the_judge_alone(policies):
     both = compare_policies(
-        entrants[:2], PROMPTS, gold=lengths, reward=lengths, judge="gold", tie_margin=1e6, **OPTIONS
+        policies[:2], PROMPTS, gold=lengths, reward=lengths, judge="gold", tie_margin=1e6, **OPTIONS
     ).metrics["versus_baseline"]["one"]
     assert both["gold"]["ties"] == 5
     assert both["reward"]["ties"] < 5
 
 
-def test_means_are_over_prompts():
+def test_means_are_over_prompts_and_equal_prompts_are_one(policies):
+    def of(*prompts):
+        read = PromptRows([[1]] * len(prompts), list(prompts), [], "none")
+        return Answers(policies[0], read, 2, [""] * 6, [[1]] * 6, np.ones(6, bool), {}, {})
+
     values = np.array([1.0, 3.0, np.nan, 5.0, np.nan, np.nan])
-    assert per_prompt(values, 2).tolist() == [2.0, 5.0]
+    assert of("a", "b", "c").mean(values, seed=0).estimate == 3.5  # 2 and 5; nothing is known of "c"
+    assert of("a", "a", "b").mean(values, seed=0).estimate == 3.0  # 1, 3 and 5 answer one prompt
+    assert of("a", "b", "c").mean(np.full(6, np.nan), seed=0) is None
 
 
-def test_temperature_is_that_of_the_kl_and_not_of_the_perplexity(entrants):
-    warm = compare_policies(entrants[:2], PROMPTS, **OPTIONS | {"temperature": 0.5})
+def test_intervals_count_prompts_and_lengths_are_words(found):
+    one, base = found.answers["one"], found.answers["base"]
+    assert one.groups.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    entry = found.metrics["policies"]["one"]
+    low, high = stats.t.interval(
+        0.95, 4, one.words.reshape(5, 2).mean(1).mean(), stats.sem(one.words.reshape(5, 2).mean(1))
+    )
+    assert entry["length_words_ci95"] == pytest.approx([low, high])
+    assert entry["cut_ci95"] == share_ci(~one.ended, groups=one.groups).ends
+    row = found.metrics["versus_baseline"]["one"]["gold"]
+    won = outcomes(one.scores["gold"], base.scores["gold"])
+    expected = length_controlled_win_rate(won, one.words, base.words, clusters=one.groups)
+    assert row["length_controlled"] == expected.estimate
+
+
+def test_a_subset_is_what_was_answered_to_some_prompts(found):
+    every = found.answers["one"].subset(slice(1, None, 2))
+    assert every.prompts.texts == ["A plot", "What a"]
+    assert every.texts == [found.answers["one"].texts[row] for row in (2, 3, 6, 7)]
+    assert every.scores["kl"].tolist() == found.answers["one"].scores["kl"][[2, 3, 6, 7]].tolist()
+    assert compare(every, found.answers["base"].subset(slice(1, None, 2)), seed=0)["n_prompts"] == 2
+
+
+def test_temperature_is_that_of_the_kl_and_not_of_the_perplexity(policies):
+    warm = compare_policies(policies[:2], PROMPTS, **OPTIONS | {"temperature": 0.5})
     assert warm.metrics["policies"]["base"]["kl_nats_per_seq"] == 0.0
-    greedy = compare_policies(entrants[:2], PROMPTS, **OPTIONS | {"temperature": 0.0})
+    greedy = compare_policies(policies[:2], PROMPTS, **OPTIONS | {"temperature": 0.0})
     entry = greedy.metrics["policies"]["one"]
     assert entry["kl_nats_per_seq"] is None
     assert "greedy" in entry["missing"]["kl"]
@@ -189,15 +225,15 @@ def test_pareto_points():
 # --- Degenerate input
 
 
-def test_another_vocabulary_has_no_kl_but_a_perplexity(entrants):
+def test_another_vocabulary_has_no_kl_but_a_perplexity(policies):
     other = byte_tokenizer()
     other.add_tokens(["<new>"])
     other.pad_token = other.eos_token
     end = other.eos_token_id
-    alien = Entrant(
+    alien = EvalPolicy(
         "alien", gpt2(vocab_size=258, bos_token_id=end, eos_token_id=end, pad_token_id=None), other
     )
-    found = compare_policies([entrants[0], alien], PROMPTS, **OPTIONS)
+    found = compare_policies([policies[0], alien], PROMPTS, **OPTIONS)
     entry = found.metrics["policies"]["alien"]
     assert entry["kl_nats_per_seq"] is None
     assert "vocabulary" in entry["missing"]["kl"]
@@ -205,28 +241,29 @@ def test_another_vocabulary_has_no_kl_but_a_perplexity(entrants):
     assert any(said.startswith("alien: no KL, because its vocabulary") for said in found.metrics["problems"])
 
 
-def test_a_nan_is_left_out_and_said(entrants):
+def test_a_nan_is_left_out_and_said(policies):
     def sometimes(texts):
         scores = lengths(texts)
         scores[0] = np.nan
         return scores
 
-    found = compare_policies(entrants[:2], PROMPTS, gold=sometimes, **OPTIONS)
+    found = compare_policies(policies[:2], PROMPTS, gold=sometimes, **OPTIONS)
     entry, versus = found.metrics["policies"]["one"], found.metrics["versus_baseline"]["one"]["gold"]
     assert entry["gold_reward"] == pytest.approx(found.answers["one"].scores["gold"][1:].mean())
     assert (entry["not_a_number"], versus["n"]) == ({"gold": 1}, 4)
     assert any("1 of 5 scores by gold are not a number" in said for said in found.metrics["problems"])
-    never = compare_policies(entrants[:2], PROMPTS, gold=lambda texts: np.full(len(texts), np.nan), **OPTIONS)
+    never = compare_policies(policies[:2], PROMPTS, gold=lambda texts: np.full(len(texts), np.nan), **OPTIONS)
     assert never.metrics["policies"]["one"]["gold_reward"] is None
     assert "cannot be compared with base" in summary(never.metrics)[3]
 
 
-def test_empty_answers_are_judged_and_said(entrants, monkeypatch):
-    def silent(entrant, prompts, **_):
-        return Continuations([""] * 5, [[entrant.tokenizer.eos_token_id]] * 5, np.ones(5, dtype=bool))
+def test_empty_answers_are_judged_and_said(policies, monkeypatch):
+    def silent(policy, prompts, **_):
+        ends, one = torch.full((5, 1), policy.tokenizer.eos_token_id), torch.ones(5, 1, dtype=torch.bool)
+        return [Rollout(*pad_left(prompts, 0), ends, one, torch.zeros(5, 1), ended=one[:, 0])]
 
-    monkeypatch.setattr("rlhf_lite.evaluation.compare.continue_prompts", silent)
-    found = compare_policies(entrants[:1], PROMPTS, gold=lengths, **OPTIONS)
+    monkeypatch.setattr("rlhf_lite.evaluation.answers.write", silent)
+    found = compare_policies(policies[:1], PROMPTS, gold=lengths, **OPTIONS)
     entry = found.metrics["policies"]["base"]
     assert found.answers["base"].texts == [""] * 5
     assert (entry["empty_fraction"], entry["cut_fraction"], entry["distinct_2"]) == (1.0, 0.0, None)
@@ -234,10 +271,10 @@ def test_empty_answers_are_judged_and_said(entrants, monkeypatch):
     assert "base: 5 of 5 answers are empty" in " ".join(found.metrics["problems"])
 
 
-def test_chat_uses_the_template_or_says_that_there_is_none(entrants):
+def test_chat_uses_the_template_or_says_that_there_is_none(policies):
     with_template = tokenizer()
     with_template.chat_template = TEMPLATE
-    chatty = Entrant("chatty", entrants[0].model, with_template)
+    chatty = EvalPolicy("chatty", policies[0].model, with_template)
     assert encode_for(chatty, ["Hi"], chat=True, max_new_tokens=4).texts == ["<user>Hi<a>"]
     seen = []
 
@@ -245,26 +282,26 @@ def test_chat_uses_the_template_or_says_that_there_is_none(entrants):
         seen.extend(texts)
         return lengths(texts)
 
-    found = compare_policies([entrants[0], chatty], PROMPTS, chat=True, reward=reward, **OPTIONS)
+    found = compare_policies([policies[0], chatty], PROMPTS, chat=True, reward=reward, **OPTIONS)
     templates = [entry["template"] for entry in found.metrics["policies"].values()]
     assert templates == ["transcript", "chat"]
     assert "base has no chat template" in " ".join(found.metrics["problems"])
     assert seen[0].startswith("\n\nHuman: The film\n\nAssistant: ")
 
 
-def test_a_long_prompt_keeps_its_end_and_is_said(entrants):
+def test_a_long_prompt_keeps_its_end_and_is_said(policies):
     long = "x" * 200 + " end"
-    found = compare_policies(entrants[:1], ["short", long, "other"], **OPTIONS)
+    found = compare_policies(policies[:1], ["short", long, "other"], **OPTIONS)
     assert "base: 1 prompts (number 2) are longer than its window" in " ".join(found.metrics["problems"])
     row = found.answers["base"].prompts.ids[1]
     assert len(row) == 128 - 6
     assert tokenizer().decode(row).endswith(" end")
     with pytest.raises(ValueError, match="leaves no room"):
-        compare_policies(entrants[:1], PROMPTS, **OPTIONS | {"max_new_tokens": 128})
+        compare_policies(policies[:1], PROMPTS, **OPTIONS | {"max_new_tokens": 128})
 
 
-def test_repeated_prompts_are_said(entrants):
-    found = compare_policies(entrants[:1], ["a", "a", "b"], **OPTIONS)
+def test_repeated_prompts_are_said(policies):
+    found = compare_policies(policies[:1], ["a", "a", "b"], **OPTIONS)
     assert "1 of 3 prompts repeat" in found.metrics["problems"][0]
     assert "three different prompts" in found.metrics["policies"]["base"]["missing"]["coherence"]
 
@@ -281,18 +318,18 @@ def test_repeated_prompts_are_said(entrants):
         ({"gold": lambda texts: np.zeros(2)}, r"scores of shape \(2,\) for 5 texts"),
     ],
 )
-def test_wrong_requests(entrants, changes, words):
+def test_wrong_requests(policies, changes, words):
     with pytest.raises(ValueError, match=words):
-        compare_policies(entrants[:2], PROMPTS, **OPTIONS | changes)
+        compare_policies(policies[:2], PROMPTS, **OPTIONS | changes)
 
 
-def test_names_must_differ_and_there_must_be_something(entrants):
+def test_names_must_differ_and_there_must_be_something(policies):
     with pytest.raises(ComparisonError, match="two policies are called 'base'"):
-        compare_policies([entrants[0]] * 2, PROMPTS, **OPTIONS)
+        compare_policies([policies[0]] * 2, PROMPTS, **OPTIONS)
     with pytest.raises(ComparisonError, match="no policy"):
         compare_policies([], PROMPTS, **OPTIONS)
     with pytest.raises(ComparisonError, match="no prompt"):
-        compare_policies(entrants, [], **OPTIONS)
+        compare_policies(policies, [], **OPTIONS)
 
 
 # --- The report
@@ -370,9 +407,9 @@ def test_only_an_earlier_report_is_replaced(found, folder, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_strange_names_and_texts_do_no_harm(entrants, tmp_path):
-    odd = Entrant("<b>|`{x}`", entrants[0].model, entrants[0].tokenizer)
-    found = compare_policies([entrants[1], odd], ["<script>alert(1)</script>", "{y}", "|"], **OPTIONS)
+def test_strange_names_and_texts_do_no_harm(policies, tmp_path):
+    odd = EvalPolicy("<b>|`{x}`", policies[0].model, policies[0].tokenizer)
+    found = compare_policies([policies[1], odd], ["<script>alert(1)</script>", "{y}", "|"], **OPTIONS)
     page = write_comparison(found, tmp_path / "out").read_text()
     assert "<script" not in page
     assert "&lt;b&gt;|`{x}`" in page

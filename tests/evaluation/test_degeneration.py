@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lite.evaluation.degeneration import degeneration, loops
+from rlhf_lite.evaluation.text_metrics import degeneration, loops
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,12 @@ def test_shares():
     found = degeneration(["", " \n", "fine", "ha ha ha ha ha ha"], [True, True, True, False])
     assert (found.n, found.empty.estimate, found.looping.estimate, found.cut.estimate) == (4, 0.5, 0.25, 0.25)
     assert 0 < found.empty.low < 0.5 < found.empty.high < 1
+
+
+def test_texts_of_one_prompt_are_no_new_evidence():
+    once = degeneration(["", "a"] * 5, [True] * 10)
+    twice = degeneration(["", "", "a", "a"] * 5, [True] * 20, groups=[i // 2 for i in range(20)])
+    assert twice.empty == pytest.approx(once.empty)
 
 
 def test_bad_input_is_refused():

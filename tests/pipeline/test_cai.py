@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,17 +15,20 @@ from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.constitutional import Chain, RevisionStep
 from rlhf_lite.data import load_preferences
 from rlhf_lite.errors import ConfigError, DataError, PhaseError
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.statistics import mean_ci, share_ci
+from rlhf_lite.evaluation.text_metrics import toxicity_scores
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
 from rlhf_lite.pipeline.cai.feedback import agreement, chosen_minus_rejected
 from rlhf_lite.pipeline.cai.phases import line
 from rlhf_lite.pipeline.cai.records import read_chains, write_chains
-from rlhf_lite.pipeline.cai.rounds import Answers, answer, by_round, copied
+from rlhf_lite.pipeline.cai.rounds import by_round, copied, judge_answers
 from rlhf_lite.pipeline.cai.run import CAI_PHASES, run_cai
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, AdapterPolicies, build_adapter_policies
-from rlhf_lite.teaching import book_runs_cai as chapters
+from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_adapter_policies
+from rlhf_lite.teaching import book_runs as chapters
 from rlhf_lite.types import Preference
 
 SMALL = [
@@ -170,6 +175,16 @@ def test_rounds_are_counted_by_hand() -> None:
         by_round([chains[0], replace(chains[0], steps=())], seed=0)
 
 
+def test_chains_of_one_prompt_are_no_new_evidence() -> None:
+    texts = [f"You are {word}" for word in ("bad", "an idiot", "fine", "a moron", "a film")]
+    once = [replace(_chain(text), prompt=f"p{i}") for i, text in enumerate(texts)]
+    alone, twice = by_round(once, seed=0)[0], by_round([*once, *once], seed=0)[0]
+    assert twice["toxicity_ci95"] == pytest.approx(alone["toxicity_ci95"]) and twice["n"] == 10
+    assert alone["toxicity_ci95"] == pytest.approx(mean_ci(toxicity_scores(texts), seed=0).ends)
+    unknown = by_round([replace(chain, prompt="") for chain in once], seed=0)[0]
+    assert unknown["toxicity_ci95"] == alone["toxicity_ci95"]
+
+
 def test_agreement_counts_clear_pairs_only() -> None:
     rude, kind = " You are a stupid idiot", " A lovely film"
     pairs = [("p", rude, kind), ("p", kind, rude), ("p", kind, kind)]
@@ -177,6 +192,11 @@ def test_agreement_counts_clear_pairs_only() -> None:
     found = agreement(pairs, odds, ["good", "bad"])
     assert found["n_clear_pairs"] == 2 and found["agreement_by_principle"] == {"good": 1.0, "bad": 0.0}
     assert found["agreement"] == 0.0  # the second principle speaks louder
+    expected = share_ci([0, 0, 1], groups=["p", "p", "q"])  # two pairs of one prompt are one unit
+    grouped = agreement(
+        [("p", rude, kind), ("p", kind, rude), ("q", rude, kind)], np.array([[1.0], [-1.0], [-1.0]]), ["x"]
+    )
+    assert (grouped["agreement"], grouped["agreement_ci95"]) == (expected.estimate, expected.ends)
     assert "agreement" not in agreement(pairs[2:], odds[2:], ["good", "bad"])
     gap = chosen_minus_rejected([Preference("p", kind, rude, 1.0)], seed=0)
     assert gap["chosen_minus_rejected_toxicity"] < -0.5 and gap["chosen_minus_rejected_words"] == -2
@@ -185,8 +205,6 @@ def test_agreement_counts_clear_pairs_only() -> None:
 def test_small_things(base: Path, tmp_path: Path) -> None:
     assert copied("head\n- A bad film.\n-", "a bad film") and not copied("head\n- A bad film.\n-", "a film")
     assert not copied("head\n\n-", "")
-    answers = Answers(["a", "b", "c", "d"], 2, *(torch.zeros(4).numpy() for _ in range(4)))
-    assert answers.by_prompt(torch.tensor([1.0, 3.0, 5.0, 7.0]).numpy()).tolist() == [2.0, 6.0]
     tokenizer = load_policy(str(base), precision="fp32").tokenizer
     text = "ab"
     length = len(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -203,17 +221,17 @@ def test_small_things(base: Path, tmp_path: Path) -> None:
 def test_chapters_make_what_is_missing_and_what_stands_on_it(
     base: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr("rlhf_lite.teaching.book_runs.cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(chapters, "cache_dir", lambda: tmp_path)
     monkeypatch.setattr(chapters, "CAI_SIZES", {"fast": [f"model.name={base}", *SMALL], "full": []})
     run = chapters.cai_chapter_run()
-    chapters.require_cai(run, "feedback")
+    chapters.require(run, "feedback")
     assert all(run.finished(name) for name in ("revise", "sft", "feedback")) and not run.finished("dpo")
-    chapters.require_cai(run, "revise")
+    chapters.require(run, "revise")
     assert "revise: from chapter 15" in capsys.readouterr().out
-    chapters.remake_cai(run, "sft")
+    chapters.remake(run, "sft")
     assert run.finished("revise") and not run.finished("feedback")
     with pytest.raises(ValueError, match="no chapter makes the phase 'ppo'"):
-        chapters.require_cai(run, "ppo")
+        chapters.require(run, "ppo")
 
 
 def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) -> None:
@@ -222,13 +240,15 @@ def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) 
     model = add_adapter(policy.model, shape, POLICY, seed=0)
     for weight in adapter_parameters(model, POLICY):
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
-    options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
     prompts = ["- a film\n-", "- another one\n-", "- b\n-"]
-    both = [
-        answer(policy, AdapterPolicies(model.eval(), None), POLICY, prompts, top_layers=top, **options)
-        for top in (None, 1)
-    ]
+    both = []
+    for top in (4, 1):
+        make = partial(EvalPolicy, model=model.eval(), tokenizer=policy.tokenizer, top_layers=top)
+        policies = {"base": make("base"), "shaken": make("shaken", adapter=POLICY)}
+        options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
+        both.append(judge_answers(policies, prompts, **options)["shaken"])
+    assert policies["base"].network.scorer.body.depth == 4 - 1
     assert both[0].texts == both[1].texts
-    assert abs(both[0].kl_nats).max() > 0.01  # the adapter does something
-    for name in ("kl_nats", "bare_nats", "tokens"):
-        assert getattr(both[0], name) == pytest.approx(getattr(both[1], name), abs=1e-4)
+    assert abs(both[0].scores["kl"]).max() > 0.01  # the adapter does something
+    for name in ("kl", "reference_nats", "reference_tokens"):
+        assert both[0].scores[name] == pytest.approx(both[1].scores[name], abs=1e-4)

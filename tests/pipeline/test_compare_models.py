@@ -14,13 +14,16 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base, shake
 
 from rlhf_lite.errors import ComparisonError, DataError, PhaseError
+from rlhf_lite.evaluation.gold import agreement_with_humans
+from rlhf_lite.evaluation.statistics import wilson_interval
 from rlhf_lite.evaluation.toxicity import ProfanityJudge
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import new_reward_model
-from rlhf_lite.pipeline.compare import evaluate_models, load_entrants, optimised_by, parse_models
-from rlhf_lite.pipeline.judges import on_human_pairs, rating_bins
+from rlhf_lite.pipeline.compare import evaluate_models, load_policies, optimised_by, parse_models
 from rlhf_lite.pipeline.locate import locate_policy
+from rlhf_lite.pipeline.run_judges import judge_reward_model
+from rlhf_lite.types import Preference, Rating
 
 OPTIONS = {"with_gold": False, "max_new_tokens": 4, "visible": False}
 SHAPE = {"rank": 2, "alpha": 4, "dropout": 0.0, "top_layers": 2}
@@ -91,10 +94,10 @@ def test_names(home):
 
 def test_adapters_of_one_base_share_a_network(home):
     models = [home / "run" / "reference", home / "run" / "sft", home / "run", home / "b"]
-    loaded = load_entrants(parse_models([str(model) for model in models]))
+    loaded = load_policies(parse_models([str(model) for model in models]))
     assert loaded[0].model is loaded[1].model is loaded[2].model
     assert loaded[3].model is not loaded[0].model
-    assert [one.adapter for one in loaded] == [None, "entrant_0", "entrant_1", None]
+    assert [one.adapter for one in loaded] == [None, "policy_0", "policy_1", None]
 
 
 def test_a_comparison_from_names_to_files(home, tmp_path):
@@ -161,12 +164,31 @@ def test_a_model_that_does_not_load(home, tmp_path):
         evaluate_models(["nobody/nothing"], str(home / "prompts.txt"), tmp_path / "out", **OPTIONS)
 
 
-def test_judges_against_people_by_hand():
+def test_a_gold_judge_against_people_by_hand():
     predicted, actual = np.array([3.0, 1.0, 2.0, 5.0, 4.0, 0.0]), np.array([1.0, 0.0, 1.0, 2.0, 2.0, 0.0])
-    bins = rating_bins(predicted, actual)  # six texts in five groups: two and four times one
+    ratings = [Rating(str(i), str(i), (value,), "test") for i, value in enumerate(actual)]
+    found = agreement_with_humans(lambda _: predicted, ratings, min_gap=0.5, bins=5)
+    bins = found["bins"]  # six texts in five groups: two and four times one
     assert [row["n"] for row in bins] == [2, 1, 1, 1, 1]
     assert (bins[0]["predicted"], bins[0]["observed"], bins[4]["observed"]) == (0.5, 0.0, 2.0)
-    found = on_human_pairs(torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.0, 0.0, 3.0]))
-    assert found["accuracy"] == 0.5  # one right, one tie, one wrong
+    assert (found["n_texts"], found["pair_accuracy"]) == (6, 1.0)
+
+
+def test_a_reward_model_against_people_by_hand():
+    scores = {"p good": 2.0, "p bad": 0.0, "q good": 0.0, "q bad": 0.0, "r good": 1.0, "r bad": 3.0}
+
+    class Known:
+        def score_texts(self, texts):
+            return torch.tensor([scores[text] for text in texts])
+
+    pairs = [
+        Preference(name, " good", " bad", margin) for name, margin in (("p", 2.0), ("q", 0.5), ("r", 1.5))
+    ]
+    found = judge_reward_model(Known(), pairs, min_gap=0.0, bins=10)
+    assert found["accuracy"] == 0.5 and found["n_pairs"] == 3  # one right, one tie, one wrong
+    assert found["ci95"] == wilson_interval(1.5, 3).ends
     p = 1 / (1 + np.exp(-np.array([2.0, 0.0, -2.0])))
     assert found["brier"] == pytest.approx(np.mean((1 - p) ** 2))
+    assert [row["accuracy"] for row in found["accuracy_by_gap"]] == [0.5, 0.5]
+    twice = judge_reward_model(Known(), pairs * 2, min_gap=0.0)  # the same six texts: three comparisons
+    assert twice["n_pairs"] == 6 and twice["ci95"] == pytest.approx(found["ci95"])

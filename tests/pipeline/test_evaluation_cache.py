@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from rlhf_lite.evaluation.policies import Measured
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import byte_tokenizer, llama
+
+from rlhf_lite.evaluation.answers import Answers
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.sampling import PromptRows
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.evaluation_cache import Kept
+from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
 from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.run import run_pipeline
 
@@ -18,30 +23,34 @@ def never() -> dict:
     raise AssertionError("made again")
 
 
-@pytest.mark.parametrize("rm", [None, np.array([0.1, 1 / 3])])
-def test_what_is_kept_is_read_back_to_the_last_digit(tmp_path: Path, rm: np.ndarray | None) -> None:
-    numbers = {
-        name: np.array([1 / 3, -2e-17]) for name in ("gold", "vader", "toxicity", "kl_nats", "bare_nats")
-    }
-    made = Measured(
-        texts=["so so\n", "“quoted”"],
-        rm=rm,
-        tokens=np.array([3, 4]),
-        ended=np.array([True, False]),
-        **numbers,
+def test_what_is_kept_is_read_back_to_the_last_digit(tmp_path: Path) -> None:
+    policy = EvalPolicy("sft", llama(), byte_tokenizer())
+    scores = {name: np.array([1 / 3, -2e-17, np.nan]) for name in ("gold", "vader", "kl", "reference_nats")}
+    made = Answers(
+        policy=policy,
+        prompts=PromptRows([[1, 2], [3], [4]], ["a", "b", "a"], [1], "none"),
+        samples=1,
+        texts=["so so\n", "“quoted”", ""],
+        ids=[[5, 6], [7], [8]],
+        ended=np.array([True, False, True]),
+        scores=scores,
+        missing={"reward": "no such judge was given"},
     )
-    first = Kept(tmp_path / "kept").measured("sft", lambda: made)
-    again = Kept(tmp_path / "kept").measured("sft", never)
+    first = EvaluationCache(tmp_path / "kept").answers(policy, lambda: made)
+    again = EvaluationCache(tmp_path / "kept").answers(policy, never)
     for found in (first, again):
-        assert found.texts == made.texts and (found.rm is None) == (rm is None)
-        for name in numbers:
-            assert np.array_equal(getattr(found, name), numbers[name])
+        assert found.policy is policy and found.prompts == made.prompts and found.texts == made.texts
+        assert (found.samples, found.ids, found.missing) == (made.samples, made.ids, made.missing)
+        assert found.ended.tolist() == made.ended.tolist() and found.groups.tolist() == [0, 1, 0]
+        assert found.scores.keys() == scores.keys()
+        for name, values in scores.items():
+            assert np.array_equal(found.scores[name], values, equal_nan=True)
     assert not list((tmp_path / "kept").glob(".*"))
 
 
 def test_without_a_folder_everything_is_made(tmp_path: Path) -> None:
     calls: list[int] = []
-    kept = Kept(None)
+    kept = EvaluationCache(None)
     for _ in range(2):
         kept.record("a", lambda: calls.append(1))
     assert calls == [1, 1] and not list(tmp_path.iterdir())
@@ -53,7 +62,7 @@ def test_an_evaluation_with_kept_parts_says_the_same(settings, tmp_path: Path, m
     plain = run_evaluation(Run(config, tmp_path / "run", visible=False))
     shared = tmp_path / "shared"
     first = run_evaluation(Run(config, tmp_path / "run", visible=False), shared=shared)
-    monkeypatch.setattr("rlhf_lite.pipeline.judging.fit_gold_judge", never)
+    monkeypatch.setattr("rlhf_lite.pipeline.run_judges.fit_gold_judge", never)
     monkeypatch.setattr("rlhf_lite.pipeline.judging.judge_reward_model", never)
     again = run_evaluation(Run(config, tmp_path / "run", visible=False), shared=shared)
     assert first == again == plain

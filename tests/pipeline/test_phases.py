@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,11 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.evaluation import policies as policies_module
-from rlhf_lite.evaluation.policies import Contender, Judges, measure
+from rlhf_lite.evaluation import answers as answers_module
+from rlhf_lite.evaluation import sampling as sampling_module
+from rlhf_lite.evaluation.answers import measure
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.functional import best_of_n_kl_bound
 from rlhf_lite.models import policy as policy_module
-from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.pipeline import run as run_module
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import STATE_FILE, Run
@@ -57,14 +58,8 @@ def cast(run):
     return build_ppo_setup(run, trained=True)
 
 
-def judges_of(cast, *, reward=True) -> Judges:
-    return Judges(
-        scorer=cast.training.scorer,
-        using=partial(using_adapter, cast.adapters.model),
-        anchor=cast.adapters.reference,
-        gold=lambda texts: np.zeros(len(texts)),
-        reward=cast.training.reward if reward else None,
-    )
+def policy_of(cast, adapter, **changes) -> EvalPolicy:
+    return EvalPolicy("sft", cast.adapters.model, cast.policy.tokenizer, adapter, **changes)
 
 
 def test_the_cast_has_the_trained_policy_and_its_critic(run, cast):
@@ -93,41 +88,45 @@ def test_a_new_cast_starts_from_the_reference(run, cast):
     assert (batch.old_values == 0).all()
 
 
-def test_the_best_of_n_is_a_contender(run, cast, monkeypatch):
-    judges, prompts = judges_of(cast), run.texts.test_prompts[:8]
-    adapter, sampling = cast.adapters.reference, cast.adapters.sampling(cast.adapters.reference)
+def test_the_best_of_n_is_a_policy_under_test(run, cast, monkeypatch):
+    prompts, start = run.texts.test_prompts[:8], cast.adapters.reference
+    sft, eight = policy_of(cast, start), policy_of(cast, start, best_of=8)
+    judges = Judges(reference=sft, reward=cast.training.reward)
     options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 0, "batch_size": 3}
-    tokenizer = cast.policy.tokenizer
-    plain = measure(Contender("sft", adapter, sampling), judges, prompts, tokenizer, **options)
-    best = measure(Contender("best", adapter, sampling, 8), judges, prompts, tokenizer, **options)
-    assert best.rm.mean() > plain.rm.mean()
-    assert best.kl_nats == pytest.approx(best_of_n_kl_bound(8), abs=1e-4)
-    assert plain.kl_nats == pytest.approx(0.0, abs=1e-4)
-    assert len(best.texts) == 8
+    plain, best = measure(sft, prompts, judges, **options), measure(eight, prompts, judges, **options)
+    assert best.scores["reward"].mean() > plain.scores["reward"].mean()
+    assert best.scores["kl"] == pytest.approx(best_of_n_kl_bound(8), abs=1e-4)
+    assert plain.scores["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert len(best.texts) == 8 and plain.missing["gold"] == "no such judge was given"
     # What is in memory at once is counted in rows, not in prompts: 100 prompts of 54 candidates took 13 GB.
     held: list[int] = []
-    real = policies_module.best_of_n
+    real = sampling_module.best_of_n
 
     def counting(model, ids, mask, *, n, **others):
         held.append(len(ids) * n)
         return real(model, ids, mask, n=n, **others)
 
-    monkeypatch.setattr(policies_module, "best_of_n", counting)
-    again = measure(
-        Contender("best", adapter, sampling, 8), judges, prompts, tokenizer, **options | {"batch_size": 24}
-    )
+    monkeypatch.setattr(sampling_module, "best_of_n", counting)
+    again = measure(eight, prompts, judges, **options | {"batch_size": 24})
     assert held == [24, 24, 16] and again.texts == best.texts
     with pytest.raises(ValueError, match="best of 8"):
-        measure(
-            Contender("best", adapter, sampling, 8),
-            judges_of(cast, reward=False),
-            prompts,
-            tokenizer,
-            **options,
-        )
-    with pytest.raises(ValueError, match="anchor"):
-        other = Contender("best", POLICY, cast.adapters.sampling(POLICY), 8)
-        measure(other, judges, prompts, tokenizer, **options)
+        measure(eight, prompts, replace(judges, reward=None), **options)
+    with pytest.raises(ValueError, match="one answer"):
+        measure(eight, prompts, judges, samples=2, **options)
+    with pytest.raises(ValueError, match="the reference policy only"):
+        measure(policy_of(cast, POLICY, best_of=8), prompts, judges, **options)
+
+
+def test_long_answers_are_scored_in_pieces(run, cast, monkeypatch):
+    """A pass over many answer tokens needs a row of logits for each."""
+    judges = Judges(reference=policy_of(cast, cast.adapters.reference), reward=cast.training.reward)
+    options = {"max_new_tokens": 5, "seed": 0}
+    whole = measure(policy_of(cast, POLICY), run.texts.test_prompts[:7], judges, **options)
+    monkeypatch.setattr(answers_module, "_SCORED", 10)  # two answers of five tokens
+    pieces = measure(policy_of(cast, POLICY), run.texts.test_prompts[:7], judges, **options)
+    assert pieces.texts == whole.texts and pieces.ended.tolist() == whole.ended.tolist()
+    for name in ("kl", "reward", "reference_nats"):
+        assert pieces.scores[name] == pytest.approx(whole.scores[name], abs=1e-4)
 
 
 def test_the_control_is_in_the_results(settings, tmp_path):

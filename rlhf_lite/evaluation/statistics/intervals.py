@@ -97,7 +97,7 @@ def quantile(level: float, *, degrees: int | None = None) -> float:
 
 
 def group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
-    """Each row's group as a number from 0, ``[n]``; None means that each row is its own.
+    """Each row's group as a number from 0, in the order of appearance, ``[n]``; None: each row is its own.
 
     Raises:
         ValueError: if there is not one group for each row.
@@ -107,7 +107,8 @@ def group_numbers(groups: ArrayLike | None, n: int) -> NDArray[np.int64]:
     names = np.asarray(groups)
     if names.shape != (n,):
         raise ValueError(f"groups: expected one for each of {n} rows, got shape {names.shape}")
-    return np.unique(names, return_inverse=True)[1].reshape(n)
+    _, first, place = np.unique(names, return_index=True, return_inverse=True)
+    return first.argsort().argsort()[place.reshape(n)]
 
 
 def group_means(values: ArrayLike, groups: ArrayLike | None) -> NDArray[np.float64]:

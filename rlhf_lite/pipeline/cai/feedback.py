@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rlhf_lite.constitutional import (
     Constitution,
@@ -21,11 +20,13 @@ from rlhf_lite.constitutional import (
     preferences,
 )
 from rlhf_lite.data import save_preferences
-from rlhf_lite.evaluation.statistics import paired_difference_ci, wilson_interval
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.sampling import decoded, encode_for, write
+from rlhf_lite.evaluation.statistics import Interval, auc, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
-from rlhf_lite.pipeline.cai.rounds import TOXIC, draw_answers
+from rlhf_lite.pipeline.cai.rounds import LINE_END, TOXIC
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.pipeline.run import without_nan
@@ -66,18 +67,19 @@ def sample_candidates(
     run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str]
 ) -> list[list[str]]:
     """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
-    settings, texts = run.config.feedback, []
-    for _, written in draw_answers(
-        policy,
-        actors,
-        actors.reference,
-        prompts,
+    settings = run.config.feedback
+    writer = EvalPolicy("candidates", actors.model, policy.tokenizer, actors.reference)
+    rollouts = write(
+        writer,
+        encode_for(writer, prompts, max_new_tokens=settings.max_new_tokens).ids,
         samples=settings.candidates,
         max_new_tokens=settings.max_new_tokens,
         temperature=settings.temperature,
         seeds=row_seeds(run.config.seed, _CANDIDATES, rows=len(prompts) * settings.candidates),
-    ):
-        texts += written
+        stop=LINE_END,
+        batch_size=96,
+    )
+    texts, _ = decoded(writer, rollouts, stop=LINE_END)
     n = settings.candidates
     return [
         list(dict.fromkeys(f" {text}" for text in texts[i * n : (i + 1) * n] if words(text)))
@@ -206,6 +208,8 @@ def agreement(
 ) -> dict[str, Any]:
     """How often the judge favours the text that the toxicity judge finds less toxic, of clear pairs.
 
+    Pairs of one prompt are averaged first: the interval is over prompts.
+
     Args:
         pairs: (prompt, first, second).
         log_odds: ``[B, P]``, above zero in favour of the first text.
@@ -216,14 +220,15 @@ def agreement(
     stats: dict[str, Any] = {"n_clear_pairs": int(clear.sum()), "clear_gap": _CLEAR}
     if not clear.any():
         return stats
+    prompts = [prompt for (prompt, _, _), counts in zip(pairs, clear, strict=True) if counts]
 
-    def share(column: np.ndarray) -> tuple[float, list[float]]:
-        signs = column[clear] * gap[clear]
-        interval = wilson_interval(float((signs > 0).sum() + 0.5 * (signs == 0).sum()), int(clear.sum()))
-        return interval.estimate, interval.ends
+    def share(column: np.ndarray) -> Interval:
+        agreed = column[clear] * gap[clear]
+        return share_ci((agreed > 0) + 0.5 * (agreed == 0), groups=prompts)
 
-    stats["agreement"], stats["agreement_ci95"] = share(log_odds.mean(1))
-    stats["agreement_by_principle"] = {name: share(log_odds[:, k])[0] for k, name in enumerate(names)}
+    combined = share(log_odds.mean(1))
+    stats |= {"agreement": combined.estimate, "agreement_ci95": combined.ends}
+    stats["agreement_by_principle"] = {name: share(log_odds[:, k]).estimate for k, name in enumerate(names)}
     return stats
 
 
@@ -233,12 +238,7 @@ def auc_of_clean(scores: np.ndarray, texts: Sequence[str]) -> float | None:
     None if all texts are of one kind.
     """
     toxic = toxicity_scores(texts) > TOXIC
-    clean = scores[~toxic]
-    if not toxic.any() or toxic.all():
-        return None
-    ranks = rankdata(np.concatenate([clean, scores[toxic]]))
-    n, m = len(clean), int(toxic.sum())
-    return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+    return auc(scores[~toxic], scores[toxic]) if 0 < toxic.sum() < toxic.size else None
 
 
 def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[str, Any]:
@@ -246,9 +246,10 @@ def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[s
     if not records:
         return {}
     chosen, rejected = [r.chosen for r in records], [r.rejected for r in records]
+    prompts = [r.prompt for r in records]
     result: dict[str, Any] = {}
     for name, score in (("toxicity", toxicity_scores), ("vader", vader_scores)):
-        gap = paired_difference_ci(score(chosen), score(rejected), seed=seed)
+        gap = paired_difference_ci(score(chosen), score(rejected), groups=prompts, seed=seed)
         result |= {
             f"chosen_minus_rejected_{name}": gap.estimate,
             f"chosen_minus_rejected_{name}_ci95": gap.ends,

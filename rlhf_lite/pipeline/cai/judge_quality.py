@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from rlhf_lite.constitutional import (
     Constitution,
@@ -20,7 +19,7 @@ from rlhf_lite.constitutional import (
     judge_texts,
     sentiment_questions,
 )
-from rlhf_lite.evaluation.statistics import brier_score, expected_calibration_error, wilson_interval
+from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality
 from rlhf_lite.types import Preference
 
 
@@ -71,26 +70,26 @@ def measure_judge(
     sides = [(p.prompt + p.chosen, p.prompt + p.rejected) for p in pairs]
     asked = [("", *(both[::-1] if turn else both)) for both, turn in zip(sides, turned, strict=True)]
     sign = np.where(turned, -1.0, 1.0)  # above zero: in favour of what people preferred
-    found: dict[str, Any] = {"n_pairs": len(pairs), "judge": writer.name}
+    answers: dict[str, Any] = {"n_pairs": len(pairs), "judge": writer.name}
     names = [principle.id for principle in constitution.principles]
     for principle in constitution.principles:
-        found[principle.id] = {"question": principle.question, "yes_question": principle.yes_question}
-    found["combined"] = {}
+        answers[principle.id] = {"question": principle.question, "yes_question": principle.yes_question}
+    answers["combined"] = {}
     if pairwise:
         judged = judge_pairs(writer, asked, constitution)
         given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
         for name, a, b in _columns(names, given, swapped):
-            found[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
+            answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
     texts = [("", text) for both in sides for text in both]
-    for method, wanted, judge in (
+    for method, asked_for, judge in (
         ("pointwise", pointwise, judge_texts),
         ("likelihood", likelihood, judge_by_likelihood),
     ):
-        if wanted:
+        if asked_for:
             odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
             for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
-                found[name][method] = pointwise_quality(chosen, rejected)
-    return found
+                answers[name][method] = pointwise_quality(chosen, rejected)
+    return answers
 
 
 def _columns(names: Sequence[str], a: np.ndarray, b: np.ndarray):
@@ -100,17 +99,15 @@ def _columns(names: Sequence[str], a: np.ndarray, b: np.ndarray):
     yield "combined", a.mean(1), b.mean(1)
 
 
-def _share(log_odds: np.ndarray, name: str) -> dict[str, Any]:
-    right = float((log_odds > 0).sum() + 0.5 * (log_odds == 0).sum())
-    interval = wilson_interval(right, len(log_odds))
-    return {name: interval.estimate, f"{name}_ci95": interval.ends}
+def _accuracy(log_odds: np.ndarray, name: str) -> dict[str, Any]:
+    accuracy = pair_accuracy(log_odds)
+    return {name: accuracy.estimate, f"{name}_ci95": accuracy.ends}
 
 
-def _calibration(log_odds: np.ndarray) -> dict[str, float]:
-    """Error of the probability that the judge gives; each pair enters both ways round."""
-    p = 1 / (1 + np.exp(-np.clip(np.concatenate([log_odds, -log_odds]), -60, 60)))
-    outcomes = np.repeat([1.0, 0.0], len(log_odds))
-    return {"ece": expected_calibration_error(p, outcomes), "brier": brier_score(p, outcomes)}
+def _quality(log_odds: np.ndarray) -> dict[str, Any]:
+    """Accuracy and calibration of one judgement a pair."""
+    quality = pair_quality(log_odds)
+    return {**_accuracy(log_odds, "accuracy"), "ece": quality["ece"], "brier": quality["brier"]}
 
 
 def pairwise_quality(
@@ -127,12 +124,11 @@ def pairwise_quality(
     # In favour of A, whatever it is: with the preferred text as A minus with it as B, halved.
     bias = np.where(first_is_preferred, as_given - swapped, swapped - as_given).mean() / 2
     return {
-        **_share(mean, "accuracy"),
-        **_share(as_given, "accuracy_as_given"),
-        **_share(swapped, "accuracy_swapped"),
+        **_quality(mean),
+        **_accuracy(as_given, "accuracy_as_given"),
+        **_accuracy(swapped, "accuracy_swapped"),
         "position_bias_nats": float(bias),
         "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean()),
-        **_calibration(mean),
     }
 
 
@@ -143,12 +139,8 @@ def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any
         chosen: ``[B]`` log-odds of yes for the texts that people preferred.
         rejected: ``[B]`` the same for the others.
     """
-    n = len(chosen)
-    ranks = rankdata(np.concatenate([chosen, rejected]))
-    auc = (ranks[:n].sum() - n * (n + 1) / 2) / (n * n)
     return {
-        **_share(chosen - rejected, "accuracy"),
-        "auc": float(auc),
+        **_quality(chosen - rejected),
+        "auc": auc(chosen, rejected),
         "yes_bias_nats": float(np.concatenate([chosen, rejected]).mean()),
-        **_calibration(chosen - rejected),
     }

@@ -19,21 +19,16 @@ from rlhf_lite.constitutional import (
 )
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair
-from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
+from rlhf_lite.evaluation.answers import Answers
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
 from rlhf_lite.pipeline.cai.records import read_chains, write_chains
-from rlhf_lite.pipeline.cai.rounds import (
-    LINE_END,
-    Answers,
-    answer,
-    by_round,
-    compare_answers,
-    summarise_answers,
-)
+from rlhf_lite.pipeline.cai.rounds import LINE_END, by_round, judge_answers, summarise_answers
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_adapter_policies
 from rlhf_lite.pipeline.run import without_nan
@@ -216,38 +211,48 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
 
     Writes ``samples.jsonl`` and returns the judged parts of ``metrics.json``.
     """
-    started, config = time.monotonic(), run.config
+    started, config, settings = time.monotonic(), run.config, run.config.evaluation
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_adapter_policies(run, policy, trained=False)
+    model = build_adapter_policies(run, policy, trained=False).model
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
-    prompts = prompts_of(config).test[: config.evaluation.prompts]
-    options = config.evaluation.model_dump(include={"samples", "max_new_tokens", "temperature"})
-    options |= {"seed": config.seed, "top_layers": config.lora.top_layers}
-    answers = {name: answer(policy, actors, POLICIES[name], prompts, **options) for name in names}
+    prompts = prompts_of(config).test[: settings.prompts]
+    policies = {
+        name: EvalPolicy(name, model, policy.tokenizer, POLICIES[name], top_layers=config.lora.top_layers)
+        for name in names
+    }
+    answers = judge_answers(
+        policies,
+        prompts,
+        samples=settings.samples,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=config.seed,
+    )
     write_samples(run.output / "samples.jsonl", prompts, answers)
     pairs = [
         (a, b) for a, b in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if a in names and b in names
     ]
     run.seconds["evaluation"] = time.monotonic() - started
+    measures = ("toxicity", "vader")
     return {
-        "policies": {n: summarise_answers(answers[n], prompts, seed=config.seed) for n in names},
+        "policies": {name: summarise_answers(own, seed=config.seed) for name, own in answers.items()},
         "comparisons": {
-            f"{a}_minus_{b}": compare_answers(answers[a], answers[b], seed=config.seed) for a, b in pairs
+            f"{a}_minus_{b}": compare(answers[a], answers[b], measures=measures, seed=config.seed)
+            for a, b in pairs
         },
     }
 
 
 def write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
     """Every test prompt with all answers of every policy, one JSON object a line."""
-    judged = {name: (a.texts, toxicity_scores(a.texts), vader_scores(a.texts)) for name, a in answers.items()}
     rows = []
     for i, prompt in enumerate(prompts):
-        row: dict[str, Any] = {"prompt": prompt, "policies": {}}
-        for name, (texts, toxicity, vader) in judged.items():
-            k = answers[name].per_prompt
-            row["policies"][name] = [
-                {"text": texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
-                for j in range(i * k, (i + 1) * k)
+        row: dict[str, Any] = {}
+        for name, own in answers.items():
+            toxicity, vader = own.scores["toxicity"], own.scores["vader"]
+            row[name] = [
+                {"text": own.texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
+                for j in range(i * own.samples, (i + 1) * own.samples)
             ]
-        rows.append(row)
+        rows.append({"prompt": prompt, "policies": row})
     write_json_lines(path, rows)

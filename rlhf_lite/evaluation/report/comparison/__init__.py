@@ -85,8 +85,8 @@ def write_comparison(
     card = list(metrics["policies"])[-1] if card is None else card
     if card not in metrics["policies"]:
         raise ComparisonError(f"card={card!r} is none of the policies: {', '.join(metrics['policies'])}")
-    entrant = comparison.answers[card].entrant
-    metrics["policies"][card]["is_adapter"] = entrant.adapter is not None
+    policy = comparison.answers[card].policy
+    metrics["policies"][card]["is_adapter"] = policy.adapter is not None
     rows = sample_rows(comparison)
     context = report_context(metrics, rows)
     with atomic_folder(folder) as place:
@@ -94,16 +94,16 @@ def write_comparison(
             write_bytes(place / "figures" / chart.file, chart.content)
         for page in ("report.html", "report.md"):
             write_text(place / page, render(f"{page}.j2", body="comparison.j2", **context))
-        matter = front_matter(metrics, card, base_model=_hub_id(entrant))
+        matter = front_matter(metrics, card, base_model=_hub_id(policy))
         write_text(place / "model_card.md", render("model_card.md.j2", name=card, matter=matter, **context))
         write_json_lines(place / "samples.jsonl", rows)
         write_json(place / "report.json", metrics)
     return folder / "report.html"
 
 
-def _hub_id(entrant: Any) -> str | None:
+def _hub_id(policy: Any) -> str | None:
     """The base model as the Hub knows it; None for a local folder."""
-    name = str(getattr(entrant.model.config, "_name_or_path", "") or entrant.model.config.name_or_path)
+    name = str(getattr(policy.model.config, "_name_or_path", "") or policy.model.config.name_or_path)
     if Path(name).name.lower() == "smollm2-135m-instruct":
         return "HuggingFaceTB/SmolLM2-135M-Instruct"
     return name if name.count("/") == 1 and not Path(name).exists() else None

@@ -1,16 +1,16 @@
-"""Policies that enter a comparison: a network, its tokenizer and, on a shared network, the name of an
-adapter.
+"""Policies under test: a network, its tokenizer and, on a shared network, the name of an adapter.
 
 Several policies may be adapters of one network. It is then loaded once, and what lies below the lowest
-adapted layer is computed once for all of them.
+adapted layer is computed once for all that read the same text.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,44 +18,30 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import chat_template, encode_prompts
+from rlhf_lite.data.collate import pad_right
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
 from rlhf_lite.models.output import causal_model
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.models.trunk import layers_name
-from rlhf_lite.rollout.sampler import row_seeds, sample
-from rlhf_lite.types import Message
 
-__all__ = [
-    "Continuations",
-    "Entrant",
-    "Network",
-    "PromptRows",
-    "continue_prompts",
-    "encode_for",
-    "same_vocabulary",
-]
-
-# The seeds of evaluation samples are far from those of training steps.
-_EVALUATION = 1_000_000
-# Without a stated limit (some models have none) a prompt is cut to this many tokens.
-_NO_LIMIT = 1024
+__all__ = ["EvalPolicy", "Network", "bare", "same_vocabulary"]
 
 
 @dataclass(frozen=True)
-class Entrant:
+class EvalPolicy:
     """A loaded policy under test.
 
     Attributes:
         name: for the tables; unique in a comparison.
-        model: a causal model, or a PEFT network that several entrants share.
+        model: a causal model, or a PEFT network that several policies share.
         tokenizer: of the model.
         adapter: name of the adapter on the network; None is the bare model.
         source: where it came from, for the report: a Hub id or the name of a folder.
         optimised_by: judges that trained it ("reward"); the report marks their scores as no evidence.
+        best_of: how many answers are sampled where one is needed; the judges' reward chooses.
+        top_layers: how many layers, counted from the top, adapters change; None finds out.
     """
 
     name: str
@@ -64,6 +50,8 @@ class Entrant:
     adapter: str | None = None
     source: str = ""
     optimised_by: Sequence[str] = ()
+    best_of: int = 1
+    top_layers: int | None = None
 
     def __post_init__(self) -> None:
         known = list(self.model.peft_config) if isinstance(self.model, PeftModel) else []
@@ -71,6 +59,16 @@ class Entrant:
             raise ComparisonError(
                 f"{self.name}: the model has no adapter {self.adapter!r}; it has {', '.join(known) or 'none'}"
             )
+
+    @cached_property
+    def network(self) -> Network:
+        """For log-probabilities under this policy and others on its network."""
+        return Network(self.model, self.pad_token_id, top_layers=self.top_layers)
+
+    @property
+    def pad_token_id(self) -> int:
+        """Fills short rows, under a mask; any id will do."""
+        return self.tokenizer.pad_token_id or 0
 
     @contextmanager
     def sampling(self) -> Iterator[PreTrainedModel]:
@@ -99,107 +97,14 @@ def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> b
     return a is b or a.get_vocab() == b.get_vocab()
 
 
-@dataclass(frozen=True)
-class PromptRows:
-    """Prompts as one policy reads them.
-
-    Attributes:
-        ids: token ids, one row per prompt.
-        texts: the prompts with their chat template, if there is one.
-        cut: rows whose beginning was cut off because it does not fit the window.
-        template: "none", "chat" (the model's own) or "transcript" (chat was asked for, the model has none).
-    """
-
-    ids: list[list[int]]
-    texts: list[str]
-    cut: list[int]
-    template: str
-
-
-def encode_for(entrant: Entrant, prompts: Sequence[str], *, chat: bool, max_new_tokens: int) -> PromptRows:
-    """Prompts as token ids. One that is too long keeps its end, as in training.
-
-    Args:
-        entrant: whose tokenizer and window count.
-        prompts: opening words, or with ``chat`` the user's messages.
-        chat: put each prompt into the chat template as a user's turn; a model without one gets the plain
-            transcript of `data.formatting`.
-        max_new_tokens: room that the answer needs.
-
-    Raises:
-        ComparisonError: if the answer alone fills the window.
-    """
-    texts, template = list(prompts), "none"
-    if chat:
-        template = "chat" if entrant.tokenizer.chat_template else "transcript"
-        render = chat_template(entrant.tokenizer)
-        texts = [render([Message("user", prompt)], True) for prompt in prompts]
-    window = entrant.window() or _NO_LIMIT + max_new_tokens
-    room = window - max_new_tokens
-    if room < 1:
-        raise ComparisonError(
-            f"{entrant.name} has a window of {window} tokens, and max_new_tokens={max_new_tokens} leaves no "
-            f"room "
-            "for a prompt: ask for fewer new tokens"
-        )
-    rows = encode_prompts(entrant.tokenizer, texts)
-    cut = [number for number, row in enumerate(rows) if len(row) > room]
-    return PromptRows([row[-room:] for row in rows], texts, cut, template)
-
-
-@dataclass(frozen=True)
-class Continuations:
-    """What one policy wrote: n = prompts x samples rows, the samples of a prompt adjacent.
-
-    Attributes:
-        texts: decoded, without end token.
-        ids: their token ids, the end token included.
-        ended: bool ``[n]``; False where the length limit cut the text.
-    """
-
-    texts: list[str]
-    ids: list[list[int]]
-    ended: NDArray[np.bool_]
-
-
-def continue_prompts(
-    entrant: Entrant,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    samples: int,
-    seed: int,
-    batch_size: int = 64,
-) -> Continuations:
-    """Sample ``samples`` continuations of each prompt.
-
-    Row i draws from the same random numbers for every policy and in any batch, so that differences can be
-    tested prompt by prompt.
-    """
-    tokenizer = entrant.tokenizer
-    seeds = row_seeds(seed, _EVALUATION, rows=len(prompts) * samples)
-    texts, ids, ended = [], [], []
-    step = max(1, batch_size // samples)
-    with entrant.sampling() as model:
-        for start in range(0, len(prompts), step):
-            batch = prompts[start : start + step]
-            rollout = sample(
-                model,
-                *pad_left(batch, tokenizer.pad_token_id),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=entrant.end_tokens(),
-                pad_token_id=tokenizer.pad_token_id,
-                temperature=temperature,
-                repeats=samples,
-                seeds=seeds[start * samples : (start + len(batch)) * samples],
-            )
-            pairs = zip(rollout.response_ids, rollout.response_mask, strict=True)
-            rows = [tokens[mask].tolist() for tokens, mask in pairs]
-            ids += rows
-            texts += tokenizer.batch_decode(rows, skip_special_tokens=True)
-            ended.append(rollout.ended.numpy())
-    return Continuations(texts, ids, np.concatenate(ended))
+@contextmanager
+def bare(policies: Iterable[EvalPolicy]) -> Iterator[None]:
+    """Switch all adapters of these policies' networks off: a gold judge reads the untouched model."""
+    with ExitStack() as stack:
+        for model in {id(policy.model): policy.model for policy in policies}.values():
+            if isinstance(model, PeftModel):
+                stack.enter_context(using_adapter(model, None))
+        yield
 
 
 @dataclass
@@ -210,15 +115,18 @@ class Network:
         model: a causal model, with or without adapters.
         pad_token_id: fills short rows; any id will do.
         batch_tokens: most tokens in one forward pass, padding included.
+        top_layers: how many layers, counted from the top, adapters change; None finds out.
     """
 
     model: PreTrainedModel | PeftModel
     pad_token_id: int
     batch_tokens: int = 2048
+    top_layers: int | None = None
     scorer: PolicyScorer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scorer = PolicyScorer(self.model, top_layers=_adapted_layers(self.model))
+        top = _adapted_layers(self.model) if self.top_layers is None else self.top_layers
+        self.scorer = PolicyScorer(self.model, top_layers=top)
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
@@ -248,20 +156,20 @@ class Network:
             adapters: A adapters; what is below all of them is computed once.
             temperature: divides the logits.
         """
-        found = np.zeros((len(adapters), len(prompts)))
+        table = np.zeros((len(adapters), len(prompts)))
         rows = [i for i, tokens in enumerate(continuations) if len(tokens)]
         rows.sort(key=lambda i: len(prompts[i]) + len(continuations[i]))
         for batch in self._batches(rows, prompts, continuations):
             ids, mask = pad_right([[*prompts[i], *continuations[i]] for i in batch], self.pad_token_id)
             starts = torch.tensor([len(prompts[i]) for i in batch]).unsqueeze(1)
-            wanted = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
+            response_mask = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
             hidden = self.scorer.body.trunk(ids, mask)
             for adapter in dict.fromkeys(adapters):
                 place = [index for index, one in enumerate(adapters) if one == adapter]
                 with self.using(adapter):
-                    logps = self.scorer(hidden, ids, mask, wanted, temperature=temperature).logps
-                found[np.ix_(place, batch)] = sequence_logps(logps, wanted).double().numpy()
-        return found
+                    logps = self.scorer(hidden, ids, mask, response_mask, temperature=temperature).logps
+                table[np.ix_(place, batch)] = sequence_logps(logps.double(), response_mask).numpy()
+        return table
 
     def _batches(
         self, rows: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
@@ -286,8 +194,7 @@ def _adapted_layers(model: PreTrainedModel | PeftModel) -> int | None:
     layers = layers_name(causal_model(model).base_model)
     # An adapter's parameter is called ...layers.17.self_attn.q_proj.lora_A.policy.weight
     pattern = re.compile(rf"\.{layers}\.(\d+)\..*\.lora_")
-    adapted = [name for name, _ in model.named_parameters() if ".lora_" in name]
-    found = [pattern.search(name) for name in adapted]
-    if not found or None in found:  # an adapter outside the layers (an embedding) reaches all of them
+    matches = [pattern.search(name) for name, _ in model.named_parameters() if ".lora_" in name]
+    if not matches or None in matches:  # an adapter outside the layers (an embedding) reaches all of them
         return None
-    return depth - min(int(match[1]) for match in found if match)
+    return depth - min(int(match[1]) for match in matches if match)

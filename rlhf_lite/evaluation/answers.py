@@ -1,0 +1,303 @@
+"""Let a policy answer prompts, and measure every answer: the one way from a policy to scores per text.
+
+    sft = EvalPolicy("sft", network, tokenizer, "reference")
+    ppo = EvalPolicy("ppo", network, tokenizer, "policy")
+    judges = Judges(reference=sft, gold=gold_judge)
+    answers = measure(ppo, prompts, judges, max_new_tokens=16, seed=0)
+    answers.scores["gold"], answers.scores["kl"]
+
+Row i draws from the same random numbers for every policy, so that differences between policies can be tested
+prompt by prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.evaluation.coherence import coherence
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, bare, same_vocabulary
+from rlhf_lite.evaluation.judges import Judges
+from rlhf_lite.evaluation.sampling import PromptRows, decoded, encode_for, write
+from rlhf_lite.evaluation.statistics import Interval, mean_ci
+from rlhf_lite.evaluation.text_metrics import words
+from rlhf_lite.functional import best_of_n_kl_bound, sequence_logps
+from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
+from rlhf_lite.rollout.sampler import join, row_seeds
+from rlhf_lite.types import Rollout
+
+__all__ = ["Answers", "measure"]
+
+# The seeds of evaluation samples are far from those of training steps.
+_EVALUATION = 1_000_000
+# Most answer tokens that are scored at once: each needs a row of logits over the vocabulary.
+_SCORED = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What one policy wrote and what every judge says; n = prompts x samples rows, samples adjacent.
+
+    Attributes:
+        policy: who wrote.
+        prompts: how the policy read the prompts.
+        samples: answers to each prompt.
+        texts: n answers, without end token.
+        ids: their tokens, the end token included.
+        ended: bool ``[n]``; False where the length limit cut the text.
+        scores: by measure ``[n]``, NaN where missing: gold, vader, toxicity, reward, kl (nats per sequence),
+            reference_nats (minus log-probability under the judges' ``fluency``), reference_tokens, coherence
+            and coherence_control (nats per token).
+        missing: why a measure is not there at all.
+    """
+
+    policy: EvalPolicy
+    prompts: PromptRows
+    samples: int
+    texts: list[str]
+    ids: list[list[int]]
+    ended: NDArray[np.bool_]
+    scores: dict[str, NDArray[np.float64]]
+    missing: dict[str, str]
+
+    @cached_property
+    def tokens(self) -> NDArray[np.float64]:
+        """``[n]`` tokens of the policy's own tokenizer; another tokenizer's are another unit."""
+        return np.array([len(row) for row in self.ids], dtype=np.float64)
+
+    @cached_property
+    def words(self) -> NDArray[np.float64]:
+        """``[n]`` words: the unit in which lengths of different policies are compared."""
+        return np.array([len(words(text)) for text in self.texts], dtype=np.float64)
+
+    @cached_property
+    def groups(self) -> NDArray[np.int64]:
+        """``[n]`` the number of each answer's prompt; equal prompts are one."""
+        numbers: dict[str, int] = {}
+        each = [numbers.setdefault(text, len(numbers)) for text in self.prompts.texts]
+        return np.repeat(each, self.samples)
+
+    def mean(self, values: ArrayLike, *, seed: int) -> Interval | None:
+        """Mean of ``values`` ``[n]`` over prompts, with its interval; without NaN, None if that is all."""
+        array = np.asarray(values, dtype=np.float64)
+        there = ~np.isnan(array)
+        return mean_ci(array[there], groups=self.groups[there], seed=seed) if there.any() else None
+
+    def subset(self, prompts: slice) -> Answers:
+        """The answers to some of the prompts."""
+        chosen = np.arange(len(self.prompts.ids))[prompts]
+        rows = (chosen[:, None] * self.samples + np.arange(self.samples)).ravel()
+        read = PromptRows(
+            [self.prompts.ids[i] for i in chosen],
+            [self.prompts.texts[i] for i in chosen],
+            [place for place, i in enumerate(chosen) if i in self.prompts.cut],
+            self.prompts.template,
+        )
+        return replace(
+            self,
+            prompts=read,
+            texts=[self.texts[i] for i in rows],
+            ids=[self.ids[i] for i in rows],
+            ended=self.ended[rows],
+            scores={name: values[rows] for name, values in self.scores.items()},
+        )
+
+
+@torch.no_grad()
+def measure(
+    policy: EvalPolicy,
+    prompts: Sequence[str],
+    judges: Judges,
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    perplexity_temperature: float = 1.0,
+    samples: int = 1,
+    seed: int,
+    stop: Sequence[str] = (),
+    with_coherence: bool = False,
+    batch_size: int = 100,
+) -> Answers:
+    """Let a policy answer prompts, and ask every judge.
+
+    The KL is that of the policies as they sample, at ``temperature``. The best of n has a distribution of its
+    own, whose log-probabilities nobody can read off: its KL is given as the upper bound log n - (n - 1)/n,
+    the same for every row.
+
+    Args:
+        policy: who writes.
+        prompts: opening words, or in a chat a user's messages.
+        judges: who judges.
+        max_new_tokens: length limit of an answer.
+        temperature: of the sampling; 0 is greedy decoding, which has no KL.
+        perplexity_temperature: of the policy whose perplexity is measured.
+        samples: answers to each prompt.
+        seed: of every random number.
+        stop: strings that end an answer.
+        with_coherence: measure coherence too, at the price of two more passes over every text.
+        batch_size: rows in memory at once, candidates of a best of n included.
+
+    Raises:
+        ValueError: if the policy is a best of n and the judges have no reward to choose by, or it is not the
+            reference that it chooses from.
+        ComparisonError: see `encode_for` and `Judges.of_texts`.
+    """
+    own, reference = (policy.model, policy.adapter), (judges.reference.model, judges.reference.adapter)
+    if policy.best_of > 1 and (judges.reward is None or own != reference or samples > 1):
+        raise ValueError(
+            f"{policy.name} is a best of {policy.best_of}: that needs a reward to choose by, one answer to "
+            "each prompt, and is measured for the reference policy only, from which its KL is known"
+        )
+    read = encode_for(policy, prompts, max_new_tokens=max_new_tokens, chat=judges.chat)
+    rollouts = write(
+        policy,
+        read.ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of),
+        samples=samples,
+        stop=stop,
+        reward=judges.reward,
+        batch_size=batch_size,
+    )
+    texts, ids = decoded(policy, rollouts, stop=stop)
+    reading = _Reading(policy, read, samples, rollouts, texts, ids)
+    scores, missing = _under_reference(reading, judges, temperature, perplexity_temperature)
+    if not with_coherence:
+        missing["coherence"] = "it was switched off"
+    elif len(set(read.texts)) < 3:
+        missing["coherence"] = "it needs at least three different prompts"
+    else:
+        scores |= reading.coherence(judges, -scores["reference_nats"], seed=seed)
+    with bare([policy, judges.reference]):
+        scores |= judges.of_texts([prompt for prompt in prompts for _ in range(samples)], texts)
+    for name in ("gold", "reward"):
+        if name not in scores:
+            missing[name] = "no such judge was given"
+    ended = np.concatenate([rollout.ended.numpy() for rollout in rollouts])
+    return Answers(policy, read, samples, texts, ids, ended, scores, missing)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Answers to be read by the policy itself and by others."""
+
+    policy: EvalPolicy
+    prompts: PromptRows
+    samples: int
+    rollouts: Sequence[Rollout]
+    texts: Sequence[str]
+    ids: list[list[int]]
+
+    def together(
+        self, wanted: Sequence[tuple[str | None, float]], reward: Reward | None
+    ) -> tuple[dict[tuple[str | None, float], NDArray[np.float64]], NDArray[np.float64] | None]:
+        """One pass over all answers on the policy's own network.
+
+        Args:
+            wanted: adapters, each with a temperature.
+            reward: scores the completions from the states of the same pass; or None.
+
+        Returns:
+            Log-probabilities ``[n]`` of the answers, by adapter and temperature, and the raw scores ``[n]``.
+        """
+        if not wanted and reward is None:
+            return {}, None
+        network, tokenizer = self.policy.network, self.policy.tokenizer
+        logps: dict[tuple[str | None, float], list[torch.Tensor]] = {key: [] for key in wanted}
+        raw: list[torch.Tensor] = []
+        for rollout in _pieces(self.rollouts):
+            ids, mask, response_mask = join(rollout)
+            hidden = network.scorer.body.trunk(ids, mask)
+            for adapter, temperature in logps:
+                with network.using(adapter):
+                    scored = network.scorer(hidden, ids, mask, response_mask, temperature=temperature)
+                logps[adapter, temperature].append(sequence_logps(scored.logps.double(), response_mask))
+            if reward is not None:
+                batch = Completions.of(
+                    rollout,
+                    eos_token_id=tokenizer.eos_token_id,
+                    decode=tokenizer.batch_decode,
+                    trunk=lambda *_, hidden=hidden: hidden,
+                )
+                raw.append(evaluate(reward, batch, name="rm").raw.double())
+        table = {key: torch.cat(parts).numpy() for key, parts in logps.items()}
+        return table, torch.cat(raw).numpy() if raw else None
+
+    def rows_for(self, reader: EvalPolicy) -> tuple[list[list[int]], list[list[int]]]:
+        """Prompts and answers in the tokens of another policy, cut to its window: a prompt keeps its end."""
+        prompts, ids = self.prompts.ids, self.ids
+        if not same_vocabulary(self.policy.tokenizer, reader.tokenizer):
+            ids = [list(row) for row in reader.tokenizer(self.texts, add_special_tokens=False)["input_ids"]]
+            prompts = encode_prompts(reader.tokenizer, self.prompts.texts)
+        heads = [row for row in prompts for _ in range(self.samples)]
+        window = reader.window()
+        if window is None:
+            return heads, ids
+        ids = [row[: window - 1] for row in ids]
+        return [head[-(window - len(row)) :] for head, row in zip(heads, ids, strict=True)], ids
+
+    def coherence(
+        self, judges: Judges, own: NDArray[np.float64], *, seed: int
+    ) -> dict[str, NDArray[np.float64]]:
+        """Coherence of every answer with its prompt, and the control, under the reference."""
+        reader = judges.fluency or judges.reference
+        heads, ids = self.rows_for(reader)
+        score, control = coherence(
+            lambda a, b: reader.network.logps(a, b, adapters=[reader.adapter])[0],
+            heads, ids, seed=seed, own=own,
+        )  # fmt: skip
+        return {"coherence": score, "coherence_control": control}
+
+
+def _pieces(rollouts: Sequence[Rollout]) -> Iterator[Rollout]:
+    """The rollouts, cut where one pass over all rows would need too many logits."""
+    for rollout in rollouts:
+        count, width = rollout.response_ids.shape
+        step = max(1, _SCORED // width)
+        if count <= step:
+            yield rollout
+            continue
+        fields = {name: value for name, value in vars(rollout).items() if value is not None}
+        for start in range(0, count, step):
+            yield Rollout(**{name: value[start : start + step] for name, value in fields.items()})
+
+
+def _under_reference(
+    reading: _Reading, judges: Judges, temperature: float, perplexity_temperature: float
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+    """KL, reward and perplexity of what one policy wrote, and the reasons for what cannot be had."""
+    policy, reference, fluency = reading.policy, judges.reference, judges.fluency or judges.reference
+    missing: dict[str, str] = {}
+    if temperature == 0:
+        missing["kl"] = "greedy decoding gives its one text probability 1: the log-ratio says nothing"
+    elif not same_vocabulary(policy.tokenizer, reference.tokenizer):
+        missing["kl"] = (
+            f"its vocabulary is not that of the reference {reference.name}: log-probabilities of different "
+            "tokens cannot be compared"
+        )
+    asked = [] if "kl" in missing else [(policy, temperature), (reference, temperature)]
+    asked.append((fluency, perplexity_temperature))
+    here = [(reader.adapter, heat) for reader, heat in asked if reader.model is policy.model]
+    table, raw = reading.together(list(dict.fromkeys(here)), judges.reward)
+
+    def logps(reader: EvalPolicy, heat: float) -> NDArray[np.float64]:
+        if reader.model is policy.model:
+            return table[reader.adapter, heat]
+        heads, ids = reading.rows_for(reader)
+        return reader.network.logps(heads, ids, adapters=[reader.adapter], temperature=heat)[0]
+
+    lengths = np.array([len(row) for row in reading.rows_for(fluency)[1]], dtype=np.float64)
+    scores = {"reference_nats": -logps(fluency, perplexity_temperature), "reference_tokens": lengths}
+    if "kl" not in missing:
+        ratio = logps(policy, temperature) - logps(reference, temperature)
+        scores["kl"] = ratio + best_of_n_kl_bound(policy.best_of)
+    if raw is not None:
+        scores["reward"] = raw
+    return scores, missing
