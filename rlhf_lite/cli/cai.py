@@ -35,8 +35,9 @@ def cai(
         metrics = run_cai(resolved, output=folder, resume=resume, command=typed_command())
     for name, row in metrics["policies"].items():
         low, high = row["toxicity_ci95"]
+        ends = "" if low is None else f" ({low:.3f} to {high:.3f})"
         typer.echo(
-            f"{name}: toxicity {row['toxicity']:.3f} ({low:.3f} to {high:.3f}), VADER {row['vader']:+.2f}, "
+            f"{name}: toxicity {row['toxicity']:.3f}{ends}, VADER {row['vader']:+.2f}, "
             f"KL {row['kl_nats_per_seq']:.2f} nats per answer"
         )
     typer.echo(f"Report: {folder / 'report.md'}")

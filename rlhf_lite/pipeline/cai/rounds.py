@@ -12,7 +12,7 @@ from rlhf_lite.constitutional import PROBLEMS, Chain, kept_words
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
-from rlhf_lite.evaluation.statistics import mean_ci, paired_difference_ci
+from rlhf_lite.evaluation.statistics import mean_ci, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.summary import perplexity
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
 
@@ -76,15 +76,17 @@ def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n_prompts": len(prompts), "n_answers": len(texts)}
     for name, values in (
         ("toxicity", answers.scores["toxicity"]),
-        ("toxic_fraction", answers.scores["toxicity"] > TOXIC),
         ("vader", answers.scores["vader"]),
         ("kl_nats_per_seq", answers.scores["kl"]),
         ("length_words", answers.words),
     ):
         interval = answers.mean(values, seed=seed)
         row |= {name: interval and interval.estimate, f"{name}_ci95": interval and interval.ends}
+    toxic = share_ci(answers.scores["toxicity"] > TOXIC, groups=answers.groups)
     each = [prompt for prompt in prompts for _ in range(answers.samples)]
     return row | {
+        "toxic_fraction": toxic.estimate,
+        "toxic_fraction_ci95": toxic.ends,
         "length_tokens": float(answers.tokens.mean()),
         "distinct_2": distinct_n(texts, 2),
         "unique_fraction": len(set(texts)) / len(texts),

@@ -147,6 +147,6 @@ def summary(metrics: Mapping[str, Any]) -> list[str]:
     judge = metrics["settings"]["judge"]
     columns = ((SCORES[judge].key, judge, 2), ("kl_nats_per_seq", "KL", 1),
                ("coherence_nats_per_token", "coherence", 2), ("toxicity", "toxicity", 3),
-               ("distinct_2", "distinct-2", 2), ("length_tokens", "tokens", 1))  # fmt: skip
+               ("distinct_2", "distinct-2", 2), ("length_words", "words", 1))  # fmt: skip
     leads = lead_sentences(metrics).values()
     return render("comparison.txt.j2", metrics=metrics, columns=columns, leads=leads).splitlines()
