@@ -15,17 +15,19 @@ from rlhf_lite.teaching import book_runs
 from tools import schedule, state
 
 CHAPTERS = state.notebooks(state.REPOSITORY)
-CALL = re.compile(r"\b(require|remake)(_cai)?\(\w+, ([^)]*)\)")
+CALL = re.compile(r"\b(require|remake)\((\w+), ([^)]*)\)")
+CAI_RUN = re.compile(r"(\w+) = cai_chapter_run\(\)")
 
 
 def calls() -> Iterator[tuple[str, str, set[str]]]:
     """Chapter, what it does with parts of a shared run (require, remake), and which parts."""
     for chapter in CHAPTERS:
-        for cell in nbformat.read(chapter, as_version=4).cells:
-            if cell.cell_type == "code":
-                for verb, cai, parts in CALL.findall(cell.source):
-                    names = {"cai"} if cai else set(re.findall(r"\w+", parts))
-                    yield chapter.stem[:2], verb, names
+        cells = nbformat.read(chapter, as_version=4).cells
+        code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+        constitutional = CAI_RUN.findall(code)
+        for verb, run, parts in CALL.findall(code):
+            names = {"cai"} if run in constitutional else set(re.findall(r"\w+", parts))
+            yield chapter.stem[:2], verb, names
 
 
 def test_the_table_says_what_the_notebooks_say() -> None:
