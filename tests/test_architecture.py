@@ -10,6 +10,8 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlhf_lite"
 MAX_LINES = 400
+MAX_MODULES = 15
+# Rooms in which the rules on prefixes and private names do not hold yet.
+NOT_YET = ("rlhf_lite.plotting", "rlhf_lite/evaluation")
 
 # Top floor last. A module may import from its own room and from lower floors; rooms on one floor do
 # not import each other.
@@ -158,6 +163,82 @@ def test_files_are_short() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
 
 
+# --- Rooms, not prefixes -----------------------------------------------------
+
+
+def module_files(root: Path) -> list[Path]:
+    """The package's modules without ``__init__``."""
+    return [path for path in sorted((root / "rlhf_lite").rglob("*.py")) if path.name != "__init__.py"]
+
+
+def crowded_folders(root: Path) -> dict[str, int]:
+    """Folders with more modules than one looks through; ``__init__`` and data files do not count."""
+    counts = Counter(str(path.parent.relative_to(root)) for path in module_files(root))
+    return {folder: n for folder, n in counts.items() if n > MAX_MODULES}
+
+
+def prefixes_for_folders(root: Path) -> list[str]:
+    """Names such as ``a``, ``a_x``, ``a_y`` side by side, where a folder ``a`` would do."""
+    siblings: dict[str, list[str]] = defaultdict(list)
+    for path in module_files(root):
+        siblings[str(path.parent.relative_to(root) / Path(path.stem.split("_")[0]))].append(path.stem)
+    return [f"{place}: {', '.join(names)}" for place, names in siblings.items() if len(names) > 2]
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+def private_imports(root: Path) -> list[str]:
+    """Private names that another file uses, and private modules that another room uses."""
+    modules = {module_name(path, root) for path in (root / "rlhf_lite").rglob("*.py")}
+    wrong = []
+    for path in sorted((root / "rlhf_lite").rglob("*.py")):
+        importer = module_name(path, root)
+        used = {(item.line, item.target) for item in imports_of(path, importer)}
+        aliases = {
+            alias.asname or alias.name: f"{node.module}.{alias.name}"
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+        }
+        used |= {
+            (node.lineno, f"{aliases[node.value.id]}.{node.attr}")
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and aliases.get(node.value.id) in modules
+        }
+        for line, target in sorted(used):
+            home = next((m for m in prefixes(target) if m in modules), None)
+            if home is None:
+                continue
+            name = target.removeprefix(home).strip(".")
+            inside = room_of(home) == room_of(importer)
+            if is_private(name) or (not inside and any(map(is_private, home.split(".")))):
+                wrong.append(f"{importer}:{line} uses {target}")
+    return wrong
+
+
+def prefixes(dotted: str) -> Iterator[str]:
+    """``a.b.c``, ``a.b``, ``a``."""
+    while dotted:
+        yield dotted
+        dotted = dotted.rpartition(".")[0]
+
+
+def test_no_folder_is_crowded() -> None:
+    assert crowded_folders(ROOT) == {}
+
+
+def test_no_prefix_does_a_folders_work() -> None:
+    assert [line for line in prefixes_for_folders(ROOT) if not line.startswith(NOT_YET)] == []
+
+
+def test_nothing_private_crosses_a_file() -> None:
+    assert [line for line in private_imports(ROOT) if not line.startswith(NOT_YET)] == []
+
+
 # --- Cheap imports -----------------------------------------------------------
 
 
@@ -246,3 +327,50 @@ def house(tmp_path: Path) -> Path:
 def test_the_rule_finds_wrong_imports_only(house: Path, file: str, source: str, wrong: bool) -> None:
     (house / "rlhf_lite" / file).write_text(source, encoding="utf-8")
     assert bool(wrong_directions(all_imports(house))) is wrong
+
+
+def plant(house: Path, *files: str, source: str = "") -> None:
+    for file in files:
+        path = house / "rlhf_lite" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source, encoding="utf-8")
+
+
+@pytest.mark.parametrize(("n", "crowded"), [(15, False), (16, True)])
+def test_the_rule_finds_crowded_folders(house: Path, n: int, crowded: bool) -> None:
+    plant(house, "training/__init__.py", "training/loss.css", *(f"training/m{i}.py" for i in range(n)))
+    assert crowded_folders(house) == ({"rlhf_lite/training": n} if crowded else {})
+
+
+@pytest.mark.parametrize(
+    ("names", "wrong"),
+    [
+        (("a_x", "a_y", "a_z"), True),
+        (("a", "a_x", "a_y"), True),
+        (("a_x", "a_y", "ab_z"), False),
+        (("a_x", "a_y", "b/a_z"), False),
+    ],
+)
+def test_the_rule_finds_prefixes(house: Path, names: tuple[str, ...], wrong: bool) -> None:
+    plant(house, *(f"training/{name}.py" for name in names))
+    assert bool(prefixes_for_folders(house)) is wrong
+
+
+@pytest.mark.parametrize(
+    ("source", "wrong"),
+    [
+        ("from rlhf_lite.training.ppo import _loss", True),
+        ("from rlhf_lite.training import ppo\nppo._loss", True),
+        ("from rlhf_lite.training import ppo as p\ndef f():\n    return p._loss()", True),
+        ("from rlhf_lite.models._trunk import run", True),
+        ("from rlhf_lite.models import _trunk", True),
+        ("from rlhf_lite.training._steps import run", False),
+        ("from rlhf_lite.training.ppo import train", False),
+        ("from rlhf_lite.training import ppo\nppo.train().x._y", False),
+        ("from rlhf_lite import __version__", False),
+    ],
+)
+def test_the_rule_finds_what_is_private(house: Path, source: str, wrong: bool) -> None:
+    plant(house, "__init__.py", "training/ppo.py", "training/_steps.py", "models/_trunk.py")
+    plant(house, "training/dpo.py", source=source)
+    assert bool(private_imports(house)) is wrong
