@@ -17,14 +17,15 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.pipeline.context import make_accelerator
 from rlhf_lite.rollout.rewards import Reward, model_reward, text_reward
-from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.grpo import METHODS, train_grpo
-from rlhf_lite.training.ppo import train_ppo
-from rlhf_lite.training.preference.data import encode_preferences
-from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.grpo import METHODS, GRPOSettings, train_grpo
+from rlhf_lite.training.ppo import PPOSettings, train_ppo
+from rlhf_lite.training.preference.data import encode_preferences, encode_texts
+from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, pick
 from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import encode_examples, train_sft
-from rlhf_lite.training.step import Hooks
 from rlhf_lite.types import Preference
 
 POLICY = "policy"
@@ -52,19 +53,18 @@ def shape(spec: Spec) -> dict[str, Any]:
     }
 
 
-def shared(spec: Spec) -> dict[str, Any]:
-    """What the offline trainers share."""
+def offline(spec: Spec, hooks: Hooks, **changes: Any) -> dict[str, Any]:
+    """What the trainers on fixed data share."""
     return {
-        "batch_size": spec["batch_size"],
-        "accumulation": 1,
-        "learning_rate": spec["learning_rate"],
-        "warmup_steps": 0,
-        "schedule": "constant",
-        "max_grad_norm": 1.0,
-        "weight_decay": 0.0,
-        "seed": spec["seed"],
-        "accelerator": make_accelerator(spec["threads"]),
+        "optimiser": OptimiserSettings(learning_rate=spec["learning_rate"], schedule="constant"),
+        "run": run_settings(spec, hooks, **changes),
     }
+
+
+def run_settings(spec: Spec, hooks: Hooks, **changes: Any) -> RunSettings:
+    """How long, and on how many rows at a time."""
+    accelerator = make_accelerator(spec["threads"])
+    return pick(RunSettings, spec, accelerator=accelerator, hooks=hooks, **changes)
 
 
 def with_adapter(spec: Spec, *, critic: bool = False) -> tuple[Policy, PolicyScorer]:
@@ -87,12 +87,8 @@ def sft(spec: Spec, gate: Gate) -> None:
     train_sft(
         scorer,
         encode_examples(policy.tokenizer, texts, max_tokens=spec["max_tokens"]),
-        validation=[],
-        validate_every=10**9,
         pad_token_id=policy.tokenizer.pad_token_id,
-        steps=spec["steps"],
-        hooks=reporting(gate, "loss/nats_per_token"),
-        **shared(spec),
+        **offline(spec, reporting(gate, "loss/nats_per_token")),
     )
 
 
@@ -106,7 +102,9 @@ def reward(spec: Spec, gate: Gate) -> None:
         **shape(spec),
     )
     hooks = reporting(gate, "loss/nats_per_pair", "loss/centring")
-    train_reward(model, preferences(spec), epochs=1, centre=spec["centre"], hooks=hooks, **shared(spec))
+    pairs = encode_texts(model.tokenizer, preferences(spec), max_tokens=spec["max_tokens"]).pairs
+    steps = epoch_steps(len(pairs), batch_size=spec["batch_size"], epochs=1)
+    train_reward(model, pairs, RewardSettings(centre=spec["centre"]), **offline(spec, hooks, steps=steps))
 
 
 def dpo(spec: Spec, gate: Gate) -> None:
@@ -118,16 +116,14 @@ def dpo(spec: Spec, gate: Gate) -> None:
     train_dpo(
         scorer,
         encoded.pairs,
+        DPOSettings(beta=spec["beta"]),
         reference=lambda: using_adapter(scorer.model, None),
-        beta=spec["beta"],
         pad_token_id=policy.tokenizer.pad_token_id,
-        steps=spec["steps"],
-        hooks=reporting(gate, "loss/per_pair"),
-        **shared(spec),
+        **offline(spec, reporting(gate, "loss/per_pair")),
     )
 
 
-def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyGradientSetup:
+def online_setup(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyGradientSetup:
     """What the policy-gradient trainers are handed; no end token, so that every completion is full."""
 
     @contextmanager
@@ -149,35 +145,22 @@ def pieces(policy: Policy, scorer: PolicyScorer, score: Reward) -> PolicyGradien
     )
 
 
-def online(spec: Spec) -> dict[str, Any]:
-    """What the policy-gradient trainers share."""
-    return {
-        "steps": spec["steps"],
-        "max_new_tokens": spec["new_tokens"],
-        "temperature": 1.0,
-        "learning_rate": spec["learning_rate"],
-        "warmup_steps": 0,
-        "max_grad_norm": 1.0,
-        "clip": 0.2,
-        "kl_coef": spec["kl_coef"],
-        "seed": spec["seed"],
-        "accelerator": make_accelerator(spec["threads"]),
-    }
-
-
 def groups(spec: Spec, gate: Gate) -> None:
     """RLOO or GRPO."""
     policy, scorer = with_adapter(spec)
     train_grpo(
-        pieces(policy, scorer, text_reward(lambda _, completions: list(map(e_share, completions)))),
+        online_setup(policy, scorer, text_reward(lambda _, completions: list(map(e_share, completions)))),
         encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),
-        prompts_per_step=spec["batch_size"] // spec["group_size"],
-        group_size=spec["group_size"],
-        epochs=1,
-        minibatches=1,
-        hooks=reporting(gate, "loss/policy"),
-        **METHODS[spec["task"]],
-        **online(spec),
+        GRPOSettings(
+            max_new_tokens=spec["new_tokens"],
+            kl_coef=spec["kl_coef"],
+            group_size=spec["group_size"],
+            **METHODS[spec["task"]],
+        ),
+        optimiser=OptimiserSettings(learning_rate=spec["learning_rate"]),
+        run=run_settings(
+            spec, reporting(gate, "loss/policy"), batch_size=spec["batch_size"] // spec["group_size"]
+        ),
     )
 
 
@@ -190,20 +173,16 @@ def ppo(spec: Spec, gate: Gate) -> None:
     judge.eval().requires_grad_(False)
     random_score(judge.model, spec["seed"])
     train_ppo(
-        pieces(policy, scorer, model_reward(judge, shared_trunk=True)),
+        online_setup(policy, scorer, model_reward(judge, shared_trunk=True)),
         encode_prompts(policy.tokenizer, [row["prompt"] for row in spec["rows"]]),
-        prompts_per_step=spec["batch_size"],
-        epochs=spec["epochs"],
-        minibatches=spec["minibatches"],
-        value_clip=0.2,
-        value_coef=0.1,
-        gamma=1.0,
-        lam=0.95,
-        kl_target=None,
-        kl_horizon=1.0,
-        whiten_advantages=True,
-        hooks=reporting(gate, "loss/policy"),
-        **online(spec),
+        PPOSettings(
+            max_new_tokens=spec["new_tokens"],
+            kl_coef=spec["kl_coef"],
+            epochs=spec["epochs"],
+            minibatches=spec["minibatches"],
+        ),
+        optimiser=OptimiserSettings(learning_rate=spec["learning_rate"]),
+        run=run_settings(spec, reporting(gate, "loss/policy")),
     )
 
 

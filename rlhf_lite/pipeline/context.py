@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
-from rlhf_lite.training.step import Hooks, Resume
+from rlhf_lite.training.settings import Hooks, Resume, RunSettings, pick
 
 # What a run decided at its start and keeps.
 STATE_FILE = "state.json"
@@ -103,10 +104,16 @@ class Run:
         return section | {"seed": self.config.seed, "data": self.config.data.model_dump(mode="json")}
 
     @contextmanager
-    def steps(
-        self, phase: str, total: int, live: Callable[[Mapping[str, float]], str]
-    ) -> Iterator[tuple[Hooks, Resume | None]]:
-        """Run a phase's loop: progress bar, log and checkpoints, continuing after its last saved step."""
+    def training(
+        self, phase: str, status_line: Callable[[Mapping[str, float]], str], **settings: Any
+    ) -> Iterator[RunSettings]:
+        """Run a phase's trainer: progress bar, log and checkpoints, continuing after its last saved step.
+
+        Args:
+            phase: its section of the configuration gives what it has of :class:`RunSettings`.
+            status_line: what the progress bar says of a step's metrics.
+            **settings: the other fields of :class:`RunSettings`.
+        """
         folder, resume, before = self.checkpoints(phase), None, 0.0
         done = saved_steps(folder)
         if done:
@@ -120,12 +127,13 @@ class Run:
             return before + time.monotonic() - started
 
         main = self.accelerator.is_main_process
-        with bar(phase, total, visible=self.visible and main) as show:
+        section = dict(getattr(self.config, phase)) | settings
+        with bar(phase, section["steps"], visible=self.visible and main) as show:
 
             def on_step(step: int, metrics: Mapping[str, float]) -> None:
                 if main:
                     self.log.log(phase, step, metrics, seconds=elapsed())
-                show(step, live(metrics))
+                show(step, status_line(metrics))
 
             def save(step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
                 if main:
@@ -134,12 +142,22 @@ class Run:
                 self.accelerator.wait_for_everyone()
 
             every, bad = self.config.checkpoint.every_steps, self.output / "bad-batches"
-            yield Hooks(on_step, save, every, bad_batches=bad), resume
+            yield pick(
+                RunSettings,
+                section,
+                seed=self.config.seed,
+                accelerator=self.accelerator,
+                hooks=Hooks(on_step, save, every, bad_batches=bad),
+                resume=resume,
+            )
         self.seconds[phase] = elapsed()
 
     @contextmanager
     def result(self, phase: str, **extra: Any) -> Iterator[Path]:
-        """A folder to put a phase's result into; it appears complete, with its record, or not at all."""
+        """A folder to put a phase's result into; it appears complete, with its record, or not at all.
+
+        The phase's checkpoints are removed when the result is there.
+        """
         with atomic_folder(self.output / phase) as folder:
             yield folder
             record = {
@@ -150,6 +168,7 @@ class Run:
                 **extra,
             }
             write_phase(folder, record)
+        shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
 
 
 def make_accelerator(threads: int | None) -> Accelerator:

@@ -9,7 +9,6 @@ the same network with another adapter on, asked once, before the first step.
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -18,22 +17,22 @@ import torch
 from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
-from rlhf_lite.models.adapters import save_adapter
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import (
-    POLICY,
     AdapterPolicies,
     build_adapter_policies,
     load_run_reward,
     save_merged,
+    save_policy,
     shared_reward,
 )
 from rlhf_lite.rollout.rewards import Completions, evaluate
-from rlhf_lite.rollout.sampler import join, row_seeds, sample
+from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
-from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
 from rlhf_lite.training.preference.data import encode_preferences
+from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.types import Preference
 
 # The seeds of these samples are far from those of PPO's steps and of the evaluation.
@@ -68,7 +67,7 @@ def policy_pairs(
     model = load_run_reward(run)
     model.eval()
     reward = shared_reward(run, model, policy)
-    encoded, found, texts = encode_prompts(tokenizer, prompts), [], []
+    encoded, pairs, texts = encode_prompts(tokenizer, prompts), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
     seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
     for start in range(0, len(prompts), per_pass):
@@ -84,28 +83,25 @@ def policy_pairs(
                 seeds=seeds[start * n : (start + len(part)) * n],
                 repeats=n,
             )
-        ids, mask, _ = join(rollout)
-        hidden = scorer.body.trunk(ids, mask)
         batch = Completions.of(
             rollout,
             eos_token_id=tokenizer.eos_token_id,
             decode=tokenizer.batch_decode,
-            trunk=lambda *_, hidden=hidden: hidden,
+            trunk=scorer.body.trunk,
         )
         scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
-        responses = [
-            row[keep].tolist() for row, keep in zip(rollout.response_ids, rollout.response_mask, strict=True)
-        ]
+        written = zip(rollout.response_ids, rollout.response_mask, strict=True)
+        responses = [ids[counts].tolist() for ids, counts in written]
         for i, prompt_ids in enumerate(part):
             best, worst = int(scores[i].argmax()), int(scores[i].argmin())
             chosen, rejected = responses[i * n + best], responses[i * n + worst]
             margin = float(scores[i, best] - scores[i, worst])
             if chosen and rejected and chosen != rejected and margin > 0:
-                found.append(EncodedPair(prompt_ids, chosen, rejected, margin))
+                pairs.append(EncodedPair(prompt_ids, chosen, rejected, margin))
                 words = tokenizer.batch_decode([chosen, rejected], skip_special_tokens=True)
                 meta = {"judge": "reward model", "candidates": n}
                 texts.append(Preference(prompts[start + i], *words, margin, meta))
-    return found, texts
+    return pairs, texts
 
 
 def with_label_noise(pairs: Sequence[EncodedPair], share: float, *, seed: int) -> list[EncodedPair]:
@@ -129,10 +125,9 @@ def run_dpo(run: Run) -> None:
     scorer = PolicyScorer(adapters.model, top_layers=config.lora.top_layers)
     texts: list[Preference] = []
     if settings.source == "human":
-        encoded = encode_preferences(
+        pairs = encode_preferences(
             policy.tokenizer, human_preferences(run), max_tokens=config.data.max_tokens
-        )
-        pairs = encoded.pairs
+        ).pairs
     else:
         # Spread over all openings: the reviews are ordered, the first ones are all positive.
         prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
@@ -143,34 +138,26 @@ def run_dpo(run: Run) -> None:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         if settings.loss == "kto":  # it sees single answers
             return f"loss {metrics['loss/per_answer']:.3f} per answer"
         loss, accuracy = metrics["loss/per_pair"], metrics["accuracy/fraction"]
         return f"loss {loss:.3f} per pair, accuracy {accuracy:.2f}"
 
-    taken = ("loss", "loss_options", "beta", "sft_coef", "batch_size", "accumulation", "learning_rate")
-    taken += ("warmup_steps", "max_grad_norm", "weight_decay")
-    with run.steps("dpo", steps, live) as (hooks, resume):
+    with run.training("dpo", status_line, steps=steps) as run_settings:
         train_dpo(
             scorer,
             pairs,
+            pick(DPOSettings, settings),
             reference=adapters.scoring(adapters.reference),
             pad_token_id=policy.tokenizer.pad_token_id,
-            steps=steps,
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **settings.model_dump(include=set(taken)),
+            optimiser=pick(OptimiserSettings, settings),
+            run=run_settings,
         )
     reference = "sft" if adapters.reference else "base"
     with run.result("dpo", steps=steps, reference=reference, pairs=len(pairs)) as folder:
-        save_adapter(adapters.model, folder / "adapter", POLICY, base=policy.name)
-        policy.tokenizer.save_pretrained(str(folder / "adapter"))
+        save_policy(adapters.model, policy, folder)
         if texts:
             save_preferences(folder / "pairs.jsonl", texts)
         if config.checkpoint.save_merged:
-            with adapters.sampling(POLICY)() as model:
-                save_merged(model, policy, folder / "merged")
-    shutil.rmtree(run.checkpoints("dpo"), ignore_errors=True)
+            save_merged(adapters, policy, folder / "merged")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -25,8 +25,11 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
-from rlhf_lite.training.ppo import train_ppo
-from rlhf_lite.training.reward import reward_steps, train_reward
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.ppo import PPOSettings, train_ppo
+from rlhf_lite.training.preference.data import encode_texts
+from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import encode_examples, train_sft
 
@@ -34,74 +37,72 @@ from rlhf_lite.training.sft import encode_examples, train_sft
 POLICY, REFERENCE, DPO = "policy", "reference", "dpo"
 
 
+def adapter_to_train(run: Run) -> tuple[Policy, PeftModel]:
+    """The untouched policy, and its network with a new adapter named "policy"."""
+    config = run.config
+    policy = load_policy(config.model.name, precision=run.precision)
+    shape = lora_config(policy.model, **config.lora.model_dump())
+    return policy, add_adapter(policy.model, shape, POLICY, seed=config.seed)
+
+
+def save_policy(model: PeftModel, policy: Policy, folder: Path) -> None:
+    """Write the adapter "policy" and the tokenizer into ``folder/adapter``."""
+    save_adapter(model, folder / "adapter", POLICY, base=policy.name)
+    policy.tokenizer.save_pretrained(str(folder / "adapter"))
+
+
 def run_sft(run: Run) -> None:
     """Fine-tune the model on openings and their human continuations; writes ``sft/adapter``."""
     config = run.config
-    policy = load_policy(config.model.name, precision=run.precision)
-    adapter = lora_config(policy.model, **config.lora.model_dump())
-    model = add_adapter(policy.model, adapter, POLICY, seed=config.seed)
-    scorer = PolicyScorer(model, top_layers=config.lora.top_layers)
+    policy, model = adapter_to_train(run)
     encode = partial(encode_examples, policy.tokenizer, max_tokens=config.data.max_tokens)
-    settings = config.sft.model_dump()
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
 
-    with run.steps("sft", config.sft.steps, live) as (hooks, resume):
+    with run.training("sft", status_line, validate_every=max(1, config.sft.steps // 2)) as settings:
         train_sft(
-            scorer,
+            PolicyScorer(model, top_layers=config.lora.top_layers),
             encode(run.texts.sft_train),
             validation=encode(run.texts.sft_validation),
             pad_token_id=policy.tokenizer.pad_token_id,
-            validate_every=max(1, config.sft.steps // 2),
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **settings,
+            optimiser=pick(OptimiserSettings, config.sft),
+            run=settings,
         )
     with run.result("sft", steps=config.sft.steps) as folder:
-        save_adapter(model, folder / "adapter", POLICY, base=policy.name)
-        policy.tokenizer.save_pretrained(str(folder / "adapter"))
-    shutil.rmtree(run.checkpoints("sft"), ignore_errors=True)
+        save_policy(model, policy, folder)
 
 
 def run_reward(run: Run) -> None:
     """Train the reward model on human pairs; writes ``reward/adapter``."""
-    config = run.config
+    config, max_tokens = run.config, run.config.data.max_tokens
     model = new_reward_model(
         config.model.name,
         precision=run.precision,
-        max_tokens=config.data.max_tokens,
+        max_tokens=max_tokens,
         seed=config.seed,
         **config.lora.model_dump(),
     )
-    settings = config.reward.model_dump()
-    for name in ("pairs", "min_gap", "prompt_words", "eval_pairs", "eval_min_gap"):
-        settings.pop(name)
-    pairs = run.texts.train_pairs
-    total = reward_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
+    pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens).pairs
+    steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         loss, accuracy = metrics["loss/nats_per_pair"], metrics["accuracy/fraction"]
         return f"loss {loss:.3f} nats/pair, accuracy {accuracy:.2f}"
 
-    with run.steps("reward", total, live) as (hooks, resume):
+    with run.training("reward", status_line, steps=steps) as settings:
         train_reward(
             model,
             pairs,
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **settings,
+            pick(RewardSettings, config.reward),
+            optimiser=pick(OptimiserSettings, config.reward),
+            run=settings,
         )
     model.eval()
     scores = model.score_texts(run.texts.scale_texts)
     model.mean, model.std = float(scores.mean()), float(scores.std())
-    with run.result("reward", steps=total) as folder:
+    with run.result("reward", steps=steps) as folder:
         model.save(folder / "adapter")
-    shutil.rmtree(run.checkpoints("reward"), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -223,51 +224,45 @@ def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
     config, setup = run.config, build_ppo_setup(run, trained=False)
 
-    def live(metrics: Mapping[str, float]) -> str:
+    def status_line(metrics: Mapping[str, float]) -> str:
         return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
 
-    with run.steps("ppo", config.ppo.steps, live) as (hooks, resume):
+    with run.training("ppo", status_line, batch_size=config.ppo.prompts_per_step) as settings:
         train_ppo(
             setup.training,
             encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **config.ppo.model_dump(),
+            pick(PPOSettings, config.ppo),
+            optimiser=pick(OptimiserSettings, config.ppo),
+            run=settings,
         )
     save_run_ppo(run, setup)
-    shutil.rmtree(run.checkpoints("ppo"), ignore_errors=True)
 
 
 def save_run_ppo(run: Run, setup: PPOSetup) -> None:
     """Write the trained policy and its critic as the result of the phase ``ppo``."""
-    config, policy, adapters = run.config, setup.policy, setup.adapters
-    with run.result(
-        "ppo", steps=config.ppo.steps, reference="sft" if adapters.reference else "base"
-    ) as folder:
-        save_adapter(adapters.model, folder / "adapter", POLICY, base=policy.name)
-        policy.tokenizer.save_pretrained(str(folder / "adapter"))
+    reference = "sft" if setup.adapters.reference else "base"
+    with run.result("ppo", steps=run.config.ppo.steps, reference=reference) as folder:
+        save_policy(setup.adapters.model, setup.policy, folder)
         setup.training.scorer.value_head.save(folder)
-        if config.checkpoint.save_merged:
-            with adapters.sampling(POLICY)() as model:
-                save_merged(model, policy, folder / "merged")
+        if run.config.checkpoint.save_merged:
+            save_merged(setup.adapters, setup.policy, folder / "merged")
 
 
-def save_merged(model, policy: Policy, folder) -> None:
-    """Write the sampling model as a plain Hugging Face folder, without any trace of adapters.
+def save_merged(adapters: AdapterPolicies, policy: Policy, folder: Path) -> None:
+    """Write the trained policy as a plain Hugging Face folder, without any trace of adapters.
 
     PEFT renames a layer's weight to ``base_layer.weight``; the plain names are restored.
     """
-    weights = {
-        name.replace(".base_layer.", "."): tensor.detach().clone()
-        for name, tensor in model.state_dict().items()
-        if ".lora_" not in name
-    }
-    if getattr(model.config, "tie_word_embeddings", False):
-        weights.pop("lm_head.weight", None)
-    folder.mkdir(parents=True)
-    save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
-    model.config.save_pretrained(str(folder))
-    model.generation_config.save_pretrained(str(folder))
+    with adapters.sampling(POLICY)() as model:
+        weights = {
+            name.replace(".base_layer.", "."): tensor.detach().clone()
+            for name, tensor in model.state_dict().items()
+            if ".lora_" not in name
+        }
+        if getattr(model.config, "tie_word_embeddings", False):
+            weights.pop("lm_head.weight", None)
+        folder.mkdir(parents=True)
+        save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        model.config.save_pretrained(str(folder))
+        model.generation_config.save_pretrained(str(folder))
     policy.tokenizer.save_pretrained(str(folder))

@@ -1,12 +1,11 @@
-"""Which rows form a batch, and which of them this process works on."""
+"""Which rows of the data form a batch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from accelerate import Accelerator
+from torch import Tensor
 
 # Batches whose rows are sorted by length together.
 _WINDOW = 8
@@ -59,17 +58,6 @@ def drawn_rows(
     return sorted(drawn)
 
 
-def micro_batches(rows: list[int], *, accumulation: int, accelerator: Accelerator) -> list[list[int]]:
-    """This process's share of ``rows``, cut into ``accumulation`` parts; empty parts are left out.
-
-    With more processes than rows some get no part at all. They add nothing to the gradient and take part in
-    :meth:`Optimisation.step` like the others.
-    """
-    mine = rows[accelerator.process_index :: accelerator.num_processes]
-    size = max(1, math.ceil(len(mine) / accumulation))
-    return [mine[start : start + size] for start in range(0, len(mine), size)]
-
-
 def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]]:
     """The rows of a batch in groups of similar length, the shorter ones first.
 
@@ -91,3 +79,10 @@ def epoch_steps(n_rows: int, *, batch_size: int, epochs: int) -> int:
     if n_rows < batch_size:
         raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
     return epochs * (n_rows // batch_size)
+
+
+def minibatch_rows(n: int, *, epochs: int, minibatches: int, seed: int) -> Iterator[Tensor]:
+    """The rows of each update: passes over ``range(n)``, each shuffled and cut into ``minibatches``."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(n, generator=generator).tensor_split(minibatches)

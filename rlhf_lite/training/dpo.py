@@ -8,6 +8,7 @@ divergence of the policy, which would need its own samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,34 +19,46 @@ from torch import Tensor, nn
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.batches import drawn_rows
-from rlhf_lite.training.checks import require_frozen_trunk
+from rlhf_lite.training.distributed import BatchMeans
 from rlhf_lite.training.preference.data import JudgedAnswer
-from rlhf_lite.training.preference.scoring import Completions, Reference
-from rlhf_lite.training.preference.tasks import Losses, PreferenceTask, Scored, make_task
+from rlhf_lite.training.preference.scoring import CompletionScorer, Reference
+from rlhf_lite.training.preference.tasks import CompletionLogps, Losses, PreferenceTask, make_task
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows, evaluating, micro_batches
+from rlhf_lite.training.settings import OptimiserSettings, Resume, RunSettings
+from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
 
 Data = Sequence[EncodedPair] | Sequence[JudgedAnswer]
 
 
-class _Means:
-    """Means of metrics over a batch that comes in parts, and over the processes."""
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings:
+    """What DPO and its family are told.
 
-    def __init__(self, names: Sequence[str], accelerator: Accelerator) -> None:
-        self._names, self._accelerator = list(names), accelerator
-        self._sums = torch.zeros(2, len(self._names), device=accelerator.device)  # values, and their number
+    Attributes:
+        beta: β of the loss (τ for IPO).
+        loss: a name in ``functional.PREFERENCE_LOSSES``, or ``kto``.
+        loss_options: further arguments of the loss, by name.
+        sft_coef: weight of the negative log-likelihood per token of the chosen answers.
+        cache_megabytes: memory for the frozen layers' states, which are then computed once per run instead of
+            once per epoch; 0 for none.
+    """
 
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Take in the values of one part."""
-        for name, found in values.items():
-            column = self._names.index(name)
-            self._sums[0, column] += found.sum()
-            self._sums[1, column] += found.numel()
+    beta: float
+    loss: str = "sigmoid"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    sft_coef: float = 0.0
+    cache_megabytes: int = 256
 
-    def result(self) -> dict[str, float]:
-        """The means; a metric without any value is left out."""
-        sums, counts = self._accelerator.reduce(self._sums, "sum").tolist()
-        return {name: s / n for name, s, n in zip(self._names, sums, counts, strict=True) if n}
+    def task(self, data: Data, *, seed: int) -> PreferenceTask:
+        """What is learned from some data; ``seed`` draws KTO's mismatched answers."""
+        return make_task(
+            data,
+            loss=self.loss,
+            beta=self.beta,
+            options=self.loss_options,
+            sft_coef=self.sft_coef,
+            seed=seed,
+        )
 
 
 class _Learning:
@@ -60,7 +73,7 @@ class _Learning:
         rows: the data rows that the run will use.
         name: of them in a checkpoint.
         accelerator: see :func:`train_dpo`.
-        options: further arguments of :class:`Completions`.
+        options: further arguments of :class:`CompletionScorer`.
     """
 
     def __init__(
@@ -79,7 +92,9 @@ class _Learning:
         if reference is None and known is None and task.needs_reference:
             raise ValueError("this loss compares the policy with a reference: give reference")
         self.task, self._accelerator = task, accelerator
-        self.completions = Completions(scorer, task.examples, accelerator=accelerator, name=name, **options)
+        self.completions = CompletionScorer(
+            scorer, task.examples, accelerator=accelerator, name=name, **options
+        )
         saved = None if resume is None else self.completions.saved_reference(resume.tensors)
         used = [*task.completions(rows), *task.baseline(rows)]
         self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
@@ -91,7 +106,8 @@ class _Learning:
         index = self.task.completions(rows)
         logps, seen = self.completions.logps(index, module)
         refs = self.completions.reference_logps
-        scored = Scored(logps, None if refs is None else refs[index], self.completions.lengths[index])
+        refs = None if refs is None else refs[index]
+        scored = CompletionLogps(logps, refs, self.completions.lengths[index])
         return self.task.losses(rows, scored, baseline), seen
 
     @torch.no_grad()
@@ -110,7 +126,7 @@ class _Learning:
         """The task's metrics on all rows, each process on its share."""
         rows = range(self._accelerator.process_index, len(self.task.sizes), self._accelerator.num_processes)
         parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        means = _Means(self.task.names, self._accelerator)
+        means = BatchMeans(self.task.names, self._accelerator)
         with evaluating(scorer):
             baseline = self.baseline(parts, scorer)
             for part in parts:
@@ -132,39 +148,25 @@ def reference_logps(
 
     They are the same for every loss on pairs; for ``kto`` they also depend on the seed. Arguments as there.
     """
-    task = make_task(data, loss=loss, beta=1.0, options={}, sft_coef=0.0, seed=seed)
-    bank = Completions(scorer, task.examples, pad_token_id=pad_token_id, accelerator=accelerator)
-    bank.prepare(reference, rows=range(len(task.examples)))
-    return bank.reference_logps
+    task = DPOSettings(beta=1.0, loss=loss).task(data, seed=seed)
+    completions = CompletionScorer(
+        scorer, task.examples, pad_token_id=pad_token_id, accelerator=accelerator
+    )
+    completions.prepare(reference, rows=range(len(task.examples)))
+    return completions.reference_logps
 
 
 def train_dpo(
     scorer: PolicyScorer,
     data: Data,
+    settings: DPOSettings,
     *,
     reference: Reference | None,
-    beta: float,
     pad_token_id: int,
-    steps: int,
-    batch_size: int,
-    accumulation: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    resume: Resume | None = None,
-    loss: str = "sigmoid",
-    loss_options: Mapping[str, Any] | None = None,
-    sft_coef: float = 0.0,
-    weight_decay: float = 0.0,
-    schedule: str = "linear",
+    optimiser: OptimiserSettings,
+    run: RunSettings,
     known_reference: Tensor | None = None,
     validation: Data = (),
-    validate_every: int = 50,
-    cache_megabytes: int = 256,
-    gradient_checkpointing: bool = False,
 ) -> None:
     """Train the scorer's trainable parameters on preferences.
 
@@ -174,22 +176,17 @@ def train_dpo(
 
     Args:
         scorer: the policy.
-        data: pairs (``preference_data.encode_preferences``); for ``kto`` also judged answers
-            (``encode_judged``). Kto takes a pair as two judged answers, and ``batch_size`` counts answers.
+        data: pairs (``preference.data.encode_preferences``); for ``kto`` also judged answers
+            (``encode_judged``). Kto takes a pair as two judged answers, and a batch counts answers.
+        settings: the loss.
         reference: a context in which the scorer computes the reference policy (adapter off, or another one);
             asked once, before the first step, about the rows that the run will draw. None for losses without
             a reference; given to those, it is used for a metric only.
-        known_reference: what :func:`reference_logps` gave for this data, to ask once for several runs.
-        beta: β of the loss (τ for IPO).
         pad_token_id: fills rows.
-        steps: optimiser steps; ``batches.epoch_steps`` converts epochs.
-        loss: a name in ``functional.PREFERENCE_LOSSES``, or ``kto``.
-        loss_options: further arguments of the loss, by name.
-        sft_coef: weight of the negative log-likelihood per token of the chosen answers.
-        validation: held-out rows, or none; measured every ``validate_every`` steps and at the end.
-        cache_megabytes: memory for the frozen layers' states, which are then computed once per run instead of
-            once per epoch; 0 for none.
-        gradient_checkpointing: recompute the top layers in the backward pass: less memory, more time.
+        optimiser: see there.
+        run: see there.
+        known_reference: what :func:`reference_logps` gave for this data, to ask once for several runs.
+        validation: held-out rows, or none.
 
     Metrics are means over the batch before its own update; on the held-out rows they have ``val_`` in front.
     For pairs: ``loss/per_pair``; ``accuracy/fraction``, the chosen answer's implicit reward is higher, a tie
@@ -205,55 +202,40 @@ def train_dpo(
             lies where no gradient reaches it.
     """
     require_frozen_trunk(scorer.body)
-    scorer.body.checkpoint_top(gradient_checkpointing)
-    optimisation = Optimisation(
-        scorer,
-        accelerator=accelerator,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        total_steps=steps,
-        max_grad_norm=max_grad_norm,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        bad_batches=hooks.bad_batches,
-    )
-
-    task = partial(make_task, loss=loss, beta=beta, options=loss_options or {}, sft_coef=sft_coef, seed=seed)
+    scorer.body.checkpoint_top(run.gradient_checkpointing)
+    optimisation = Optimisation(scorer, optimiser, run)
     learning = partial(
         _Learning,
         scorer=scorer,
         reference=reference,
-        resume=resume,
-        accelerator=accelerator,
+        resume=run.resume,
+        accelerator=run.accelerator,
         pad_token_id=pad_token_id,
     )
-    learned, held_out = task(data), None
-    sizes = learned.sizes
-    drawn = drawn_rows(len(sizes), batch_size, steps, seed=seed, lengths=sizes)
+    task, held_out = settings.task(data, seed=run.seed), None
+    drawn = drawn_rows(len(task.sizes), run.batch_size, run.steps, seed=run.seed, lengths=task.sizes)
     train = learning(
-        learned, rows=drawn, known=known_reference, name="reference", cache_megabytes=cache_megabytes
+        task,
+        rows=drawn,
+        known=known_reference,
+        name="reference",
+        cache_megabytes=settings.cache_megabytes,
     )
+    saved = train.completions.tensors()
     if validation:
-        others = task(validation)
+        others = settings.task(validation, seed=run.seed)
         held_out = learning(others, rows=range(len(others.sizes)), known=None, name="val_reference")
-    saved = train.completions.tensors() | ({} if held_out is None else held_out.completions.tensors())
-    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
-    for step in progress:
-        # Dropout draws from torch's global generator; a resumed run must draw the same.
-        torch.manual_seed(seed * 1_000_003 + step)
-        rate = optimisation.learning_rate
-        rows = batch_rows(len(sizes), batch_size, step, seed=seed, lengths=sizes)
-        parts = micro_batches(rows, accumulation=accumulation, accelerator=accelerator)
-        means = _Means(train.task.names, accelerator)
+        saved |= held_out.completions.tensors()
+    progress = Progress(optimisation, run)
+    for step, rows, parts in progress.batches(task.sizes):
+        rate, means = optimisation.learning_rate, BatchMeans(task.names, run.accelerator)
         baseline = train.baseline(parts, optimisation.module)
         for part in parts:
-            found, seen = train.losses(part, optimisation.module, baseline)
-            # Processes average their gradients; the factor turns that average back into a sum.
-            total = found.losses.sum() / len(rows) * accelerator.num_processes
-            optimisation.backward(total, {"rows": torch.tensor(part)} | seen)
-            means.add(found.values)
+            result, seen = train.losses(part, optimisation.module, baseline)
+            optimisation.backward(result.losses.sum() / len(rows), {"rows": torch.tensor(part)} | seen)
+            means.add(result.values)
         norm = optimisation.step()
         metrics = means.result() | {"grad_norm": norm, "learning_rate": rate}
-        if held_out is not None and progress.due(step, validate_every):
-            metrics |= held_out.validate(scorer, batch_size=batch_size)
+        if held_out is not None and progress.due(step, run.validate_every):
+            metrics |= held_out.validate(scorer, batch_size=run.batch_size)
         progress.record(step, metrics, tensors=saved)

@@ -1,284 +1,243 @@
 """Policy gradients without a critic: GRPO, Dr. GRPO, DAPO and RLOO in one trainer.
 
-Several completions of the same prompt are each other's baseline. What the methods differ in, and what they
-aim at, is in ``grpo_terms``; its ``METHODS`` are arguments of :func:`train_grpo`::
+Several completions of the same prompt are each other's baseline. Three choices tell the published methods
+apart, and :data:`METHODS` names their combinations::
 
-    train_grpo(pieces, prompts, **METHODS["rloo"], steps=..., group_size=4, ...)
+    train_grpo(setup, prompts, GRPOSettings(**METHODS["rloo"], group_size=4, ...), optimiser=..., run=...)
+
+- ``estimator``: reward minus the group's mean, divided by its standard deviation (``grpo``, Shao et al. 2024)
+  or not (``dr_grpo``, Liu et al. 2025), or minus the mean of the *others* (``rloo``, Ahmadian et al. 2024);
+- ``aggregation``: how tokens become a loss, see ``functional.aggregation_weights``; ``sequence`` takes whole
+  completions as the unit, with one ratio for each, as RLOO does;
+- ``kl_in``: the penalty for leaving the reference comes off each completion's reward before the baseline
+  (``reward``), or is added to each token's loss as k3 (``loss``), or as k3 times the ratio
+  (``weighted_loss``, DeepSeek-V3.2, arXiv:2512.02556; the default of TRL 1.16).
+
+With ``kl_in="reward"`` all of them aim at the optimum of E[r] - β KL(π || π_ref): the estimators differ by a
+factor per prompt, which rescales the step and not its goal. In the loss it is another matter. The reward is
+divided by its deviation σ and the penalty is not, so that a nat costs β σ, another price for every prompt.
+And the expected gradient of k3 is that of KL(π_ref || π), the other direction; the ratio mends this at each
+token, but still leaves out what a token does to the KL of the tokens after it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+from typing import Literal, get_args
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from rlhf_lite.functional import kl_estimate, masked_sum
-from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.grpo_terms import (
-    ESTIMATORS,
-    METHODS,
-    Aggregation,
-    Estimator,
-    KLPlace,
-    check_method,
-    unit_losses,
-    unit_weights,
+from rlhf_lite.functional import (
+    aggregation_weights,
+    group_advantages,
+    grpo_loss,
+    kl_estimate,
+    masked_sum,
+    rloo_advantages,
 )
-from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
-from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
+from rlhf_lite.models.policy import TokenScores
+from rlhf_lite.training.policy_gradient import PolicyGradientSettings, UnitLosses, train
+from rlhf_lite.training.rollouts import Batch
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
+from rlhf_lite.training.setup import PolicyGradientSetup
 
-__all__ = ["METHODS", "GroupBatch", "collect_groups", "train_grpo", "update_groups"]
+Estimator = Literal["grpo", "dr_grpo", "rloo"]
+Aggregation = Literal["grpo", "dapo", "bnpo", "dr_grpo", "sequence"]
+KLPlace = Literal["reward", "loss", "weighted_loss"]
 
-
-@dataclass(frozen=True)
-class GroupBatch:
-    """One rollout: B = prompts * group size rows, those of a prompt adjacent; ``[B, S]`` unless noted.
-
-    Log-probabilities are 0 where ``response_mask`` is False.
-    """
-
-    hidden: Tensor  # (B, S, H), the frozen trunk's states
-    ids: Tensor
-    mask: Tensor
-    response_mask: Tensor
-    scores: Tensor  # (B,), what is maximised
-    old_logps: Tensor
-    ref_logps: Tensor  # equal to old_logps without a reference
-    advantages: Tensor  # (B,)
-
-    def rows(self, index: Tensor) -> GroupBatch:
-        """The given rows."""
-        return GroupBatch(**{name: tensor[index] for name, tensor in vars(self).items()})
-
-
-@torch.no_grad()
-def collect_groups(
-    pieces: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    *,
-    group_size: int,
-    seeds: Sequence[int],
-    max_new_tokens: int,
-    temperature: float,
-    kl_coef: float,
-    estimator: Estimator,
-    kl_in: KLPlace,
-    micro_batch_size: int | None = None,
-    accelerator: Accelerator | None = None,
-) -> tuple[GroupBatch, dict[str, float]]:
-    """Sample ``group_size`` completions per prompt, score them, and compare each with its group.
-
-    With ``kl_in="reward"`` the completion's log π/π_ref, times ``kl_coef``, comes off its score first.
-    Metrics are those of ``rollouts.roll_out`` and: ``advantage/std``, ``reward/group_std`` (the scores'
-    deviation within a group, mean over groups) and ``group/zero_variance_fraction``, the share of groups
-    without any difference, from which nothing is learnt.
-    """
-    found, metrics = roll_out(
-        pieces,
-        prompts,
-        seeds=seeds,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        repeats=group_size,
-        micro_batch_size=micro_batch_size,
-        accelerator=accelerator,
-    )
-    ref_logps = found.old_logps if found.ref_logps is None else found.ref_logps
-    rewards = found.scores
-    if kl_in == "reward":
-        rewards = rewards - kl_coef * masked_sum(
-            kl_estimate(found.old_logps, ref_logps), found.response_mask, dim=1
-        )
-    advantages = ESTIMATORS[estimator](rewards, group_size=group_size)
-    flat = (advantages.view(-1, group_size) == 0).all(1)
-    metrics |= {
-        "kl_coef": kl_coef,
-        "advantage/std": float(advantages.std()),
-        "reward/group_std": float(found.scores.view(-1, group_size).std(1).mean()),
-        "group/zero_variance_fraction": float(flat.float().mean()),
+ESTIMATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
+    {
+        "grpo": partial(group_advantages, scale="std"),
+        "dr_grpo": partial(group_advantages, scale="none"),
+        "rloo": rloo_advantages,
     }
-    batch = GroupBatch(
-        hidden=found.hidden,
-        ids=found.ids,
-        mask=found.mask,
-        response_mask=found.response_mask,
-        scores=found.scores,
-        old_logps=found.old_logps,
-        ref_logps=ref_logps,
-        advantages=advantages,
-    )
-    return batch, metrics
+)
+
+# The published methods, as arguments of GRPOSettings.
+METHODS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "grpo": {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
+        "dapo": {"estimator": "grpo", "aggregation": "dapo", "kl_in": "loss"},
+        "dr_grpo": {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "loss"},
+        "rloo": {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
+    }
+)
+# Beyond this a log-ratio is a broken sample, and its exponential would overflow.
+_LOG_RATIO_LIMIT = 20.0
 
 
-_UPDATE = ("loss/policy", "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
+@dataclass(frozen=True, kw_only=True)
+class GRPOSettings(PolicyGradientSettings):
+    """What GRPO and its relatives are told.
+
+    Attributes:
+        group_size: completions per prompt, at least 2.
+        estimator, aggregation, kl_in: see the head of this file.
+        clip_high: DAPO's upper limit of the ratio, 1 + clip_high; None takes ``clip``.
+
+    Raises:
+        ValueError: if a choice does not exist, or two do not fit together.
+    """
+
+    group_size: int
+    estimator: Estimator = "grpo"
+    aggregation: Aggregation = "grpo"
+    kl_in: KLPlace = "loss"
+    clip_high: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("estimator", Estimator), ("aggregation", Aggregation), ("kl_in", KLPlace)):
+            if (value := getattr(self, name)) not in (known := get_args(kind)):
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.aggregation == "sequence" and self.kl_in != "reward" and self.kl_coef > 0:
+            raise ValueError(
+                "a KL in the loss is paid per token: use kl_in='reward' with aggregation='sequence'"
+            )
 
 
-def update_groups(
-    batch: GroupBatch,
-    optimisation: Optimisation,
+def unit_losses(
+    logps: Tensor,
+    old_logps: Tensor,
+    ref_logps: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
     *,
-    epochs: int,
-    minibatches: int,
     aggregation: Aggregation,
     kl_in: KLPlace,
     kl_coef: float,
     clip: float,
-    clip_high: float | None,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    micro_batch_size: int | None = None,
-) -> dict[str, float]:
-    """Several epochs of clipped updates on one rollout; returns the mean of each metric over the updates.
+    clip_high: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Loss and ratio of each unit: tokens ``[B, S]``, or completions ``[B, 1]`` for ``"sequence"``.
 
-    Minibatches are cut from all completions, whatever their group: the advantages are fixed by now. The
-    metrics mean what they mean for PPO, for tokens or, with ``aggregation="sequence"``, for completions.
+    With ρ = π/π_old the loss is -min(ρ A, clip(ρ, 1 - ε, 1 + ε_high) A) + β k3, as in Shao et al. 2024,
+    equation 3; where the reward paid for the KL, β is 0 here.
+
+    Args:
+        logps: ``[B, S]`` of the policy that is being trained.
+        old_logps: ``[B, S]`` of the policy that sampled.
+        ref_logps: ``[B, S]`` of the reference.
+        advantages: ``[B]``.
+        response_mask: bool ``[B, S]``; True counts.
+        aggregation, kl_in: see the head of this file.
+        kl_coef: price of a nat; not charged here where the reward paid it.
+        clip, clip_high: see ``functional.grpo_loss``.
     """
-    accelerator = optimisation.accelerator
-    totals, norms = UpdateMetrics(accelerator), []
-    high = clip if clip_high is None else clip_high
-    for index in minibatch_rows(len(batch.ids), epochs=epochs, minibatches=minibatches, seed=seed):
-        response_mask = batch.response_mask[index]
-        found = unit_weights(response_mask, aggregation=aggregation, max_tokens=max_new_tokens)
-        weights = found.new_zeros(len(batch.ids), found.shape[1]).index_copy(0, index, found)
-        for rows in micro_rows(index, micro_batch_size=micro_batch_size, accelerator=accelerator):
-            part, weight = batch.rows(rows), weights[rows]
-            now = optimisation.module(
-                part.hidden, part.ids, part.mask, part.response_mask, temperature=temperature
+    old, ref = old_logps, ref_logps
+    if aggregation == "sequence":
+        logps, old, ref = (masked_sum(each, response_mask, dim=1).unsqueeze(1) for each in (logps, old, ref))
+    loss = grpo_loss(
+        logps,
+        old,
+        advantages.unsqueeze(1).expand_as(logps),
+        clip=clip,
+        clip_high=clip_high,
+        ref_logp=ref,
+        kl_coef=kl_coef if kl_in == "loss" else 0.0,
+    )
+    ratio = (logps - old).clamp(max=_LOG_RATIO_LIMIT).exp()
+    if kl_in == "weighted_loss":
+        k3 = kl_estimate(torch.maximum(logps, ref - _LOG_RATIO_LIMIT), ref, kind="k3")
+        loss = loss + kl_coef * ratio * k3
+    return loss, ratio.detach()
+
+
+def unit_weights(response_mask: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:
+    """Weights of the units of a whole minibatch, ``[B, S]`` or ``[B, 1]``; the loss is their weighted sum."""
+    if aggregation == "sequence":
+        return torch.full((len(response_mask), 1), 1 / len(response_mask), device=response_mask.device)
+    return aggregation_weights(response_mask, aggregation=aggregation, max_tokens=max_tokens)
+
+
+class GRPO:
+    """GRPO and its relatives as an ``Algorithm`` of the loop in ``policy_gradient``.
+
+    Args:
+        settings: see :class:`GRPOSettings`.
+    """
+
+    terms = ("loss/policy",)
+
+    def __init__(self, settings: GRPOSettings) -> None:
+        self.settings, self.group_size = settings, settings.group_size
+
+    def check(self, setup: PolicyGradientSetup) -> None:
+        """Raise a ValueError if there is a critic, or a price for leaving a reference that there is not."""
+        if self.settings.kl_coef > 0 and setup.reference is None:
+            raise ValueError(
+                f"kl_coef is {self.settings.kl_coef}, but there is no reference to keep near: give one, or "
+                "set it to 0"
             )
-            losses, ratio = unit_losses(
-                now.logps,
-                part.old_logps,
-                part.ref_logps,
-                part.advantages,
-                part.response_mask,
-                aggregation=aggregation,
-                kl_in=kl_in,
-                kl_coef=kl_coef,
-                clip=clip,
-                clip_high=clip_high,
-            )
-            loss = (weight * losses).sum()
-            # Processes average their gradients; the factor turns that average back into a sum.
-            optimisation.backward(loss * accelerator.num_processes, {"rows": rows, "token_ids": part.ids})
-            if not norms:
-                totals.largest("ratio/first_error", (ratio - 1).abs().max())
-            units = (
-                part.response_mask if aggregation != "sequence" else torch.ones_like(ratio, dtype=torch.bool)
-            )
-            share = units / (response_mask.sum() if aggregation != "sequence" else len(index))
-            clipped = (ratio < 1 - clip) | (ratio > 1 + high)
-            drift = kl_estimate(part.old_logps, now.logps.detach())
-            values = (
-                loss.detach(),
-                (share * clipped).sum(),
-                (share * ratio).sum(),
-                masked_sum(drift, part.response_mask) / response_mask.sum(),
-            )
-            totals.add(dict(zip(_UPDATE, values, strict=True)))
-        norms.append(optimisation.step())
-    found = totals.means(len(norms), _UPDATE, ["ratio/first_error"])
-    return found | {"grad_norm": sum(norms) / len(norms)}
+        if setup.scorer.value_head is not None:
+            raise ValueError("the group is the baseline here: build the PolicyScorer without a value_head")
+
+    def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """Each completion's advantage over its group, ``[B]``.
+
+        With ``kl_in="reward"`` the completion's log π/π_ref, times ``kl_coef``, comes off its score first.
+        ``reward/group_std`` is the scores' deviation within a group, mean over groups, and
+        ``group/zero_variance_fraction`` the share of groups without any difference, from which nothing is
+        learnt.
+        """
+        settings, rewards = self.settings, batch.scores
+        if settings.kl_in == "reward" and batch.ref_logps is not None:
+            kl = masked_sum(kl_estimate(batch.old_logps, batch.ref_logps), batch.response_mask, dim=1)
+            rewards = rewards - settings.kl_coef * kl
+        advantages = ESTIMATORS[settings.estimator](rewards, group_size=self.group_size)
+        flat = (advantages.view(-1, self.group_size) == 0).all(1)
+        metrics = {
+            "kl_coef": settings.kl_coef,
+            "advantage/std": float(advantages.std()),
+            "reward/group_std": float(batch.scores.view(-1, self.group_size).std(1).mean()),
+            "group/zero_variance_fraction": float(flat.float().mean()),
+        }
+        return replace(batch, advantages=advantages), metrics
+
+    def weights(self, response_mask: Tensor) -> Tensor:
+        """See :func:`unit_weights`."""
+        settings = self.settings
+        return unit_weights(
+            response_mask, aggregation=settings.aggregation, max_tokens=settings.max_new_tokens
+        )
+
+    def losses(self, batch: Batch, new: TokenScores) -> UnitLosses:
+        """See :func:`unit_losses`."""
+        settings = self.settings
+        loss, ratio = unit_losses(
+            new.logps,
+            batch.old_logps,
+            batch.old_logps if batch.ref_logps is None else batch.ref_logps,
+            batch.advantages,
+            batch.response_mask,
+            aggregation=settings.aggregation,
+            kl_in=settings.kl_in,
+            kl_coef=settings.kl_coef,
+            clip=settings.clip,
+            clip_high=settings.clip_high,
+        )
+        high = settings.clip if settings.clip_high is None else settings.clip_high
+        clipped = (ratio < 1 - settings.clip) | (ratio > 1 + high)
+        return UnitLosses(loss, ratio, clipped, terms={"loss/policy": loss})
+
+    def after_step(self, metrics: dict[str, float], completions: int) -> dict[str, float]:
+        """Nothing adapts."""
+        return {}
+
+    def load(self, numbers: dict[str, float]) -> None:
+        """There is nothing to load."""
 
 
 def train_grpo(
-    pieces: PolicyGradientSetup,
+    setup: PolicyGradientSetup,
     prompts: Sequence[list[int]],
+    settings: GRPOSettings,
     *,
-    steps: int,
-    prompts_per_step: int,
-    group_size: int,
-    max_new_tokens: int,
-    temperature: float,
-    epochs: int,
-    minibatches: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    clip: float,
-    kl_coef: float,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    estimator: Estimator = "grpo",
-    aggregation: Aggregation = "grpo",
-    kl_in: KLPlace = "loss",
-    clip_high: float | None = None,
-    schedule: str = "linear",
-    micro_batch_size: int | None = None,
-    resume: Resume | None = None,
+    optimiser: OptimiserSettings,
+    run: RunSettings,
 ) -> None:
-    """Train the policy on ``prompts_per_step * group_size`` completions per step.
-
-    Every random number comes from ``seed`` and the step: a resumed run is the same. Neither
-    ``micro_batch_size`` nor the number of processes changes the trajectory beyond rounding. ``clip_high`` is
-    DAPO's upper limit of the ratio, 1 + clip_high; None takes ``clip``.
-
-    Raises:
-        ValueError: if the choices of a method do not fit together (see ``grpo_terms``), the scorer has
-            a critic, or there are more minibatches than completions.
-    """
-    check_method(
-        estimator=estimator,
-        aggregation=aggregation,
-        kl_in=kl_in,
-        kl_coef=kl_coef,
-        reference=pieces.reference is not None,
-    )
-    if pieces.scorer.value_head is not None:
-        raise ValueError("the group is the baseline here: build the PolicyScorer without a value_head")
-    if minibatches > prompts_per_step * group_size:
-        raise ValueError(
-            f"{prompts_per_step} x {group_size} completions cannot make {minibatches} minibatches"
-        )
-    updates = epochs * minibatches
-    optimisation = Optimisation(
-        trainable_module(pieces.scorer),
-        accelerator=accelerator,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps * updates,
-        total_steps=steps * updates,
-        max_grad_norm=max_grad_norm,
-        schedule=schedule,
-        bad_batches=hooks.bad_batches,
-    )
-    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
-    for step in progress:
-        rows = batch_rows(len(prompts), prompts_per_step, step, seed=seed)
-        batch, metrics = collect_groups(
-            pieces,
-            [prompts[row] for row in rows],
-            group_size=group_size,
-            seeds=row_seeds(seed, step, rows=len(rows) * group_size),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            kl_coef=kl_coef,
-            estimator=estimator,
-            kl_in=kl_in,
-            micro_batch_size=micro_batch_size,
-            accelerator=accelerator,
-        )
-        started, rate = time.perf_counter(), optimisation.learning_rate
-        metrics |= update_groups(
-            batch,
-            optimisation,
-            epochs=epochs,
-            minibatches=minibatches,
-            aggregation=aggregation,
-            kl_in=kl_in,
-            kl_coef=kl_coef,
-            clip=clip,
-            clip_high=clip_high,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed * 1_000_003 + step,
-            micro_batch_size=micro_batch_size,
-        )
-        metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
-        progress.record(step, metrics)
+    """Train the policy of ``setup`` by GRPO or a relative; see ``policy_gradient.train``."""
+    train(GRPO(settings), setup, prompts, optimiser=optimiser, run=run)

@@ -4,17 +4,15 @@ Follows Ziegler et al. 2019 and Stiennon et al. 2020: one batch of continuations
 reward model, a KL penalty for each token, a critic, generalised advantage estimates, then a few epochs of
 clipped updates. Deviations from those papers: the critic is a linear head on the policy's own hidden states;
 only LoRA weights are trained; the frozen trunk below them is computed once per batch and shared by policy,
-reference and reward model.
+reference and reward model. The loop is in ``policy_gradient``; here is what makes it PPO.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rlhf_lite.functional import (
@@ -27,36 +25,34 @@ from rlhf_lite.functional import (
     ppo_policy_loss,
     ppo_value_loss,
 )
-from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.rollouts import UpdateMetrics, micro_rows, minibatch_rows, roll_out
-from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, batch_rows
-
-Controller = AdaptiveKLController | FixedKLController
+from rlhf_lite.models.policy import TokenScores
+from rlhf_lite.training.policy_gradient import PolicyGradientSettings, UnitLosses, train
+from rlhf_lite.training.rollouts import Batch
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
+from rlhf_lite.training.setup import PolicyGradientSetup
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One rollout; B rows, S = prompt + response columns, every tensor ``[B, S]`` unless noted.
+@dataclass(frozen=True, kw_only=True)
+class PPOSettings(PolicyGradientSettings):
+    """What PPO is told.
 
-    Log-probabilities, values, advantages and returns are 0 where ``response_mask`` is False.
+    Attributes:
+        value_clip: values move at most this far in a step's updates; None for no limit.
+        value_coef: weight of the value loss.
+        gamma: γ, discount per token.
+        lam: λ of generalised advantage estimation.
+        kl_target: KL to aim at, in nats per sequence, by adapting β; None keeps it.
+        kl_horizon: completions over which β adapts.
+        whiten_advantages: give the advantages of a batch mean 0 and standard deviation 1.
     """
 
-    hidden: Tensor  # (B, S, H), the frozen trunk's states
-    ids: Tensor
-    mask: Tensor
-    response_mask: Tensor
-    scores: Tensor  # (B,), what is maximised
-    old_logps: Tensor
-    ref_logps: Tensor
-    old_values: Tensor
-    advantages: Tensor
-    returns: Tensor
-
-    def rows(self, index: Tensor) -> Batch:
-        """The given rows."""
-        return Batch(**{name: tensor[index] for name, tensor in vars(self).items()})
+    value_clip: float | None = 0.2
+    value_coef: float = 0.1
+    gamma: float = 1.0
+    lam: float = 0.95
+    kl_target: float | None = None
+    kl_horizon: float = 500.0
+    whiten_advantages: bool = True
 
 
 def token_rewards(
@@ -80,204 +76,91 @@ def token_rewards(
     return rewards
 
 
-@torch.no_grad()
-def collect(
-    pieces: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    *,
-    seeds: Sequence[int],
-    max_new_tokens: int,
-    temperature: float,
-    kl_coef: float,
-    gamma: float,
-    lam: float,
-    whiten: bool,
-    micro_batch_size: int | None = None,
-    accelerator: Accelerator | None = None,
-) -> tuple[Batch, dict[str, float]]:
-    """Sample one continuation per prompt, score it, and estimate advantages.
+class PPO:
+    """PPO as an ``Algorithm`` of the loop in ``policy_gradient``.
 
-    The arguments, also ``accelerator``, are those of :func:`rollouts.roll_out` and :func:`functional.gae`.
-
-    Raises:
-        ValueError: if the scorer has no value head, or there is no reference.
+    Args:
+        settings: see :class:`PPOSettings`.
     """
-    if pieces.scorer.value_head is None or pieces.reference is None:
-        raise ValueError("PPO needs a scorer with a value head and a reference; GRPO and RLOO do without")
-    found, metrics = roll_out(
-        pieces,
-        prompts,
-        seeds=seeds,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        micro_batch_size=micro_batch_size,
-        accelerator=accelerator,
-    )
-    response_mask, response = found.response_mask, found.response
-    rewards = token_rewards(found.old_logps, found.ref_logps, found.scores, response_mask, kl_coef=kl_coef)
-    advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
-    advantages[:, response], returns[:, response] = gae(
-        rewards[:, response], found.old_values[:, response], response_mask[:, response], gamma=gamma, lam=lam
-    )
-    error = masked_var(returns - found.old_values, response_mask)
-    metrics |= {
-        "kl_coef": kl_coef,
-        "advantage/std": float(masked_var(advantages, response_mask).sqrt()),
-        "value/explained_variance": float(1 - error / masked_var(returns, response_mask).clamp_min(1e-8)),
-    }
-    batch = Batch(
-        hidden=found.hidden,
-        ids=found.ids,
-        mask=found.mask,
-        response_mask=response_mask,
-        scores=found.scores,
-        old_logps=found.old_logps,
-        ref_logps=found.ref_logps,
-        old_values=found.old_values,
-        advantages=masked_whiten(advantages, response_mask) if whiten else advantages,
-        returns=returns,
-    )
-    return batch, metrics
 
+    group_size = 1
+    terms = ("loss/policy", "loss/value")
 
-_UPDATE = ("loss/policy", "loss/value", "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
+    def __init__(self, settings: PPOSettings) -> None:
+        self.settings = settings
+        self._price: AdaptiveKLController | FixedKLController = FixedKLController(settings.kl_coef)
+        if settings.kl_target is not None:
+            self._price = AdaptiveKLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
 
+    def check(self, setup: PolicyGradientSetup) -> None:
+        """Raise a ValueError without a critic or a reference."""
+        if setup.scorer.value_head is None or setup.reference is None:
+            raise ValueError("PPO needs a scorer with a value head and a reference; GRPO and RLOO do without")
 
-def update(
-    batch: Batch,
-    optimisation: Optimisation,
-    *,
-    epochs: int,
-    minibatches: int,
-    clip: float,
-    value_clip: float | None,
-    value_coef: float,
-    temperature: float,
-    seed: int,
-    micro_batch_size: int | None = None,
-) -> dict[str, float]:
-    """Several epochs of clipped updates on one rollout; returns the mean of each metric over the updates.
+    def advantages(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """Advantages and returns of each token, by generalised advantage estimation.
 
-    A mean over a minibatch's tokens is a sum with weights 1 / tokens: it may be added up in parts, over
-    micro-batches and over processes, and stays the same.
+        Aₜ = Σₖ (γλ)ᵏ δₜ₊ₖ with δₜ = rₜ + γ Vₜ₊₁ - Vₜ, and the return Aₜ + Vₜ (Schulman et al. 2016).
+        """
+        counts, columns, settings = batch.response_mask, batch.response, self.settings
+        rewards = token_rewards(
+            batch.old_logps, batch.ref_logps, batch.scores, counts, kl_coef=self._price.value
+        )
+        advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
+        advantages[:, columns], returns[:, columns] = gae(
+            rewards[:, columns],
+            batch.old_values[:, columns],
+            counts[:, columns],
+            gamma=settings.gamma,
+            lam=settings.lam,
+        )
+        error = masked_var(returns - batch.old_values, counts)
+        metrics = {
+            "kl_coef": self._price.value,
+            "advantage/std": float(masked_var(advantages, counts).sqrt()),
+            "value/explained_variance": float(1 - error / masked_var(returns, counts).clamp_min(1e-8)),
+        }
+        if settings.whiten_advantages:
+            advantages = masked_whiten(advantages, counts)
+        return replace(batch, advantages=advantages, returns=returns), metrics
 
-    ``ratio/first_error`` is the largest |ρ - 1| in the very first minibatch: nothing has moved yet, so that
-    it must be zero up to rounding. It is the cheapest check that sampling, masks and shift agree.
-    """
-    accelerator = optimisation.accelerator
-    totals, norms = UpdateMetrics(accelerator), []
-    for index in minibatch_rows(len(batch.ids), epochs=epochs, minibatches=minibatches, seed=seed):
-        tokens = batch.response_mask[index].sum()
-        for rows in micro_rows(index, micro_batch_size=micro_batch_size, accelerator=accelerator):
-            part, weights = batch.rows(rows), batch.response_mask[rows] / tokens
-            now = optimisation.module(
-                part.hidden, part.ids, part.mask, part.response_mask, temperature=temperature
-            )
-            policy = ppo_policy_loss(now.logps, part.old_logps, part.advantages, clip=clip)
-            value = ppo_value_loss(now.values, part.old_values, part.returns, clip=value_clip)
-            loss = (weights * (policy + value_coef * value)).sum()
-            # Processes average their gradients; the factor turns that average back into a sum.
-            optimisation.backward(loss * accelerator.num_processes, {"rows": rows, "token_ids": part.ids})
-            logps = now.logps.detach()
-            ratio = (logps - part.old_logps).exp()
-            if not norms:
-                totals.largest("ratio/first_error", (ratio - 1).abs().max())
-            values = (
-                policy.detach(),
-                value.detach(),
-                ((ratio - 1).abs() > clip).float(),
-                ratio,
-                kl_estimate(part.old_logps, logps),
-            )
-            totals.add({name: (weights * each).sum() for name, each in zip(_UPDATE, values, strict=True)})
-        norms.append(optimisation.step())
-    found = totals.means(len(norms), _UPDATE, ["ratio/first_error"])
-    return found | {"grad_norm": sum(norms) / len(norms)}
+    def weights(self, response_mask: Tensor) -> Tensor:
+        """The loss is the mean over the minibatch's tokens."""
+        return response_mask / response_mask.sum()
+
+    def losses(self, batch: Batch, new: TokenScores) -> UnitLosses:
+        """Policy loss + value_coef * value loss of each token.
+
+        With ρ = π/π_old, the policy's is -min(ρ A, clip(ρ, 1 ± ε) A) (Schulman et al. 2017, equation 7).
+        """
+        settings = self.settings
+        policy = ppo_policy_loss(new.logps, batch.old_logps, batch.advantages, clip=settings.clip)
+        value = ppo_value_loss(new.values, batch.old_values, batch.returns, clip=settings.value_clip)
+        ratio = (new.logps.detach() - batch.old_logps).exp()
+        return UnitLosses(
+            loss=policy + settings.value_coef * value,
+            ratio=ratio,
+            clipped=(ratio - 1).abs() > settings.clip,
+            terms={"loss/policy": policy, "loss/value": value},
+        )
+
+    def after_step(self, metrics: dict[str, float], completions: int) -> dict[str, float]:
+        """Move β towards its target."""
+        self._price.update(metrics["kl/nats_per_seq"], completions)
+        return {"kl_coef": self._price.value}
+
+    def load(self, numbers: dict[str, float]) -> None:
+        """Continue with this β."""
+        self._price.value = numbers["kl_coef"]
 
 
 def train_ppo(
-    pieces: PolicyGradientSetup,
+    setup: PolicyGradientSetup,
     prompts: Sequence[list[int]],
+    settings: PPOSettings,
     *,
-    steps: int,
-    prompts_per_step: int,
-    max_new_tokens: int,
-    temperature: float,
-    epochs: int,
-    minibatches: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    clip: float,
-    value_clip: float | None,
-    value_coef: float,
-    gamma: float,
-    lam: float,
-    kl_coef: float,
-    kl_target: float | None,
-    kl_horizon: float,
-    whiten_advantages: bool,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    schedule: str = "linear",
-    micro_batch_size: int | None = None,
-    resume: Resume | None = None,
+    optimiser: OptimiserSettings,
+    run: RunSettings,
 ) -> None:
-    """Train the policy. Every random number comes from ``seed`` and the step: a resumed run is the same.
-
-    Neither ``micro_batch_size`` (rows per forward pass; None takes a whole minibatch) nor the number of
-    processes changes the trajectory beyond rounding.
-
-    The scorer of ``pieces`` needs a value head.
-
-    The metrics are those of :func:`collect` and :func:`update`; the book's metrics page explains each.
-    """
-    updates = epochs * minibatches
-    optimisation = Optimisation(
-        trainable_module(pieces.scorer),
-        accelerator=accelerator,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps * updates,
-        total_steps=steps * updates,
-        max_grad_norm=max_grad_norm,
-        schedule=schedule,
-        bad_batches=hooks.bad_batches,
-    )
-    controller: Controller = FixedKLController(kl_coef)
-    if kl_target is not None:
-        controller = AdaptiveKLController(kl_coef, kl_target, kl_horizon)
-    if resume is not None:
-        controller.value = resume.numbers["kl_coef"]
-    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
-    for step in progress:
-        rows = batch_rows(len(prompts), prompts_per_step, step, seed=seed)
-        batch, metrics = collect(
-            pieces,
-            [prompts[row] for row in rows],
-            seeds=row_seeds(seed, step, rows=len(rows)),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            kl_coef=controller.value,
-            gamma=gamma,
-            lam=lam,
-            whiten=whiten_advantages,
-            micro_batch_size=micro_batch_size,
-            accelerator=accelerator,
-        )
-        started, rate = time.perf_counter(), optimisation.learning_rate
-        metrics |= update(
-            batch,
-            optimisation,
-            epochs=epochs,
-            minibatches=minibatches,
-            clip=clip,
-            value_clip=value_clip,
-            value_coef=value_coef,
-            temperature=temperature,
-            seed=seed * 1_000_003 + step,
-            micro_batch_size=micro_batch_size,
-        )
-        metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
-        controller.update(metrics["kl/nats_per_seq"], len(rows))
-        progress.record(step, metrics, numbers={"kl_coef": controller.value})
+    """Train policy and critic of ``setup`` by PPO; see ``policy_gradient.train``."""
+    train(PPO(settings), setup, prompts, optimiser=optimiser, run=run)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from rlhf_lite.training.step import Hooks, Optimisation, Resume, evaluating
+from rlhf_lite.training.batches import batch_rows
+from rlhf_lite.training.distributed import micro_batches
+from rlhf_lite.training.settings import RunSettings
+from rlhf_lite.training.step import Optimisation, evaluating
 
 _WEIGHT, _VALUE, _STEP, _MISSES = "best/weight/", "best/value", "best/step", "best/misses"
 
@@ -15,7 +18,7 @@ _WEIGHT, _VALUE, _STEP, _MISSES = "best/weight/", "best/value", "best/step", "be
 class Progress:
     """The steps of a run, as something to loop over::
 
-        progress = Progress(optimisation, steps=100, hooks=hooks, resume=resume)
+        progress = Progress(optimisation, run)
         for step in progress:  # counts from 0, or from where the interrupted run stood
             ...
             progress.record(step, metrics)
@@ -23,21 +26,17 @@ class Progress:
     After the last step the weights are those of the best one, if the hooks ask for early stopping.
 
     Args:
-        optimisation: the run's optimiser; it is loaded from ``resume``.
-        steps: length of the run.
-        hooks: whom to tell.
-        resume: where an interrupted run continues, or None.
+        optimisation: the run's optimiser; it is loaded from ``run.resume``.
+        run: length of the run, whom to tell, and where an interrupted run continues.
     """
 
-    def __init__(
-        self, optimisation: Optimisation, *, steps: int, hooks: Hooks, resume: Resume | None = None
-    ) -> None:
-        self._optimisation, self._steps, self._hooks = optimisation, steps, hooks
+    def __init__(self, optimisation: Optimisation, run: RunSettings) -> None:
+        self._optimisation, self._run, self._hooks = optimisation, run, run.hooks
         self._first, self._stopped = 0, False
         self._best: dict[str, Tensor] = {}
         self._numbers: dict[str, float] = {}
         self._logged: set[str] = set()
-        if resume is not None:
+        if (resume := run.resume) is not None:
             optimisation.load(resume.tensors)
             self._first = resume.step
             self._best = {
@@ -49,15 +48,31 @@ class Progress:
             self._stopped = self._out_of_patience()
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self._first, self._steps):
+        for step in range(self._first, self._run.steps):
             if self._stopped:
                 break
             yield step
         self._go_back_to_the_best()
 
+    def batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int], list[list[int]]]]:
+        """The steps of a trainer on fixed data.
+
+        Args:
+            lengths: of the data rows, so that a batch holds rows of similar length.
+
+        Yields:
+            number of the step, rows of the whole batch, and this process's rows of it in parts.
+        """
+        run = self._run
+        for step in self:
+            # Dropout draws from torch's global generator; a resumed run must draw the same.
+            torch.manual_seed(run.seed * 1_000_003 + step)
+            rows = batch_rows(len(lengths), run.batch_size, step, seed=run.seed, lengths=lengths)
+            yield step, rows, micro_batches(rows, accumulation=run.accumulation, accelerator=run.accelerator)
+
     def due(self, step: int, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens after ``step``."""
-        return (step + 1) % every == 0 or step + 1 == self._steps
+        return (step + 1) % every == 0 or step + 1 == self._run.steps
 
     def record(
         self,

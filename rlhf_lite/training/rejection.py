@@ -9,73 +9,70 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 
 from rlhf_lite.rollout.best_of_n import choose_best
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.rollouts import Scored, roll_out
+from rlhf_lite.training.batches import batch_rows
+from rlhf_lite.training.rollouts import Batch, roll_out
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings
 from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
-from rlhf_lite.training.step import Hooks, Resume, batch_rows
 
 
-def winners(batch: Scored, *, n: int) -> tuple[list[Example], list[float]]:
+@dataclass(frozen=True, kw_only=True)
+class RejectionSettings:
+    """What rejection sampling is told.
+
+    Attributes:
+        n: candidates per prompt, at least 2.
+        max_new_tokens: length limit of a candidate.
+        temperature: of the sampling.
+        sft_steps: optimiser steps of the fine-tuning in each round.
+        sft_batch_size: winners per optimiser step.
+    """
+
+    n: int
+    max_new_tokens: int
+    sft_steps: int
+    sft_batch_size: int
+    temperature: float = 1.0
+
+
+def winners(batch: Batch, *, n: int) -> tuple[list[Example], list[float]]:
     """The best of every n adjacent rows, of equals the first, as training examples, with their scores.
 
     The end token is part of an example where it was sampled; a response that was cut has none to imitate.
     """
     scores = batch.scores.view(-1, n)
     place = choose_best(scores)
-    rows = torch.arange(len(place), device=place.device) * n + place
-    examples = []
-    for ids, mask, response_mask in zip(
-        batch.ids[rows], batch.mask[rows], batch.response_mask[rows], strict=True
-    ):
-        examples.append(Example(ids[mask & ~response_mask].tolist(), ids[response_mask].tolist()))
-    return examples, batch.scores[rows].tolist()
+    best = batch.rows(torch.arange(len(place), device=place.device) * n + place)
+    rows = zip(best.ids, best.mask & ~best.response_mask, best.response_mask, strict=True)
+    examples = [Example(ids[prompt].tolist(), ids[response].tolist()) for ids, prompt, response in rows]
+    return examples, best.scores.tolist()
 
 
 def train_rejection(
-    pieces: PolicyGradientSetup,
+    setup: PolicyGradientSetup,
     prompts: Sequence[list[int]],
+    settings: RejectionSettings,
     *,
-    rounds: int,
-    prompts_per_round: int,
-    n: int,
-    max_new_tokens: int,
-    temperature: float,
-    steps_per_round: int,
-    batch_size: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    weight_decay: float = 0.0,
-    accumulation: int = 1,
-    schedule: str = "linear",
-    micro_batch_size: int | None = None,
-    resume: Resume | None = None,
+    optimiser: OptimiserSettings,
+    run: RunSettings,
 ) -> None:
-    """Train the policy on the winners of ``rounds`` rounds; each round starts with a new optimiser.
+    """Train the policy on the winners of ``run.steps`` rounds; each round starts with a new optimiser.
 
-    Every random number comes from ``seed`` and the round: a run that is resumed after a round is the same.
-    ``hooks`` are called once per round, not per optimiser step.
+    Every random number comes from the seed and the round: a run that is resumed after a round is the same.
+    The hooks are called once per round, not per optimiser step.
 
     Args:
-        pieces: as for GRPO; the reference only measures the distance, and may be None.
+        setup: as for GRPO; the reference only measures the distance, and may be None.
         prompts: token ids.
-        rounds: of sampling and imitating.
-        prompts_per_round: how many prompts are answered n times each.
-        n: candidates per prompt, at least 2.
-        max_new_tokens: length limit of a candidate.
-        temperature: of the sampling.
-        steps_per_round, batch_size, learning_rate, warmup_steps, max_grad_norm, weight_decay, accumulation,
-            schedule: of the fine-tuning, see ``sft.train_sft``.
-        micro_batch_size: rows per forward pass when candidates are scored.
+        settings: of sampling and fine-tuning.
+        optimiser: of each round.
+        run: its ``steps`` are rounds, its ``batch_size`` prompts per round.
 
     Metrics of a round: those of ``rollouts.roll_out`` for all candidates, ``reward/best`` (the winners' mean
     score), ``loss/nats_per_token`` (mean over the round's steps), ``grad_norm`` (likewise) and
@@ -84,50 +81,46 @@ def train_rejection(
     Raises:
         ValueError: if n < 2, or a batch is larger than the number of winners.
     """
+    n, hooks = settings.n, run.hooks
     if n < 2:
         raise ValueError(f"n must be at least 2: the best of {n} is no choice")
-    if batch_size > prompts_per_round:
-        raise ValueError(f"{prompts_per_round} winners a round cannot fill a batch of {batch_size}")
-    trained = {name: p for name, p in pieces.scorer.named_parameters() if p.requires_grad}
+    if settings.sft_batch_size > run.batch_size:
+        raise ValueError(
+            f"{run.batch_size} winners a round cannot fill a batch of {settings.sft_batch_size}"
+        )
+    trained = {name: p for name, p in setup.scorer.named_parameters() if p.requires_grad}
     done = 0
-    if resume is not None:
-        done = resume.step
+    if run.resume is not None:
+        done = run.resume.step
         for name, parameter in trained.items():
-            parameter.data.copy_(resume.tensors[f"weight/{name}"])
-    for number in range(done, rounds):
-        rows = batch_rows(len(prompts), prompts_per_round, number, seed=seed)
+            parameter.data.copy_(run.resume.tensors[f"weight/{name}"])
+    for number in range(done, run.steps):
+        rows = batch_rows(len(prompts), run.batch_size, number, seed=run.seed)
         batch, metrics = roll_out(
-            pieces,
+            setup,
             [prompts[row] for row in rows],
-            seeds=row_seeds(seed, number, rows=len(rows) * n),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
+            seeds=row_seeds(run.seed, number, rows=len(rows) * n),
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
             repeats=n,
-            micro_batch_size=micro_batch_size,
-            accelerator=accelerator,
+            micro_batch_size=run.micro_batch_size,
+            accelerator=run.accelerator,
         )
         examples, best = winners(batch, n=n)
         started, lines = time.perf_counter(), []
-        train_sft(
-            pieces.scorer,
-            examples,
-            validation=[],
-            pad_token_id=pieces.pad_token_id,
-            steps=steps_per_round,
-            batch_size=batch_size,
-            accumulation=accumulation,
-            schedule=schedule,
-            learning_rate=learning_rate,
-            warmup_steps=warmup_steps,
-            max_grad_norm=max_grad_norm,
-            weight_decay=weight_decay,
-            validate_every=steps_per_round,
-            seed=seed * 1_000_003 + number,
-            accelerator=accelerator,
+        one_round = replace(
+            run,
+            steps=settings.sft_steps,
+            batch_size=settings.sft_batch_size,
+            seed=run.seed * 1_000_003 + number,
             hooks=Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches),
+            resume=None,
+        )
+        train_sft(
+            setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round
         )
         # The accelerator remembers every optimiser it prepared; without this they would add up.
-        accelerator.free_memory()
+        run.accelerator.free_memory()
         metrics |= {
             "reward/best": sum(best) / len(best),
             "loss/nats_per_token": sum(line["loss/nats_per_token"] for line in lines) / len(lines),
@@ -135,5 +128,5 @@ def train_rejection(
             "seconds/update": time.perf_counter() - started,
         }
         hooks.on_step(number + 1, metrics)
-        if hooks.save is not None and ((number + 1) % hooks.save_every == 0 or number + 1 == rounds):
+        if hooks.save is not None and ((number + 1) % hooks.save_every == 0 or number + 1 == run.steps):
             hooks.save(number + 1, {f"weight/{name}": p.detach() for name, p in trained.items()}, {})

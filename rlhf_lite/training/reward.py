@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rlhf_lite.data.collate import pad_right
 from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.training.batches import epoch_steps, split_by_length
-from rlhf_lite.training.checks import require_frozen_trunk
+from rlhf_lite.training.batches import split_by_length
+from rlhf_lite.training.distributed import BatchMeans
+from rlhf_lite.training.preference.data import TextPair
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.step import (
-    Hooks,
-    Optimisation,
-    Resume,
-    batch_rows,
-    evaluating,
-    micro_batches,
-)
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
+from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
 from rlhf_lite.types import Preference
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings:
+    """What the training of a reward model is told.
+
+    Attributes:
+        centre: weight of the penalty (r_chosen + r_rejected)², which keeps scores around zero.
+    """
+
+    centre: float = 0.01
 
 
 def pair_texts(pairs: Sequence[Preference]) -> list[str]:
@@ -36,16 +43,21 @@ def score_pairs(model: RewardModel, pairs: Sequence[Preference]) -> tuple[Tensor
 
 
 def _batch_scores(
-    model: RewardModel, module: nn.Module, texts: Sequence[str], device: torch.device
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Scores ``[B]`` of a batch of texts, with gradient, and the tokens they were computed from."""
+    model: RewardModel, module: nn.Module, pairs: Sequence[TextPair]
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Scores ``[B]`` of chosen and rejected texts, with gradient, and the tokens they were computed from."""
+    texts = [p.chosen_ids for p in pairs] + [p.rejected_ids for p in pairs]
+    lengths = [p.characters[0] for p in pairs] + [p.characters[1] for p in pairs]
+    device = model.model.device
     scores, seen = torch.zeros(len(texts), device=device), {}
-    for number, rows in enumerate(split_by_length([len(text) for text in texts])):
-        ids, mask = (tensor.to(device) for tensor in model.encode([texts[i] for i in rows]))
+    for number, rows in enumerate(split_by_length(lengths)):
+        batch = pad_right([texts[i] for i in rows], model.tokenizer.pad_token_id)
+        ids, mask = (tensor.to(device) for tensor in batch)
         part = module(model.body.trunk(ids, mask), mask)
         scores = scores.index_put((torch.tensor(rows, device=device),), part)
         seen |= {f"ids-{number}": ids, f"mask-{number}": mask}
-    return scores, seen
+    chosen, rejected = scores.chunk(2)
+    return chosen, rejected, seen
 
 
 def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, float]:
@@ -59,35 +71,30 @@ def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, f
     }
 
 
+_METRICS = ("loss/nats_per_pair", "loss/centring", "accuracy/fraction", "margin/score")
+
+
 def train_reward(
     model: RewardModel,
-    pairs: Sequence[Preference],
+    pairs: Sequence[TextPair],
+    settings: RewardSettings,
     *,
-    epochs: int,
-    batch_size: int,
-    accumulation: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    weight_decay: float,
-    centre: float,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    resume: Resume | None = None,
-    schedule: str = "linear",
-    gradient_checkpointing: bool = False,
+    optimiser: OptimiserSettings,
+    run: RunSettings,
     validation: Sequence[Preference] = (),
-    validate_every: int = 50,
 ) -> None:
     """Train adapter and score head on ``pairs``.
 
+    The loss of a pair is -log σ(r_chosen - r_rejected), the negative log-likelihood of a Bradley-Terry model
+    (Ouyang et al. 2022, equation 1), plus the centring penalty.
+
     Args:
         model: a new or partly trained reward model.
-        pairs: preferences; the loss of each counts the same.
-        centre: weight of the penalty that keeps scores around zero.
+        pairs: from ``preference.data.encode_texts``; the loss of each counts the same.
+        settings: of the loss.
+        optimiser: see there.
+        run: see there.
         validation: held-out preferences, or none.
-        validate_every: steps between measurements on them; the last step is always measured.
 
     Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``loss/centring`` (the
     penalty times its weight; the sum of the two is minimised), ``accuracy/fraction`` on
@@ -95,55 +102,22 @@ def train_reward(
     also ``val_loss/nats_per_pair`` and ``val_accuracy/fraction``.
     """
     require_frozen_trunk(model.body)
-    model.body.checkpoint_top(gradient_checkpointing)
-    steps = reward_steps(len(pairs), batch_size=batch_size, epochs=epochs)
-    optimisation = Optimisation(
-        model,
-        accelerator=accelerator,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        total_steps=steps,
-        max_grad_norm=max_grad_norm,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        bad_batches=hooks.bad_batches,
-    )
-    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
-    # Characters stand in for tokens: only the order matters.
-    lengths = [len(p.prompt) + max(len(p.chosen), len(p.rejected)) for p in pairs]
-    device = accelerator.device
-    for step in progress:
-        # Dropout draws from torch's global generator; a resumed run must draw the same.
-        torch.manual_seed(seed * 1_000_003 + step)
-        rows = batch_rows(len(pairs), batch_size, step, seed=seed, lengths=lengths)
-        rate, sums = optimisation.learning_rate, torch.zeros(4, device=device)
-        for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
-            texts = pair_texts([pairs[row] for row in part])
-            scores, seen = _batch_scores(model, optimisation.module, texts, device)
-            chosen, rejected = scores[: len(part)], scores[len(part) :]
+    model.body.checkpoint_top(run.gradient_checkpointing)
+    optimisation = Optimisation(model, optimiser, run)
+    progress = Progress(optimisation, run)
+    for step, rows, parts in progress.batches([max(pair.characters) for pair in pairs]):
+        rate, means = optimisation.learning_rate, BatchMeans(_METRICS, run.accelerator)
+        for part in parts:
+            chosen, rejected, seen = _batch_scores(model, optimisation.module, [pairs[row] for row in part])
             losses = bradley_terry_loss(chosen, rejected)
-            penalty = centre * centring_penalty(chosen, rejected)
-            # Processes average their gradients; the factor turns that average back into a sum.
-            loss = (losses + penalty).sum() / len(rows) * accelerator.num_processes
+            penalty = settings.centre * centring_penalty(chosen, rejected)
+            loss = (losses + penalty).sum() / len(rows)
             optimisation.backward(loss, {"rows": torch.tensor(part)} | seen)
-            margin = (chosen - rejected).detach()
-            right = (margin > 0).float()
-            sums += torch.stack([x.detach().sum() for x in (losses, penalty, right, margin)])
+            margin = chosen - rejected
+            values = (losses, penalty, (margin > 0).float(), margin)
+            means.add(dict(zip(_METRICS, values, strict=True)))
         norm = optimisation.step()
-        loss, centring, accuracy, margin = (accelerator.reduce(sums, "sum") / len(rows)).tolist()
-        metrics = {
-            "loss/nats_per_pair": loss,
-            "loss/centring": centring,
-            "accuracy/fraction": accuracy,
-            "margin/score": margin,
-            "grad_norm": norm,
-            "learning_rate": rate,
-        }
-        if validation and progress.due(step, validate_every):
+        metrics = means.result() | {"grad_norm": norm, "learning_rate": rate}
+        if validation and progress.due(step, run.validate_every):
             metrics |= {f"val_{name}": value for name, value in pair_metrics(model, validation).items()}
         progress.record(step, metrics)
-
-
-def reward_steps(n_pairs: int, *, batch_size: int, epochs: int) -> int:
-    """Optimiser steps of a training run: whole batches only."""
-    return epoch_steps(n_pairs, batch_size=batch_size, epochs=epochs)

@@ -1,4 +1,4 @@
-"""The parts a policy-gradient trainer is handed, and how to train a model that has no adapters."""
+"""What a policy-gradient trainer is handed, and how to train a model that has no adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_lite.rollout.rewards import Decode, Reward
 
 @dataclass(frozen=True)
 class PolicyGradientSetup:
-    """What a policy-gradient trainer needs besides numbers.
+    """Policy, reference and reward of a policy-gradient trainer.
 
     With adapters, ``pipeline.phases`` builds it. For a small model all of whose weights are trained::
 
@@ -56,11 +56,11 @@ class LiveScorer(nn.Module):
         self.scorer = scorer
 
     def forward(
-        self, hidden: Tensor, ids: Tensor, mask: Tensor, wanted: Tensor, **options: float | bool
+        self, hidden: Tensor, ids: Tensor, mask: Tensor, score_mask: Tensor, **options: float | bool
     ) -> TokenScores:
         """As ``PolicyScorer.forward``; ``hidden`` is ignored."""
         embedded = self.scorer.body.lower.get_input_embeddings()(ids)
-        return self.scorer(embedded, ids, mask, wanted, **options)
+        return self.scorer(embedded, ids, mask, score_mask, **options)
 
 
 def trainable_module(scorer: PolicyScorer) -> nn.Module:

@@ -11,23 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.data.formatting import Template, chat_template, common_length
 from rlhf_lite.functional import masked_sum
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.training.checks import require_frozen_trunk
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.step import (
-    Hooks,
-    Optimisation,
-    Resume,
-    batch_rows,
-    evaluating,
-    micro_batches,
-)
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
+from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
 from rlhf_lite.types import Message
 
 
@@ -65,9 +57,9 @@ def encode_examples(
     examples = []
     for prompt, completion in zip(prompts, completions, strict=True):
         full = completion + ([tokenizer.eos_token_id] if end else [])
-        kept = full[: max(0, max_tokens - len(prompt))]
-        if prompt and kept:
-            examples.append(Example(prompt, kept))
+        full = full[: max(0, max_tokens - len(prompt))]
+        if prompt and full:
+            examples.append(Example(prompt, full))
     return examples
 
 
@@ -132,13 +124,13 @@ def collate_examples(examples: Sequence[Example], pad_token_id: int) -> tuple[Te
     """Token ids, mask, and the completion's mask, each ``[B, S]``, padded on the right."""
     ids, mask = pad_right([e.prompt + e.completion for e in examples], pad_token_id)
     starts = torch.tensor([len(e.prompt) for e in examples]).unsqueeze(1)
-    wanted = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
+    score_mask = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
     for row, example in enumerate(examples):
         if example.counts is not None:
-            wanted[row, len(example.prompt) : len(example.prompt) + len(example.counts)] &= torch.tensor(
+            score_mask[row, len(example.prompt) : len(example.prompt) + len(example.counts)] &= torch.tensor(
                 example.counts
             )
-    return ids, mask, wanted
+    return ids, mask, score_mask
 
 
 def completion_loss(
@@ -148,10 +140,10 @@ def completion_loss(
     total, count = 0.0, 0
     with evaluating(scorer):
         for start in range(0, len(examples), batch_size):
-            ids, mask, wanted = collate_examples(examples[start : start + batch_size], pad_token_id)
-            ids, mask, wanted = (tensor.to(scorer.model.device) for tensor in (ids, mask, wanted))
-            total -= float(scorer.score(ids, mask, wanted).logps.sum())
-            count += int(wanted.sum())
+            ids, mask, score_mask = collate_examples(examples[start : start + batch_size], pad_token_id)
+            ids, mask, score_mask = (tensor.to(scorer.model.device) for tensor in (ids, mask, score_mask))
+            total -= float(scorer.score(ids, mask, score_mask).logps.sum())
+            count += int(score_mask.sum())
     return total / count
 
 
@@ -159,22 +151,10 @@ def train_sft(
     scorer: PolicyScorer,
     examples: Sequence[Example],
     *,
-    validation: Sequence[Example],
     pad_token_id: int,
-    steps: int,
-    batch_size: int,
-    accumulation: int,
-    learning_rate: float,
-    warmup_steps: int,
-    max_grad_norm: float,
-    weight_decay: float,
-    validate_every: int,
-    seed: int,
-    accelerator: Accelerator,
-    hooks: Hooks,
-    resume: Resume | None = None,
-    schedule: str = "linear",
-    gradient_checkpointing: bool = False,
+    optimiser: OptimiserSettings,
+    run: RunSettings,
+    validation: Sequence[Example] = (),
 ) -> None:
     """Train the scorer's trainable parameters on the completions.
 
@@ -182,46 +162,31 @@ def train_sft(
     number of completion tokens in the *whole* batch, so that neither padding, nor accumulation, nor the
     number of processes changes the gradient.
 
-    Metrics: ``loss/nats_per_token``, ``grad_norm``, ``learning_rate`` and, every ``validate_every`` steps and
-    at the end, ``val_loss/nats_per_token``.
+    Metrics: ``loss/nats_per_token``, ``grad_norm``, ``learning_rate`` and, with ``validation``, every
+    ``run.validate_every`` steps and at the end, ``val_loss/nats_per_token``.
     """
     require_frozen_trunk(scorer.body)
-    scorer.body.checkpoint_top(gradient_checkpointing)
-    optimisation = Optimisation(
-        scorer,
-        accelerator=accelerator,
-        learning_rate=learning_rate,
-        warmup_steps=warmup_steps,
-        total_steps=steps,
-        max_grad_norm=max_grad_norm,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        bad_batches=hooks.bad_batches,
-    )
-    progress = Progress(optimisation, steps=steps, hooks=hooks, resume=resume)
+    scorer.body.checkpoint_top(run.gradient_checkpointing)
+    optimisation = Optimisation(scorer, optimiser, run)
+    progress = Progress(optimisation, run)
     lengths = [len(example.prompt) + len(example.completion) for example in examples]
-    device = accelerator.device
-    for step in progress:
-        # Dropout draws from torch's global generator; a resumed run must draw the same.
-        torch.manual_seed(seed * 1_000_003 + step)
-        rows = batch_rows(len(examples), batch_size, step, seed=seed, lengths=lengths)
+    device = run.accelerator.device
+    for step, rows, parts in progress.batches(lengths):
         tokens = sum(examples[row].counted for row in rows)
         rate, total = optimisation.learning_rate, torch.zeros((), device=device)
-        for part in micro_batches(rows, accumulation=accumulation, accelerator=accelerator):
+        for part in parts:
             batch = collate_examples([examples[row] for row in part], pad_token_id)
-            ids, mask, wanted = (tensor.to(device) for tensor in batch)
+            ids, mask, score_mask = (tensor.to(device) for tensor in batch)
             hidden = scorer.body.trunk(ids, mask)
-            scores = optimisation.module(hidden, ids, mask, wanted)
-            # Processes average their gradients; the factor turns that average back into a sum.
-            loss = -masked_sum(scores.logps, wanted) / tokens * accelerator.num_processes
-            optimisation.backward(
-                loss, {"rows": torch.tensor(part), "ids": ids, "mask": mask, "wanted": wanted}
-            )
+            scores = optimisation.module(hidden, ids, mask, score_mask)
+            loss = -masked_sum(scores.logps, score_mask) / tokens
+            seen = {"rows": torch.tensor(part), "ids": ids, "mask": mask, "score_mask": score_mask}
+            optimisation.backward(loss, seen)
             total += loss.detach()
         norm = optimisation.step()
-        total = float(accelerator.reduce(total, "mean"))
+        total = float(run.accelerator.reduce(total, "sum"))
         metrics = {"loss/nats_per_token": total, "grad_norm": norm, "learning_rate": rate}
-        if validation and progress.due(step, validate_every):
+        if validation and progress.due(step, run.validate_every):
             metrics["val_loss/nats_per_token"] = completion_loss(
                 scorer, validation, pad_token_id=pad_token_id
             )

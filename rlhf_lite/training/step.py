@@ -1,4 +1,4 @@
-"""What every trainer shares: batches by step number, and one optimiser step on ``accelerate``.
+"""One optimiser step, on ``accelerate``, and the learning rate over a run.
 
 In a run of several processes every process holds the whole model, works on its own rows, and the gradients
 are averaged by one collective call per optimiser step. That is done here rather than by a wrapper around the
@@ -11,94 +11,48 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rlhf_lite.errors import NonFiniteError
-from rlhf_lite.training.batches import batch_rows, micro_batches
-from rlhf_lite.training.schedule import check_schedule, learning_rate_factor
+from rlhf_lite.models.trunk import SplitBody
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
 
-__all__ = [
-    "EarlyStopping",
-    "Hooks",
-    "Optimisation",
-    "Resume",
-    "batch_rows",
-    "evaluating",
-    "learning_rate_factor",
-    "micro_batches",
-]
+# What the learning rate falls to, as a fraction of its peak.
+FLOOR = 0.1
 
-Metrics = Mapping[str, float]
+# From the fraction of the decay that has passed, 0 to 1, to the fraction of the peak.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "linear": lambda passed: 1.0 - (1.0 - FLOOR) * passed,
+    "cosine": lambda passed: FLOOR + (1.0 - FLOOR) * 0.5 * (1.0 + math.cos(math.pi * passed)),
+    "constant": lambda passed: 1.0,
+}
 
 
-@dataclass(frozen=True)
-class EarlyStopping:
-    """Stop when a metric no longer improves, and go back to the weights that were best.
+def learning_rate_factor(
+    step: int, *, warmup_steps: int, total_steps: int, schedule: str = "linear"
+) -> float:
+    """Linear warm-up from 1/warmup_steps to 1, then the schedule, down to a tenth at ``total_steps``.
 
-    Attributes:
-        metric: its name in the log, such as ``val_loss/nats_per_token``.
-        patience: how many values in a row may be no better than the best one.
-        mode: whether low (``min``) or high (``max``) is good.
-        min_delta: a value is better only if it is better by more than this.
+    Args:
+        step: from 0.
+        warmup_steps: how many steps the warm-up takes; 0 for none.
+        total_steps: length of the run.
+        schedule: ``linear``, ``cosine`` (Loshchilov & Hutter 2017, one half period) or ``constant``, which
+            stays at 1.
+
+    Raises:
+        ValueError: if there is no such schedule.
     """
-
-    metric: str
-    patience: int
-    mode: Literal["min", "max"] = "min"
-    min_delta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("min", "max") or self.patience < 1:
-            raise ValueError(
-                "early stopping needs mode 'min' or 'max' and a patience of at least 1, "
-                f"got mode {self.mode!r} and patience {self.patience}"
-            )
-
-    def better(self, value: float, best: float) -> bool:
-        """Whether ``value`` beats ``best``; NaN beats nothing."""
-        gain = best - value if self.mode == "min" else value - best
-        return gain > self.min_delta
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """How a trainer talks to whoever runs it.
-
-    Attributes:
-        on_step: called with (step, metrics) after each optimiser step; steps count from 1.
-        save: called with the step number and the state's tensors and numbers, when a checkpoint is due.
-        save_every: steps between checkpoints.
-        evaluate: called with the step number, in evaluation mode and without gradients; what it returns is
-            merged into the metrics of that step. In a run of several processes every process calls it.
-        evaluate_every: steps between evaluations; the last step is always evaluated.
-        early_stopping: when to stop before the last step; needs a metric that some step logs.
-        bad_batches: folder for the batch that made a loss or a gradient NaN or infinite.
-    """
-
-    on_step: Callable[[int, Metrics], None]
-    save: Callable[[int, Mapping[str, Tensor], Mapping[str, float]], None] | None = None
-    save_every: int = 5
-    evaluate: Callable[[int], Metrics] | None = None
-    evaluate_every: int = 1
-    early_stopping: EarlyStopping | None = None
-    bad_batches: Path | None = None
-
-
-@dataclass(frozen=True)
-class Resume:
-    """Where an interrupted phase continues: the last completed step, and the state saved after it."""
-
-    step: int
-    tensors: Mapping[str, Tensor]
-    numbers: Mapping[str, float]
+    if schedule not in SCHEDULES:
+        raise ValueError(f"there is no schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    rest = max(1, total_steps - warmup_steps)
+    return SCHEDULES[schedule](min(1.0, (step - warmup_steps) / rest))
 
 
 @contextmanager
@@ -114,38 +68,38 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
+def require_frozen_trunk(body: SplitBody) -> None:
+    """Raise a ValueError if something below the split would have to be trained.
+
+    The trunk runs without gradient: an adapter there would be left out of training without a word.
+    """
+    wrong = [name for name, p in body.lower.named_parameters() if p.requires_grad]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} trainable parameters lie below the split at layer {body.depth}, where no gradient "
+            f"reaches them (the first is {wrong[0]}): give the scorer top_layers=None or the top_layers of "
+            "its adapter"
+        )
+
+
 class Optimisation:
     """AdamW on the trainable parameters of a module, with warm-up, decay, clipping, and a saveable state.
 
     Args:
         module: what is trained; its parameters with ``requires_grad``.
-        accelerator: places the module; its processes average their gradients.
-        learning_rate: peak learning rate.
-        warmup_steps: see :func:`learning_rate_factor`.
-        total_steps: see :func:`learning_rate_factor`.
-        max_grad_norm: gradients are scaled down to this norm, all of them by the same factor.
-        weight_decay: of AdamW.
-        schedule: see :func:`learning_rate_factor`.
-        bad_batches: folder for batches that made a loss or a gradient NaN or infinite; None keeps none.
+        optimiser: the settings; warm-up and decay count steps of the run.
+        run: its length, its accelerator, and the folder for batches that made a loss or a gradient NaN or
+            infinite.
+        updates_per_step: optimiser steps that a step of the run takes.
 
     Raises:
         ValueError: if nothing is trainable, there is no such schedule, or the accelerator shards the model.
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        *,
-        accelerator: Accelerator,
-        learning_rate: float,
-        warmup_steps: int,
-        total_steps: int,
-        max_grad_norm: float,
-        weight_decay: float = 0.0,
-        schedule: str = "linear",
-        bad_batches: Path | None = None,
+        self, module: nn.Module, optimiser: OptimiserSettings, run: RunSettings, *, updates_per_step: int = 1
     ) -> None:
-        check_schedule(schedule)
+        accelerator = run.accelerator
         self._names = [name for name, p in module.named_parameters() if p.requires_grad]
         self._parameters = [p for p in module.parameters() if p.requires_grad]
         if not self._parameters:
@@ -156,14 +110,16 @@ class Optimisation:
                 f"the accelerator shards the model ({kind}), and these trainers need the whole model in "
                 "every process: use accelerate launch --multi_gpu"
             )
-        optimizer = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay)
+        self._settings, self._done = optimiser, 0
+        self._warmup, self._total = optimiser.warmup_steps * updates_per_step, run.steps * updates_per_step
+        adam = torch.optim.AdamW(
+            self._parameters, lr=self.learning_rate, weight_decay=optimiser.weight_decay
+        )
         self.accelerator = accelerator
         # "Evaluation" to accelerate means: place it, apply its mixed precision, and do not wrap it.
         self.module = accelerator.prepare_model(module, evaluation_mode=True)
-        self.optimizer = accelerator.prepare_optimizer(optimizer)
-        self._peak, self._warmup, self._total = learning_rate, warmup_steps, total_steps
-        self._max_norm, self._schedule, self._done = max_grad_norm, schedule, 0
-        self._bad_batches, self._failure = bad_batches, ""
+        self.optimizer = accelerator.prepare_optimizer(adam)
+        self._bad_batches, self._failure = run.hooks.bad_batches, ""
         self._seen: list[dict[str, Tensor]] = []
         if accelerator.num_processes > 1:
             with torch.no_grad():
@@ -173,21 +129,27 @@ class Optimisation:
     @property
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
-        return self._peak * learning_rate_factor(
-            self._done, warmup_steps=self._warmup, total_steps=self._total, schedule=self._schedule
+        return self._settings.learning_rate * learning_rate_factor(
+            self._done,
+            warmup_steps=self._warmup,
+            total_steps=self._total,
+            schedule=self._settings.schedule,
         )
 
     def backward(self, loss: Tensor, batch: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradient of ``loss``, a scalar.
 
         Args:
-            loss: its gradient is *averaged* over the processes: multiply by their number for a sum.
+            loss: what these rows contribute to the loss of the whole batch: the contributions of all parts
+                and processes add up.
             batch: what the loss was computed from (row numbers, token ids), to be saved if it goes wrong.
 
         Raises:
             NonFiniteError: if the loss is NaN or infinite. With several processes :meth:`step` raises it, in
                 all of them at once.
         """
+        # Processes average their gradients; the factor turns that average back into a sum.
+        loss = loss * self.accelerator.num_processes
         if batch is not None:
             self._seen.append({**batch, "loss": loss.detach()})
         if not bool(torch.isfinite(loss)):
@@ -205,7 +167,7 @@ class Optimisation:
         """
         if self.accelerator.num_processes > 1:
             self._average_gradients()
-        norm = float(self.accelerator.clip_grad_norm_(self._parameters, self._max_norm))
+        norm = float(self.accelerator.clip_grad_norm_(self._parameters, self._settings.max_grad_norm))
         if not math.isfinite(norm):
             self._stop(f"the gradient norm is {norm}")
         for group in self.optimizer.param_groups:
@@ -226,10 +188,10 @@ class Optimisation:
         used = [p for p, count in zip(self._parameters, flags, strict=False) if count > 0]
         if not used:
             return
-        pieces = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
-        flat = self.accelerator.reduce(torch.cat([piece.flatten().float() for piece in pieces]), "mean")
-        for parameter, piece in zip(used, flat.split([p.numel() for p in used]), strict=True):
-            parameter.grad = piece.view_as(parameter).to(parameter.dtype)
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in used]
+        flat = self.accelerator.reduce(torch.cat([g.flatten().float() for g in gradients]), "mean")
+        for parameter, gradient in zip(used, flat.split([p.numel() for p in used]), strict=True):
+            parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
     def _stop(self, what: str) -> None:
         """Save the batch since the last update, and raise."""
@@ -238,13 +200,13 @@ class Optimisation:
             rank = self.accelerator.process_index
             path = self._bad_batches / f"nonfinite-step-{self._done + 1:06d}-process-{rank}.safetensors"
             path.parent.mkdir(parents=True, exist_ok=True)
-            found = {
+            tensors = {
                 f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
                 for part, batch in enumerate(self._seen)
                 for name, tensor in batch.items()
             }
             losses = [float(batch["loss"]) for batch in self._seen]
-            save_file(found, str(path), metadata={"reason": message, "losses": json.dumps(losses)})
+            save_file(tensors, str(path), metadata={"reason": message, "losses": json.dumps(losses)})
             message += f"; the batch (rows, token ids, loss) is in {path}"
         raise NonFiniteError(message)
 
@@ -264,11 +226,11 @@ class Optimisation:
     def tensors(self) -> dict[str, Tensor]:
         """Weights and Adam moments, by name: all that is needed to continue."""
         state = self.optimizer.state
-        found = {f"weight/{name}": weight for name, weight in self.weights().items()}
+        tensors = {f"weight/{name}": weight for name, weight in self.weights().items()}
         for name, parameter in zip(self._names, self._parameters, strict=True):
             for key, value in state.get(parameter, {}).items():
-                found[f"adam/{key}/{name}"] = torch.as_tensor(value).detach()
-        return found | {"steps": torch.tensor(self._done)}
+                tensors[f"adam/{key}/{name}"] = torch.as_tensor(value).detach()
+        return tensors | {"steps": torch.tensor(self._done)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from what :meth:`tensors` gave.

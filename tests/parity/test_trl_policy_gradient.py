@@ -34,9 +34,9 @@ from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Mixture, Part, text_reward
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import batch_rows
-from rlhf_lite.training.grpo import METHODS, train_grpo
+from rlhf_lite.training.grpo import METHODS, GRPOSettings, train_grpo
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings
 from rlhf_lite.training.setup import PolicyGradientSetup
-from rlhf_lite.training.step import Hooks
 
 STEPS, GROUP, LENGTH, EPOCHS, RATE, BETA, HEAT = 3, 4, 8, 2, 5e-3, 0.3, 0.8
 PROMPTS = ["The film ", "A", "It is ", "One hour in, "]
@@ -71,15 +71,15 @@ def seeds_of(step: int) -> dict[int, list[int]]:
 def ours(base: str, **method) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     policy = load_policy(base, precision="fp32")
     model = add_adapter(policy.model, lora_config(policy.model, **SHAPE), "default", seed=0).eval()
-    actors = AdapterPolicies(model, None)
+    adapters = AdapterPolicies(model, None)
     two = {
         "vowels": Part(text_reward(lambda prompts, texts: vowels(texts))),
         "lengths": Part(text_reward(lambda prompts, texts: lengths(texts)), weight=0.1),
     }
-    pieces = PolicyGradientSetup(
+    setup = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=SHAPE["top_layers"]),
-        reference=actors.scoring(None),
-        sampling=actors.sampling("default"),
+        reference=adapters.scoring(None),
+        sampling=adapters.sampling("default"),
         reward=Mixture(two),
         eos_token_id=policy.tokenizer.eos_token_id,
         pad_token_id=policy.tokenizer.pad_token_id,
@@ -87,11 +87,17 @@ def ours(base: str, **method) -> tuple[list[dict[str, float]], dict[str, torch.T
     )
     lines: list[dict[str, float]] = []
     train_grpo(
-        pieces, encode_prompts(policy.tokenizer, PROMPTS), steps=STEPS, prompts_per_step=len(PROMPTS),
-        group_size=GROUP, max_new_tokens=LENGTH, temperature=HEAT, epochs=EPOCHS, minibatches=1,
-        learning_rate=RATE, warmup_steps=0, schedule="constant", max_grad_norm=1.0, clip=0.1, kl_coef=BETA,
-        seed=0, accelerator=Accelerator(cpu=True), hooks=Hooks(lambda _, line: lines.append(dict(line))),
-        **method,
+        setup,
+        encode_prompts(policy.tokenizer, PROMPTS),
+        GRPOSettings(
+            group_size=GROUP, max_new_tokens=LENGTH, temperature=HEAT, epochs=EPOCHS, minibatches=1, clip=0.1,
+            kl_coef=BETA, **method,
+        ),
+        optimiser=OptimiserSettings(learning_rate=RATE, schedule="constant", max_grad_norm=1.0),
+        run=RunSettings(
+            steps=STEPS, batch_size=len(PROMPTS), seed=0, accelerator=Accelerator(cpu=True),
+            hooks=Hooks(lambda _, line: lines.append(dict(line))),
+        ),
     )  # fmt: skip
     return lines, {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
 

@@ -30,11 +30,11 @@ from tiny_models import save_base
 from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import new_reward_model
-from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.preference.data import encode_preferences
-from rlhf_lite.training.reward import pair_texts, train_reward
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.preference.data import encode_preferences, encode_texts
+from rlhf_lite.training.reward import RewardSettings, pair_texts, train_reward
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
 from rlhf_lite.training.sft import encode_examples, train_sft
-from rlhf_lite.training.step import Hooks
 from rlhf_lite.types import Preference
 
 STEPS, RATE = 5, 5e-3
@@ -110,12 +110,10 @@ def run_theirs(trainer) -> tuple[list[float], list[float]]:
 
 def run_ours(train, *args, loss: tuple[str, ...], **options) -> tuple[list[float], list[float]]:
     lines = []
-    train(
-        *args,
-        accelerator=Accelerator(cpu=True),
-        hooks=Hooks(lambda step, metrics: lines.append(dict(metrics))),
-        **OURS | options,
-    )
+    hooks = Hooks(lambda step, metrics: lines.append(dict(metrics)))
+    given = OURS | {"steps": STEPS, "accelerator": Accelerator(cpu=True), "hooks": hooks}
+    optimiser, run = split(given, OptimiserSettings, RunSettings)
+    train(*args, optimiser=optimiser, run=run, **options)
     return [sum(line[name] for name in loss) for line in lines], [line["grad_norm"] for line in lines]
 
 
@@ -170,10 +168,7 @@ def test_sft(trl, base, tmp_path):
         scorer,
         examples,
         loss=("loss/nats_per_token",),
-        validation=[],
-        validate_every=100,
         pad_token_id=tokenizer.pad_token_id,
-        steps=STEPS,
     )
     assert_same(got, expected)
 
@@ -204,7 +199,8 @@ def test_reward(trl, base, tmp_path):
     expected = run_theirs(trainer)
     # TRL's loss includes the centring penalty, ours is logged beside it: compare what both minimise.
     names = ("loss/nats_per_pair", "loss/centring")
-    got = run_ours(train_reward, model, PAIRS, loss=names, epochs=STEPS, centre=0.05)
+    encoded = encode_texts(model.tokenizer, PAIRS, max_tokens=64).pairs
+    got = run_ours(train_reward, model, encoded, RewardSettings(centre=0.05), loss=names)
     assert_same(got, expected)
 
 
@@ -229,10 +225,9 @@ def test_dpo(trl, base, tmp_path, precompute):
         train_dpo,
         scorer,
         encoded.pairs,
+        DPOSettings(beta=0.3),
         loss=("loss/per_pair",),
         reference=lambda: using_adapter(scorer.model, None),
-        beta=0.3,
         pad_token_id=tokenizer.pad_token_id,
-        steps=STEPS,
     )
     assert_same(got, expected)

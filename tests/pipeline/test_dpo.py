@@ -85,11 +85,11 @@ def test_sampled_pairs_are_ordered_as_the_reward_model_orders_them(both: tuple[P
     config = settings(SMALL | {"method": "both", "dpo.source": "policy", "dpo.pairs": 16})
     run = Run(config, folder, visible=False)
     policy = load_policy(config.model.name, precision="fp32")
-    actors = build_adapter_policies(run, policy, trained=False)
-    scorer = PolicyScorer(actors.model, top_layers=config.lora.top_layers)
+    adapters = build_adapter_policies(run, policy, trained=False)
+    scorer = PolicyScorer(adapters.model, top_layers=config.lora.top_layers)
     prompts = list(dict.fromkeys(record.prompt for record in records))[:4]
-    pairs, texts = policy_pairs(run, policy, actors, scorer, prompts)
-    again, _ = policy_pairs(run, policy, actors, scorer, prompts)
+    pairs, texts = policy_pairs(run, policy, adapters, scorer, prompts)
+    again, _ = policy_pairs(run, policy, adapters, scorer, prompts)
     assert [pair.chosen_ids for pair in pairs] == [pair.chosen_ids for pair in again]  # seeded
     assert all(pair.chosen_ids != pair.rejected_ids and pair.margin > 0 for pair in pairs)
     assert [text.prompt for text in texts] == [p for p in prompts if p in {t.prompt for t in texts}]

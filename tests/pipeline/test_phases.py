@@ -1,4 +1,4 @@
-"""What the phases share: prompts that may be empty, the cast of PPO, the control, what a run remembers."""
+"""What the phases share: prompts that may be empty, the setup of PPO, the control, what a run remembers."""
 
 from __future__ import annotations
 
@@ -26,16 +26,10 @@ from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import STATE_FILE, Run
 from rlhf_lite.pipeline.phases import POLICY, build_ppo_setup
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.ppo import collect, token_rewards
+from rlhf_lite.training.policy_gradient import collect
+from rlhf_lite.training.ppo import PPO, PPOSettings, token_rewards
 
-COLLECT = {
-    "max_new_tokens": 5,
-    "temperature": 1.0,
-    "kl_coef": 0.1,
-    "gamma": 1.0,
-    "lam": 0.95,
-    "whiten": False,
-}
+COLLECT = PPO(PPOSettings(max_new_tokens=5, kl_coef=0.1, whiten_advantages=False))
 
 
 def test_an_empty_prompt_becomes_the_start_token():
@@ -54,24 +48,24 @@ def run(finished, settings) -> Run:
 
 
 @pytest.fixture(scope="module")
-def cast(run):
+def ppo_setup(run):
     return build_ppo_setup(run, trained=True)
 
 
-def policy_of(cast, adapter, **changes) -> EvalPolicy:
-    return EvalPolicy("sft", cast.adapters.model, cast.policy.tokenizer, adapter, **changes)
+def policy_of(ppo_setup, adapter, **changes) -> EvalPolicy:
+    return EvalPolicy("sft", ppo_setup.adapters.model, ppo_setup.policy.tokenizer, adapter, **changes)
 
 
-def test_the_cast_has_the_trained_policy_and_its_critic(run, cast):
-    prompts = encode_prompts(cast.policy.tokenizer, run.texts.test_prompts[:6])
-    batch, metrics = collect(cast.training, prompts, seeds=row_seeds(0, 7, rows=6), **COLLECT)
+def test_the_setup_has_the_trained_policy_and_its_critic(run, ppo_setup):
+    prompts = encode_prompts(ppo_setup.policy.tokenizer, run.texts.test_prompts[:6])
+    batch, metrics = collect(COLLECT, ppo_setup.training, prompts, seeds=row_seeds(0, 7, rows=6))
     assert abs(metrics["kl/nats_per_seq"]) > 1e-4  # not the reference any more
     assert float(batch.old_values[batch.response_mask].abs().max()) > 0  # a critic that was trained
     # The reward is the reward model's, on the scale of human texts.
-    text = batch.mask & ~(batch.response_mask & (batch.ids == cast.policy.tokenizer.eos_token_id))
+    text = batch.mask & ~(batch.response_mask & (batch.ids == ppo_setup.policy.tokenizer.eos_token_id))
     with torch.no_grad():
-        raw = cast.reward(cast.reward.body.trunk(batch.ids, text), text)
-    torch.testing.assert_close(batch.scores, cast.reward.normalise(raw), atol=1e-4, rtol=1e-4)
+        raw = ppo_setup.reward(ppo_setup.reward.body.trunk(batch.ids, text), text)
+    torch.testing.assert_close(batch.scores, ppo_setup.reward.normalise(raw), atol=1e-4, rtol=1e-4)
     assert metrics["reward/rm_raw"] == pytest.approx(float(raw.mean()), abs=1e-4)
     assert metrics["reward/part_rm"] == metrics["reward/rm_raw"]
     rewards = token_rewards(batch.old_logps, batch.ref_logps, batch.scores, batch.response_mask, kl_coef=0.1)
@@ -79,19 +73,19 @@ def test_the_cast_has_the_trained_policy_and_its_critic(run, cast):
     torch.testing.assert_close(rewards.sum(1), batch.scores - 0.1 * kl, atol=1e-5, rtol=1e-5)
 
 
-def test_a_new_cast_starts_from_the_reference(run, cast):
-    fresh = build_ppo_setup(run, trained=False, reward=cast.reward)
-    assert fresh.reward is cast.reward
+def test_a_new_setup_starts_from_the_reference(run, ppo_setup):
+    fresh = build_ppo_setup(run, trained=False, reward=ppo_setup.reward)
+    assert fresh.reward is ppo_setup.reward
     prompts = encode_prompts(fresh.policy.tokenizer, run.texts.test_prompts[:4])
-    batch, metrics = collect(fresh.training, prompts, seeds=range(4), **COLLECT)
+    batch, metrics = collect(COLLECT, fresh.training, prompts, seeds=range(4))
     assert metrics["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-5)
     assert (batch.old_values == 0).all()
 
 
-def test_the_best_of_n_is_a_policy_under_test(run, cast, monkeypatch):
-    prompts, start = run.texts.test_prompts[:8], cast.adapters.reference
-    sft, eight = policy_of(cast, start), policy_of(cast, start, best_of=8)
-    judges = Judges(reference=sft, reward=cast.training.reward)
+def test_the_best_of_n_is_a_policy_under_test(run, ppo_setup, monkeypatch):
+    prompts, start = run.texts.test_prompts[:8], ppo_setup.adapters.reference
+    sft, eight = policy_of(ppo_setup, start), policy_of(ppo_setup, start, best_of=8)
+    judges = Judges(reference=sft, reward=ppo_setup.training.reward)
     options = {"max_new_tokens": 5, "temperature": 1.0, "seed": 0, "batch_size": 3}
     plain, best = measure(sft, prompts, judges, **options), measure(eight, prompts, judges, **options)
     assert best.scores["reward"].mean() > plain.scores["reward"].mean()
@@ -114,16 +108,17 @@ def test_the_best_of_n_is_a_policy_under_test(run, cast, monkeypatch):
     with pytest.raises(ValueError, match="one answer"):
         measure(eight, prompts, judges, samples=2, **options)
     with pytest.raises(ValueError, match="the reference policy only"):
-        measure(policy_of(cast, POLICY, best_of=8), prompts, judges, **options)
+        measure(policy_of(ppo_setup, POLICY, best_of=8), prompts, judges, **options)
 
 
-def test_long_answers_are_scored_in_pieces(run, cast, monkeypatch):
+def test_long_answers_are_scored_in_pieces(run, ppo_setup, monkeypatch):
     """A pass over many answer tokens needs a row of logits for each."""
-    judges = Judges(reference=policy_of(cast, cast.adapters.reference), reward=cast.training.reward)
+    reference = policy_of(ppo_setup, ppo_setup.adapters.reference)
+    judges = Judges(reference=reference, reward=ppo_setup.training.reward)
     options = {"max_new_tokens": 5, "seed": 0}
-    whole = measure(policy_of(cast, POLICY), run.texts.test_prompts[:7], judges, **options)
+    whole = measure(policy_of(ppo_setup, POLICY), run.texts.test_prompts[:7], judges, **options)
     monkeypatch.setattr(answers_module, "_SCORED", 10)  # two answers of five tokens
-    pieces = measure(policy_of(cast, POLICY), run.texts.test_prompts[:7], judges, **options)
+    pieces = measure(policy_of(ppo_setup, POLICY), run.texts.test_prompts[:7], judges, **options)
     assert pieces.texts == whole.texts and pieces.ended.tolist() == whole.ended.tolist()
     for name in ("kl", "reward", "reference_nats"):
         assert pieces.scores[name] == pytest.approx(whole.scores[name], abs=1e-4)
@@ -150,9 +145,10 @@ def test_what_auto_meant_at_the_start_holds_to_the_end(settings, tmp_path, monke
     run = Run(config, tmp_path, visible=False)
     assert run.precision == "bf16" and run.policy.model.dtype == torch.bfloat16
     run_pipeline(config, output=tmp_path, only=["reward"], resume=True, visible=False)
-    cast = build_ppo_setup(run, trained=False)
-    assert cast.policy.model.dtype == torch.bfloat16
-    assert cast.reward.model.get_base_model().base_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+    ppo_setup = build_ppo_setup(run, trained=False)
+    assert ppo_setup.policy.model.dtype == torch.bfloat16
+    body = ppo_setup.reward.model.get_base_model().base_model
+    assert body.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
 
 
 def test_a_named_precision_needs_no_memory(settings, tmp_path):

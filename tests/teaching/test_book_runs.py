@@ -12,8 +12,8 @@ from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import build_ppo_setup, save_run_ppo
 from rlhf_lite.teaching import book_runs as chapters
-from rlhf_lite.training.ppo import train_ppo
-from rlhf_lite.training.step import Hooks
+from rlhf_lite.training.ppo import PPOSettings, train_ppo
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, pick
 
 
 @pytest.fixture
@@ -78,16 +78,21 @@ def test_a_chapter_that_trains_ppo_itself_leaves_what_the_phase_would(run: Run, 
     chapters.require(run, "sft", "reward", "ppo")
     wanted = load_file(run.output / "ppo" / "adapter" / "adapter_model.safetensors")
     chapters.remake(run, "ppo")
-    cast = build_ppo_setup(run, trained=False)
+    setup, config = build_ppo_setup(run, trained=False), run.config.ppo
     train_ppo(
-        cast.training,
-        encode_prompts(cast.policy.tokenizer, run.texts.ppo_prompts),
-        seed=run.config.seed,
-        accelerator=run.accelerator,
-        hooks=Hooks(lambda step, metrics: None),
-        **run.config.ppo.model_dump(),
+        setup.training,
+        encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
+        pick(PPOSettings, config),
+        optimiser=pick(OptimiserSettings, config),
+        run=RunSettings(
+            steps=config.steps,
+            batch_size=config.prompts_per_step,
+            seed=run.config.seed,
+            accelerator=run.accelerator,
+            hooks=Hooks(lambda step, metrics: None),
+        ),
     )
-    save_run_ppo(run, cast)
+    save_run_ppo(run, setup)
     assert run.finished("ppo") and chapters.fits(run, "ppo")
     found = load_file(run.output / "ppo" / "adapter" / "adapter_model.safetensors")
     assert found.keys() == wanted.keys()

@@ -26,6 +26,7 @@ from runners import (
     bare,
     new_reward,
     new_scorer,
+    records,
     run_dpo,
     run_reward,
     run_sft,
@@ -54,7 +55,7 @@ def reward(base: str, **options) -> Job:
 
 
 def policy_gradient(module, **options) -> Job:
-    parts, recorder = module.pieces(), Recorder()
+    parts, recorder = module.new_setup(), Recorder()
     module.train(parts, hooks=recorder.hooks, **options)
     return recorder.lines, parts.scorer
 
@@ -77,9 +78,8 @@ def jobs(base: str) -> dict[str, Callable[[], Job]]:
 def stops_everywhere() -> int:
     """How many processes stop when the loss of the last one is NaN."""
     scorer, main = new_scorer(), accelerator()
-    optimisation = Optimisation(
-        scorer, accelerator=main, learning_rate=0.1, warmup_steps=0, total_steps=1, max_grad_norm=1.0
-    )
+    options = {"steps": 1, "batch_size": 1, "seed": 0, "learning_rate": 0.1}
+    optimisation = Optimisation(scorer, *records(Recorder(), options))
     loss = sum(p.sum() for p in scorer.parameters() if p.requires_grad)
     last = main.process_index == main.num_processes - 1
     try:

@@ -23,11 +23,13 @@ from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.models.reward_model import RewardModel, new_reward_model
 from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Reward
-from rlhf_lite.training.dpo import train_dpo
-from rlhf_lite.training.reward import train_reward
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.preference.data import encode_texts
+from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
-from rlhf_lite.training.step import Hooks, Resume
 from rlhf_lite.types import Preference
 
 __all__ = ["byte_tokenizer", "llama", "shake", "token_rows"]
@@ -130,13 +132,20 @@ class Recorder:
         return Resume(step, *self.saved[step])
 
 
+def records(recorder: Recorder, options: dict[str, Any], *kinds: type) -> tuple[Any, ...]:
+    """The records of a trainer, its own first, from options by name."""
+    options = {"accelerator": accelerator(), "hooks": recorder.hooks} | options
+    return split(options, *kinds, OptimiserSettings, RunSettings)
+
+
 def run_sft(
     scorer: PolicyScorer, examples=EXAMPLES, *, recorder: Recorder | None = None, **changes
 ) -> Recorder:
     recorder = recorder or Recorder()
-    options = COMMON | {"validation": [], "pad_token_id": 0, "steps": 4, "validate_every": 2}
-    accelerator_ = changes.pop("accelerator", None) or accelerator()
-    train_sft(scorer, examples, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    validation = changes.pop("validation", ())
+    options = COMMON | {"steps": 4, "validate_every": 2} | changes
+    optimiser, run = records(recorder, options)
+    train_sft(scorer, examples, pad_token_id=0, optimiser=optimiser, run=run, validation=validation)
     return recorder
 
 
@@ -144,17 +153,21 @@ def run_reward(
     model: RewardModel, pairs=PREFERENCES, *, recorder: Recorder | None = None, **changes
 ) -> Recorder:
     recorder = recorder or Recorder()
-    options = COMMON | {"epochs": 1, "centre": 0.01}
-    accelerator_ = changes.pop("accelerator", None) or accelerator()
-    train_reward(model, pairs, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    validation, epochs = changes.pop("validation", ()), changes.pop("epochs", 1)
+    options = COMMON | {"centre": 0.01} | changes
+    encoded = encode_texts(model.tokenizer, pairs, max_tokens=model.max_tokens).pairs
+    options["steps"] = epoch_steps(len(encoded), batch_size=options["batch_size"], epochs=epochs)
+    settings, optimiser, run = records(recorder, options, RewardSettings)
+    train_reward(model, encoded, settings, optimiser=optimiser, run=run, validation=validation)
     return recorder
 
 
 def run_dpo(scorer: PolicyScorer, data=PAIRS, *, recorder: Recorder | None = None, **changes) -> Recorder:
     recorder = recorder or Recorder()
-    options = COMMON | {"pad_token_id": 0, "steps": 4, "beta": 0.5, "reference": bare(scorer)}
-    accelerator_ = changes.pop("accelerator", None) or accelerator()
-    train_dpo(scorer, data, accelerator=accelerator_, hooks=recorder.hooks, **options | changes)
+    given = {name: changes.pop(name) for name in ("known_reference", "validation") if name in changes}
+    given["reference"] = changes.pop("reference", bare(scorer))
+    settings, optimiser, run = records(recorder, COMMON | {"steps": 4, "beta": 0.5} | changes, DPOSettings)
+    train_dpo(scorer, data, settings, pad_token_id=0, optimiser=optimiser, run=run, **given)
     return recorder
 
 
@@ -162,20 +175,20 @@ def run_dpo(scorer: PolicyScorer, data=PAIRS, *, recorder: Recorder | None = Non
 EOS, PAD, WANTED_TOKEN, TOKENS = 2, 0, 7, 16
 
 
-def policy_pieces(
+def policy_setup(
     *, reward: Reward, trained: bool = False, top_layers: int | None = 2, critic: bool = False
 ) -> PolicyGradientSetup:
     """A tiny policy with an adapter, its bare model as the reference, and perhaps a critic."""
     model = llama(vocab=TOKENS, initializer_range=0.1)
     shape = lora_config(model, rank=4, alpha=8.0, dropout=0.0, top_layers=top_layers)
-    actors = AdapterPolicies(add_adapter(model, shape, "policy", seed=0).eval(), None)
+    adapters = AdapterPolicies(add_adapter(model, shape, "policy", seed=0).eval(), None)
     if trained:
-        shake(actors.model, "policy", scale=0.05)
+        shake(adapters.model, "policy", scale=0.05)
     head = ValueHead(HIDDEN) if critic else None
     return PolicyGradientSetup(
-        scorer=PolicyScorer(actors.model, top_layers=top_layers, value_head=head),
-        reference=actors.scoring(None),
-        sampling=actors.sampling("policy"),
+        scorer=PolicyScorer(adapters.model, top_layers=top_layers, value_head=head),
+        reference=adapters.scoring(None),
+        sampling=adapters.sampling("policy"),
         reward=reward,
         eos_token_id=EOS,
         pad_token_id=PAD,
@@ -225,7 +238,7 @@ def timeless(lines: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def assert_resume_is_exact(
-    pieces: Callable[[], Any],
+    setup: Callable[[], Any],
     train: Callable[..., list[dict[str, float]]],
     folder: Path,
     *,
@@ -235,13 +248,13 @@ def assert_resume_is_exact(
     """A policy-gradient run that is stopped and resumed from disk ends where the other ends.
 
     Args:
-        pieces: makes what ``train`` trains; has a ``scorer``.
-        train: takes pieces, ``hooks`` and ``resume``, and returns the metrics of its steps.
+        setup: makes what ``train`` trains; has a ``scorer``.
+        train: takes it, ``hooks`` and ``resume``, and returns the metrics of its steps.
         folder: for the saved states.
         stop: the step that is interrupted before it is saved; the resumed run repeats it.
         **length: the argument of ``train`` that says how long the run is.
     """
-    whole = pieces()
+    whole = setup()
     expected = train(whole, **length)
 
     def on_step(step: int, metrics) -> None:
@@ -252,9 +265,9 @@ def assert_resume_is_exact(
         save_step(folder, step, tensors, numbers, keep=1)
 
     with pytest.raises(KeyboardInterrupt):
-        train(pieces(), hooks=Hooks(on_step, save, 1), **length)
+        train(setup(), hooks=Hooks(on_step, save, 1), **length)
     assert saved_steps(folder) == [stop - 1]
-    parts = pieces()
+    parts = setup()
     torch.manual_seed(99)  # another process
     got = train(parts, resume=Resume(stop - 1, *load_step(folder, stop - 1)), **length)
     assert timeless(got) == timeless(expected[stop - 1 :])

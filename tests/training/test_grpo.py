@@ -17,16 +17,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, naive_logps, token_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
+from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_setup, weights
 
 from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training import rollouts
-from rlhf_lite.training.grpo import METHODS, GroupBatch, collect_groups, train_grpo, update_groups
-from rlhf_lite.training.grpo_terms import unit_losses, unit_weights
+from rlhf_lite.training.batches import minibatch_rows
+from rlhf_lite.training.grpo import GRPO, METHODS, GRPOSettings, train_grpo, unit_losses, unit_weights
+from rlhf_lite.training.policy_gradient import collect, update
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference, trainable_module
-from rlhf_lite.training.step import Hooks, Optimisation, Resume
+from rlhf_lite.training.step import Optimisation
 
 ACCELERATOR = Accelerator(cpu=True)
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2], vocab=TOKENS, seed=1)
@@ -36,11 +38,11 @@ def count_wanted(batch):
     return 10 * ((batch.ids == WANTED_TOKEN) & batch.response_mask).sum(1) / batch.response_mask.sum(1)
 
 
-pieces = partial(policy_pieces, reward=count_wanted)
+new_setup = partial(policy_setup, reward=count_wanted)
 
 OPTIONS = {
     "steps": 3,
-    "prompts_per_step": 3,
+    "batch_size": 3,
     "group_size": 4,
     "max_new_tokens": 6,
     "temperature": 1.0,
@@ -59,8 +61,18 @@ EVERY_METHOD = pytest.mark.parametrize("method", list(METHODS))
 def train(parts: PolicyGradientSetup, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
     lines: list[dict[str, float]] = []
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
-    train_grpo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
+    train_on(parts, PROMPTS, hooks, resume=resume, **changes)
     return lines
+
+
+def train_on(parts: PolicyGradientSetup, prompts, hooks: Hooks, **changes) -> None:
+    options = OPTIONS | {"accelerator": ACCELERATOR, "hooks": hooks} | changes
+    settings, optimiser, run = split(options, GRPOSettings, OptimiserSettings, RunSettings)
+    train_grpo(parts, prompts, settings, optimiser=optimiser, run=run)
+
+
+def collect_groups(parts: PolicyGradientSetup, prompts, *, seeds, **settings):
+    return collect(GRPO(GRPOSettings(**settings)), parts, prompts, seeds=seeds)
 
 
 def assert_close(ours, theirs, **tolerance):
@@ -75,7 +87,7 @@ COLLECT = {"group_size": 4, "max_new_tokens": 6, "temperature": 0.7, "kl_coef": 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])
 @pytest.mark.parametrize("estimator", ["grpo", "dr_grpo", "rloo"])
 def test_collected_numbers_equal_the_naive_computation(estimator, kl_in):
-    parts = pieces(trained=True)
+    parts = new_setup(trained=True)
     # An end token that occurs, so that rows have different lengths.
     plain, _ = collect_groups(
         replace(parts, eos_token_id=None), PROMPTS, estimator="rloo", kl_in="loss", **COLLECT
@@ -120,7 +132,7 @@ def test_collected_numbers_equal_the_naive_computation(estimator, kl_in):
 
 
 def test_groups_without_a_difference_are_counted_and_teach_nothing():
-    parts = pieces(
+    parts = new_setup(
         reward=lambda batch: torch.where(batch.ids[:, batch.prompt_width - 1] == PROMPTS[0][-1], 3.0, 5.0)
     )
     before = weights(parts.scorer)
@@ -131,7 +143,7 @@ def test_groups_without_a_difference_are_counted_and_teach_nothing():
 
 @pytest.mark.parametrize("method", ["grpo", "rloo"])
 def test_a_constant_on_every_reward_changes_nothing(method):
-    plain, shifted = pieces(), pieces(reward=lambda batch: count_wanted(batch) + 1000)
+    plain, shifted = new_setup(), new_setup(reward=lambda batch: count_wanted(batch) + 1000)
     first, second = train(plain, **METHODS[method]), train(shifted, **METHODS[method])
     assert_close(weights(plain.scorer), weights(shifted.scorer), atol=2e-4, rtol=2e-3)
     for one, other in zip(first, second, strict=True):
@@ -142,7 +154,7 @@ def test_a_constant_on_every_reward_changes_nothing(method):
 @pytest.mark.parametrize("method", ["dapo", "rloo"])
 @pytest.mark.parametrize(("temperature", "top_layers"), [(1.0, None), (0.7, 2)])
 def test_the_first_ratio_is_one(method, temperature, top_layers):
-    parts = pieces(trained=True, top_layers=top_layers)
+    parts = new_setup(trained=True, top_layers=top_layers)
     for line in train(parts, steps=2, temperature=temperature, **METHODS[method]):
         assert line["ratio/first_error"] < 5e-5  # of a whole sequence, for RLOO
         assert abs(line["kl/sampler_nats_per_token"]) < 1e-4
@@ -151,7 +163,7 @@ def test_the_first_ratio_is_one(method, temperature, top_layers):
 @EVERY_METHOD
 def test_a_toy_task_is_learned(method):
     lines = train(
-        pieces(), steps=10, learning_rate=0.03, kl_coef=0.02, epochs=3, prompts_per_step=5, **METHODS[method]
+        new_setup(), steps=10, learning_rate=0.03, kl_coef=0.02, epochs=3, batch_size=5, **METHODS[method]
     )
     raw = [line["reward/rm_raw"] for line in lines]
     assert max(raw[-3:]) > raw[0] + 2.0
@@ -162,13 +174,13 @@ def test_a_toy_task_is_learned(method):
 @pytest.mark.parametrize("kl_in", ["reward", "loss", "weighted_loss"])
 def test_a_high_price_keeps_the_policy_near_the_reference(kl_in):
     options = {"steps": 6, "learning_rate": 0.02, "estimator": "dr_grpo", "kl_in": kl_in}
-    free = train(pieces(), kl_coef=0.0, **options)[-1]["kl/nats_per_seq"]
-    dear = train(pieces(), kl_coef=20.0, **options)[-1]["kl/nats_per_seq"]
+    free = train(new_setup(), kl_coef=0.0, **options)[-1]["kl/nats_per_seq"]
+    dear = train(new_setup(), kl_coef=20.0, **options)[-1]["kl/nats_per_seq"]
     assert dear < 0.5 * free
 
 
 def test_only_the_adapter_changes():
-    parts = pieces()
+    parts = new_setup()
     before = {n: p.detach().clone() for n, p in parts.scorer.named_parameters()}
     train(parts, steps=1)
     moved = {n for n, p in parts.scorer.named_parameters() if not torch.equal(p, before[n])}
@@ -177,7 +189,7 @@ def test_only_the_adapter_changes():
 
 @pytest.mark.parametrize(("method", "size"), [("grpo", 1), ("dapo", 4), ("rloo", 3)])
 def test_micro_batches_do_not_change_the_trajectory(method, size):
-    whole, parts = pieces(), pieces()
+    whole, parts = new_setup(), new_setup()
     expected = train(whole, **METHODS[method])
     found = train(parts, micro_batch_size=size, **METHODS[method])
     assert_close(weights(parts.scorer), weights(whole.scorer), atol=1e-4, rtol=1e-3)
@@ -190,16 +202,17 @@ def test_micro_batches_do_not_change_the_trajectory(method, size):
 @pytest.mark.parametrize("method", ["dapo", "grpo", "rloo"])
 def test_a_minibatch_is_weighed_by_itself(method):
     """A learning rate of almost nothing: the gradients of both minibatches are those at the start."""
-    parts, chosen = pieces(trained=True), METHODS[method]
+    parts, chosen = new_setup(trained=True), METHODS[method]
     options = {"estimator": chosen["estimator"], "kl_in": chosen["kl_in"]}
     batch, _ = collect_groups(parts, PROMPTS, **COLLECT | {"temperature": 1.0}, **options)
-    free = {"learning_rate": 1e-30, "warmup_steps": 0, "total_steps": 9, "max_grad_norm": 1e9}
-    optimisation = Optimisation(parts.scorer, accelerator=ACCELERATOR, **free)
+    free = {"learning_rate": 1e-30, "steps": 9, "max_grad_norm": 1e9, "batch_size": 1, "seed": 0}
+    free |= {"accelerator": ACCELERATOR, "hooks": Hooks(lambda *_: None)}
+    optimisation = Optimisation(parts.scorer, *split(free, OptimiserSettings, RunSettings))
     how = {"aggregation": chosen["aggregation"], "kl_in": chosen["kl_in"], "kl_coef": 0.3, "clip": 0.2}
-    sizes = {"epochs": 1, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 5}
-    found = update_groups(batch, optimisation, clip_high=None, **how, **sizes)
+    sizes = {"epochs": 1, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "group_size": 4}
+    found = update(GRPO(GRPOSettings(**how, **sizes)), batch, optimisation, seed=5)
     norms, trained = [], [p for p in parts.scorer.parameters() if p.requires_grad]
-    for index in rollouts.minibatch_rows(len(batch.ids), epochs=1, minibatches=2, seed=5):
+    for index in minibatch_rows(len(batch.ids), epochs=1, minibatches=2, seed=5):
         part = batch.rows(index)
         now = parts.scorer(part.hidden, part.ids, part.mask, part.response_mask)
         losses, _ = unit_losses(
@@ -215,7 +228,7 @@ def test_a_minibatch_is_weighed_by_itself(method):
 @EVERY_METHOD
 def test_padding_does_not_change_the_loss(method):
     """More columns of padding on the left of the prompts and on the right of the responses."""
-    parts, chosen = pieces(trained=True), METHODS[method]
+    parts, chosen = new_setup(trained=True), METHODS[method]
     options = COLLECT | {"temperature": 1.0}
     batch, _ = collect_groups(parts, PROMPTS, estimator=chosen["estimator"], kl_in=chosen["kl_in"], **options)
 
@@ -223,9 +236,7 @@ def test_padding_does_not_change_the_loss(method):
         def wide(t):
             return torch.nn.functional.pad(t, (extra, extra)) if t.dim() == 2 else t
 
-        wider = GroupBatch(
-            **{name: wide(t) for name, t in vars(batch).items() if name != "hidden"}, hidden=None
-        )
+        wider = replace(batch.map(wide), hidden=None)
         now = parts.scorer.score(wider.ids, wider.mask, wider.response_mask)
         losses, _ = unit_losses(
             now.logps,
@@ -252,13 +263,13 @@ def test_padding_does_not_change_the_loss(method):
 
 
 def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
-    assert_resume_is_exact(pieces, train, tmp_path, stop=3, steps=4)
+    assert_resume_is_exact(new_setup, train, tmp_path, stop=3, steps=4)
 
 
 def test_the_same_seed_gives_the_same_numbers():
     runs = []
     for seed in (0, 0, 1):
-        parts = pieces()
+        parts = new_setup()
         train(parts, steps=1, seed=seed)
         runs.append(weights(parts.scorer))
     assert_close(runs[0], runs[1], atol=0, rtol=0)
@@ -346,10 +357,10 @@ def test_all_weights_may_be_trained_and_the_reference_stays():
     ref = all_logps(model)
     embedding = model.get_input_embeddings().weight.detach().clone()
     lines: list[dict[str, float]] = []
-    train_grpo(
-        parts, [[5]], accelerator=ACCELERATOR, hooks=Hooks(lambda step, m: lines.append(dict(m))),
-        **OPTIONS | METHODS["rloo"] | {
-            "steps": 60, "prompts_per_step": 1, "group_size": 64, "max_new_tokens": 2, "epochs": 1,
+    train_on(
+        parts, [[5]], Hooks(lambda step, m: lines.append(dict(m))),
+        **METHODS["rloo"] | {
+            "steps": 60, "batch_size": 1, "group_size": 64, "max_new_tokens": 2, "epochs": 1,
             "minibatches": 1, "learning_rate": 0.01, "kl_coef": 0.5,
         },
     )  # fmt: skip
@@ -369,7 +380,7 @@ def test_all_weights_may_be_trained_and_the_reference_stays():
 
 def test_without_a_reference_nothing_is_paid_and_nothing_measured():
     parts, _ = whole_model(lambda batch: batch.response_ids.sum(1), reference=False)
-    options = {"prompts_per_step": 2, "steps": 1, "max_new_tokens": 3}
+    options = {"batch_size": 2, "steps": 1, "max_new_tokens": 3}
     lines = train_lab(parts, kl_coef=0.0, **options)
     assert "kl/nats_per_seq" not in lines[0]
     with pytest.raises(ValueError, match="no reference"):
@@ -379,7 +390,7 @@ def test_without_a_reference_nothing_is_paid_and_nothing_measured():
 def train_lab(parts, **changes):
     lines = []
     hooks = Hooks(lambda step, metrics: lines.append(dict(metrics)))
-    train_grpo(parts, [[5], [6, 7]], accelerator=ACCELERATOR, hooks=hooks, **OPTIONS | changes)
+    train_on(parts, [[5], [6, 7]], hooks, **changes)
     return lines
 
 
@@ -407,11 +418,11 @@ def test_trained_layers_under_a_cached_trunk_are_refused():
 )
 def test_choices_that_do_not_fit_are_refused(changes, said):
     with pytest.raises(ValueError, match=said):
-        train(pieces(), **changes)
+        train(new_setup(), **changes)
 
 
 def test_a_critic_is_refused():
-    parts = pieces()
+    parts = new_setup()
     scorer = PolicyScorer(parts.scorer.model, top_layers=2, value_head=ValueHead(32))
     with pytest.raises(ValueError, match="without a value_head"):
         train(replace(parts, scorer=scorer))
@@ -423,18 +434,18 @@ def test_a_truncated_sampler_is_refused(monkeypatch, rule):
     plain = rollouts.sample
     monkeypatch.setattr(rollouts, "sample", lambda *args, **options: plain(*args, **options, **rule))
     with pytest.raises(ValueError, match=r"no top-k, top-p"):
-        train(pieces())
+        train(new_setup())
 
 
 def test_another_temperature_in_the_sampler_is_refused(monkeypatch):
     plain = rollouts.sample
     monkeypatch.setattr(rollouts, "sample", lambda *args, **o: plain(*args, **o | {"temperature": 0.2}))
-    with pytest.raises(ValueError, match="wrong law"):
-        train(pieces())
+    with pytest.raises(ValueError, match="wrong distribution"):
+        train(new_setup())
 
 
 def test_a_broken_weight_stops_the_run_and_leaves_the_batch(tmp_path):
-    parts = pieces()
+    parts = new_setup()
     hooks = Hooks(lambda *_: None, bad_batches=tmp_path)
 
     def infinite(batch):

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import HIDDEN, llama, naive_logps, token_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
-from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_pieces, weights
+from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_setup, weights
 
 from rlhf_lite.errors import RewardError
 from rlhf_lite.models.adapters import add_adapter, lora_config
@@ -24,9 +24,10 @@ from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.rewards import Mixture, Part, Scale
 from rlhf_lite.training import rollouts
-from rlhf_lite.training.ppo import collect, token_rewards, train_ppo
+from rlhf_lite.training.policy_gradient import collect
+from rlhf_lite.training.ppo import PPO, PPOSettings, token_rewards, train_ppo
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
-from rlhf_lite.training.step import Hooks, Resume
 
 ACCELERATOR = Accelerator(cpu=True)
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 5, 1, 2, 4, 6], vocab=TOKENS, seed=1)
@@ -52,11 +53,11 @@ def fraction_wanted(batch):
 count_wanted = Mixture({"wanted": Part(fraction_wanted, scale=Scale(std=0.1))})
 
 
-pieces = partial(policy_pieces, reward=count_wanted, critic=True)
+new_setup = partial(policy_setup, reward=count_wanted, critic=True)
 
 OPTIONS = {
     "steps": 4,
-    "prompts_per_step": 6,
+    "batch_size": 6,
     "max_new_tokens": 6,
     "temperature": 1.0,
     "epochs": 2,
@@ -80,22 +81,23 @@ OPTIONS = {
 def train(parts: PolicyGradientSetup, *, hooks: Hooks | None = None, resume: Resume | None = None, **changes):
     lines: list[dict[str, float]] = []
     hooks = hooks or Hooks(lambda step, metrics: lines.append(dict(metrics)))
-    train_ppo(parts, PROMPTS, accelerator=ACCELERATOR, hooks=hooks, resume=resume, **OPTIONS | changes)
+    train_on(parts, PROMPTS, hooks, resume=resume, **changes)
     return lines
 
 
-COLLECT = {
-    "max_new_tokens": 6,
-    "temperature": 0.7,
-    "kl_coef": 0.1,
-    "gamma": 1.0,
-    "lam": 0.95,
-    "whiten": False,
-}
+def train_on(parts: PolicyGradientSetup, prompts, hooks: Hooks, **changes) -> None:
+    options = OPTIONS | {"accelerator": ACCELERATOR, "hooks": hooks} | changes
+    settings, optimiser, run = split(options, PPOSettings, OptimiserSettings, RunSettings)
+    train_ppo(parts, prompts, settings, optimiser=optimiser, run=run)
+
+
+COLLECT = PPOSettings(
+    max_new_tokens=6, temperature=0.7, kl_coef=0.1, gamma=1.0, lam=0.95, whiten_advantages=False
+)
 
 
 def test_collected_numbers_equal_the_naive_computation():
-    parts = pieces(trained=True)
+    parts = new_setup(trained=True)
     seen: list[torch.Tensor] = []
 
     def reward(batch):
@@ -104,7 +106,7 @@ def test_collected_numbers_equal_the_naive_computation():
 
     # An end token that occurs, so that rows have different lengths.
     parts = replace(parts, reward=reward, eos_token_id=frequent_token(parts))
-    batch, metrics = collect(parts, PROMPTS, seeds=range(len(PROMPTS)), **COLLECT)
+    batch, metrics = collect(PPO(COLLECT), parts, PROMPTS, seeds=range(len(PROMPTS)))
     lengths = batch.response_mask.sum(1)
     assert len(set(lengths.tolist())) > 1
     rows = [row[keep].tolist() for row, keep in zip(batch.ids, batch.mask, strict=True)]
@@ -144,15 +146,14 @@ def test_collected_numbers_equal_the_naive_computation():
 
 
 def frequent_token(parts: PolicyGradientSetup) -> int:
-    batch, _ = collect(
-        replace(parts, eos_token_id=-1), PROMPTS, seeds=range(len(PROMPTS)), **COLLECT | {"max_new_tokens": 4}
-    )
+    algorithm, endless = PPO(replace(COLLECT, max_new_tokens=4)), replace(parts, eos_token_id=-1)
+    batch, _ = collect(algorithm, endless, PROMPTS, seeds=range(len(PROMPTS)))
     return int(batch.ids[batch.response_mask].bincount(minlength=TOKENS).argmax())
 
 
 @pytest.mark.parametrize(("temperature", "top_layers"), [(1.0, 2), (1.0, None), (0.7, 2)])
 def test_the_first_ratio_is_one(temperature, top_layers):
-    parts = pieces(trained=True, top_layers=top_layers)
+    parts = new_setup(trained=True, top_layers=top_layers)
     parts = replace(parts, eos_token_id=frequent_token(parts))
     lines = train(parts, steps=2, temperature=temperature)
     for line in lines:  # the policy has moved before the second
@@ -161,26 +162,26 @@ def test_the_first_ratio_is_one(temperature, top_layers):
 
 
 def test_a_policy_that_is_the_reference_has_no_kl():
-    lines = train(pieces(), steps=2)
+    lines = train(new_setup(), steps=2)
     assert lines[0]["kl/nats_per_seq"] == pytest.approx(0.0, abs=1e-6)
     assert lines[1]["kl/nats_per_seq"] != 0.0
     assert lines[0]["kl_coef"] == pytest.approx(0.1)
 
 
 def test_the_controller_follows_the_kl_and_may_be_switched_off():
-    lines = train(pieces(), steps=3)
+    lines = train(new_setup(), steps=3)
     # KL 0 against a target of 2: the error is clipped at -0.2, and 6 of 20 completions react.
     assert lines[1]["kl_coef"] == pytest.approx(0.1 * (1 - 0.2 * 6 / 20))
     kl = lines[1]["kl/nats_per_seq"]
     error = min(max(kl / 2.0 - 1, -0.2), 0.2)
     assert lines[2]["kl_coef"] == pytest.approx(lines[1]["kl_coef"] * (1 + error * 6 / 20))
-    for line in train(pieces(), steps=3, kl_target=None):
+    for line in train(new_setup(), steps=3, kl_target=None):
         assert line["kl_coef"] == pytest.approx(0.1)
 
 
 def test_a_toy_task_is_learned():
     lines = train(
-        pieces(), steps=12, prompts_per_step=12, learning_rate=0.02, kl_coef=0.02, kl_target=None, epochs=3
+        new_setup(), steps=12, batch_size=12, learning_rate=0.02, kl_coef=0.02, kl_target=None, epochs=3
     )
     raw = [line["reward/rm_raw"] for line in lines]
     assert max(raw[-3:]) > raw[0] + 0.2
@@ -189,14 +190,14 @@ def test_a_toy_task_is_learned():
 
 
 def test_a_high_price_keeps_the_policy_near_the_reference():
-    options = {"steps": 6, "prompts_per_step": 12, "learning_rate": 0.02, "kl_target": None, "epochs": 2}
-    free = train(pieces(), kl_coef=0.0, **options)[-1]["kl/nats_per_seq"]
-    dear = train(pieces(), kl_coef=5.0, **options)[-1]["kl/nats_per_seq"]
+    options = {"steps": 6, "batch_size": 12, "learning_rate": 0.02, "kl_target": None, "epochs": 2}
+    free = train(new_setup(), kl_coef=0.0, **options)[-1]["kl/nats_per_seq"]
+    dear = train(new_setup(), kl_coef=5.0, **options)[-1]["kl/nats_per_seq"]
     assert dear < 0.5 * free
 
 
 def test_only_the_adapter_and_the_critic_change():
-    parts = pieces()
+    parts = new_setup()
     before = {n: p.detach().clone() for n, p in parts.scorer.named_parameters()}
     train(parts, steps=1)
     moved = {n for n, p in parts.scorer.named_parameters() if not torch.equal(p, before[n])}
@@ -205,7 +206,7 @@ def test_only_the_adapter_and_the_critic_change():
 
 
 def test_the_critic_may_have_an_adapter_of_its_own():
-    parts = pieces(trained=True)
+    parts = new_setup(trained=True)
     model = add_adapter(
         parts.scorer.model,
         lora_config(parts.scorer.model.get_base_model(), rank=4, alpha=8.0, dropout=0.0, top_layers=2),
@@ -224,14 +225,14 @@ def test_the_critic_may_have_an_adapter_of_its_own():
 
 
 def test_an_interrupted_run_ends_where_the_other_ends(tmp_path):
-    assert_resume_is_exact(pieces, train, tmp_path, stop=4, steps=5)
+    assert_resume_is_exact(new_setup, train, tmp_path, stop=4, steps=5)
 
 
 def test_two_runs_are_the_same_and_another_seed_is_not():
-    first, again = pieces(), pieces()
+    first, again = new_setup(), new_setup()
     train(first, steps=1)
     train(again, steps=1)
-    other = pieces()
+    other = new_setup()
     train(other, steps=1, seed=1)
     wanted = weights(first.scorer)
     assert all(torch.equal(w, wanted[n]) for n, w in weights(again.scorer).items())
@@ -244,13 +245,13 @@ def test_the_number_of_updates_is_the_one_the_schedule_expects(rows, minibatches
     states = []
     hooks = Hooks(lambda *_: None, lambda step, tensors, numbers: states.append(int(tensors["steps"])))
     once = {"steps": 1, "epochs": 1, "warmup_steps": 0}
-    train(pieces(), hooks=hooks, prompts_per_step=rows, minibatches=minibatches, **once)
+    train(new_setup(), hooks=hooks, batch_size=rows, minibatches=minibatches, **once)
     assert states == [minibatches]
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_micro_batches_do_not_change_the_trajectory(size):
-    whole, parts = pieces(), pieces()
+    whole, parts = new_setup(), new_setup()
     expected, found = train(whole, steps=3), train(parts, steps=3, micro_batch_size=size)
     for one, other in zip(expected, found, strict=True):
         assert one.keys() == other.keys()
@@ -291,11 +292,11 @@ def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():
 
     start, lines = objective(), []
     changes = {
-        "steps": 40, "prompts_per_step": 64, "max_new_tokens": 2, "epochs": 2, "minibatches": 1, "lam": 1.0,
+        "steps": 40, "batch_size": 64, "max_new_tokens": 2, "epochs": 2, "minibatches": 1, "lam": 1.0,
         "kl_coef": 0.5, "kl_target": None, "value_coef": 0.5, "value_clip": None,
     }  # fmt: skip
     hooks = Hooks(lambda step, metrics: lines.append(dict(metrics)))
-    train_ppo(parts, [[5]] * 64, accelerator=ACCELERATOR, hooks=hooks, **OPTIONS | changes)
+    train_on(parts, [[5]] * 64, hooks, **changes)
     assert (objective() - start) / (best - start) > 0.85
     with parts.reference():
         torch.testing.assert_close(logps(), ref)
@@ -304,7 +305,7 @@ def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():
 
 
 def test_a_scorer_without_a_critic_and_a_missing_reference_are_refused():
-    parts = pieces()
+    parts = new_setup()
     scorer = PolicyScorer(parts.scorer.model, top_layers=2)
     for wrong in (replace(parts, scorer=scorer), replace(parts, reference=None)):
         with pytest.raises(ValueError, match="value head and a reference"):
@@ -314,8 +315,8 @@ def test_a_scorer_without_a_critic_and_a_missing_reference_are_refused():
 def test_a_truncated_sampler_is_refused(monkeypatch):
     plain = rollouts.sample
     monkeypatch.setattr(rollouts, "sample", lambda *args, **options: plain(*args, **options, top_k=2))
-    with pytest.raises(ValueError, match="against the wrong law"):
-        train(pieces(), steps=1)
+    with pytest.raises(ValueError, match="against the wrong distribution"):
+        train(new_setup(), steps=1)
 
 
 def test_a_reward_that_is_not_finite_stops_the_run():
@@ -323,4 +324,4 @@ def test_a_reward_that_is_not_finite_stops_the_run():
         return torch.full((len(batch),), float("nan"))
 
     with pytest.raises(RewardError, match="'reward' gave nan for row 0"):
-        train(pieces(reward=broken), steps=1)
+        train(new_setup(reward=broken), steps=1)

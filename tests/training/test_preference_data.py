@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
-from rlhf_lite.training.preference.data import JudgedText, encode_judged, encode_preferences
+from rlhf_lite.training.preference.data import JudgedText, encode_judged, encode_preferences, encode_texts
 from rlhf_lite.types import Preference
 
 
@@ -37,6 +37,28 @@ def test_a_prompt_is_cut_and_an_answer_never():
     assert decode(bare_ends.chosen_ids) == "gh"
     with pytest.raises(ValueError, match="max_tokens must be at least 2"):
         encode_preferences(tokenizer, texts, max_tokens=1)
+
+
+def test_whole_texts_are_cut_by_the_same_rule():
+    tokenizer = byte_tokenizer()
+    texts = [
+        Preference("abcdef", "gh", "i"),
+        Preference("abcdefgh", "klm", "n"),  # both lose the first two of the prompt
+        Preference("abc", "d" * 9, "e"),  # no room for one token of the prompt: refused
+        Preference("abc", "d", "e" * 8),  # room for one
+        Preference("", "a" * 9, ""),  # without a prompt, an answer may fill everything
+        Preference("", "a" * 10, "b"),
+    ]
+    encoded = encode_texts(tokenizer, texts, max_tokens=9)
+    decode = tokenizer.decode
+    assert [(decode(p.chosen_ids), decode(p.rejected_ids)) for p in encoded.pairs] == [
+        ("abcdefgh", "abcdefi"),
+        ("cdefghklm", "cdefghn"),
+        ("cd", "c" + "e" * 8),
+        ("a" * 9, tokenizer.eos_token),
+    ]
+    assert encoded.refused == [2, 5]
+    assert encoded.pairs[1].characters == (11, 9)
 
 
 def test_an_end_that_is_there_is_not_doubled():

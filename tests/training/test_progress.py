@@ -14,9 +14,9 @@ from runners import (
     EXAMPLES,
     PAIRS,
     Recorder,
-    accelerator,
     assert_same_weights,
     new_scorer,
+    records,
     run_dpo,
     run_sft,
     weights,
@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.step import EarlyStopping, Optimisation
+from rlhf_lite.training.settings import EarlyStopping
+from rlhf_lite.training.step import Optimisation
 
 
 class Walk(nn.Module):
@@ -45,16 +46,10 @@ def walk(
         recorder.hooks.on_step, recorder.hooks.save, recorder.hooks.save_every, early_stopping=rule
     )
     module = Walk()
-    optimisation = Optimisation(
-        module,
-        accelerator=accelerator(),
-        learning_rate=1.0,
-        warmup_steps=0,
-        total_steps=len(values),
-        max_grad_norm=1.0,
-        schedule="constant",
-    )
-    progress = Progress(optimisation, steps=len(values), hooks=recorder.hooks, resume=resume)
+    options = {"learning_rate": 1.0, "schedule": "constant", "steps": len(values), "batch_size": 1, "seed": 0}
+    optimiser, run = records(recorder, options | {"resume": resume})
+    optimisation = Optimisation(module, optimiser, run)
+    progress = Progress(optimisation, run)
     for step in progress:
         optimisation.backward(module.place * 1.0)
         optimisation.step()

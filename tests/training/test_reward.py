@@ -22,7 +22,9 @@ from runners import (
 )
 from tiny_models import save_base
 
-from rlhf_lite.training.reward import pair_metrics, pair_texts, reward_steps, score_pairs
+from rlhf_lite.training import reward
+from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.reward import pair_metrics, pair_texts, score_pairs
 from rlhf_lite.types import Preference
 
 
@@ -34,9 +36,9 @@ def base(tmp_path_factory) -> str:
 def test_texts_and_steps():
     two = [Preference("a", " b", " c"), Preference("", "d", "e")]
     assert pair_texts(two) == ["a b", "d", "a c", "e"]
-    assert reward_steps(17, batch_size=4, epochs=3) == 12
+    assert epoch_steps(17, batch_size=4, epochs=3) == 12
     with pytest.raises(ValueError, match="got 3"):
-        reward_steps(3, batch_size=4, epochs=1)
+        epoch_steps(3, batch_size=4, epochs=1)
 
 
 def test_the_first_loss_is_ln_2_and_a_separable_toy_is_learned(base):
@@ -128,16 +130,15 @@ def test_accumulation_changes_nothing(base, accumulation):
 
 def test_longer_padding_changes_nothing(base, monkeypatch):
     expected = run_reward(new_reward(base), epochs=1).lines
-    model = new_reward(base)
-    encode = model.encode
+    pad_right = reward.pad_right
 
-    def longer(texts):
-        ids, mask = encode(texts)
+    def longer(rows, pad):
+        ids, mask = pad_right(rows, pad)
         tail = torch.zeros(len(ids), 9, dtype=torch.bool)
         return torch.cat([ids, tail.long() + 5], 1), torch.cat([mask, tail], 1)
 
-    monkeypatch.setattr(model, "encode", longer)
-    assert_same_run(run_reward(model, epochs=1).lines, expected, rel=2e-4, abs=2e-5)
+    monkeypatch.setattr(reward, "pad_right", longer)
+    assert_same_run(run_reward(new_reward(base), epochs=1).lines, expected, rel=2e-4, abs=2e-5)
 
 
 def test_same_seed_same_numbers_other_seed_other_numbers(base):

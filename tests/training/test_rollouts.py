@@ -17,7 +17,9 @@ from rlhf_lite.errors import RewardError
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.rewards import Mixture, Part
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.rollouts import gather_rows, local_rows, micro_rows, minibatch_rows, roll_out
+from rlhf_lite.training.batches import minibatch_rows
+from rlhf_lite.training.distributed import gather_rows, local_rows, micro_rows
+from rlhf_lite.training.rollouts import roll_out
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 
 PROMPTS = token_rows([3, 1, 4, 2, 5], vocab=16, seed=1)
@@ -83,7 +85,7 @@ def test_every_row_is_in_one_minibatch_of_each_epoch():
     assert again == first + second
 
 
-def pieces(reward=lambda batch: batch.response_ids.sum(1), **changes) -> PolicyGradientSetup:
+def new_setup(reward=lambda batch: batch.response_ids.sum(1), **changes) -> PolicyGradientSetup:
     model = llama(vocab=16, initializer_range=0.1)
     parts = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=2),
@@ -101,8 +103,8 @@ OPTIONS = {"max_new_tokens": 6, "temperature": 1.0, "repeats": 2, "seeds": row_s
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_scoring_in_parts_gives_the_same_batch(size):
-    whole, numbers = roll_out(pieces(), PROMPTS, **OPTIONS)
-    parts, again = roll_out(pieces(), PROMPTS, micro_batch_size=size, **OPTIONS)
+    whole, numbers = roll_out(new_setup(), PROMPTS, **OPTIONS)
+    parts, again = roll_out(new_setup(), PROMPTS, micro_batch_size=size, **OPTIONS)
     for field in fields(whole):
         one, other = getattr(whole, field.name), getattr(parts, field.name)
         assert (one is None) == (other is None)
@@ -114,12 +116,12 @@ def test_scoring_in_parts_gives_the_same_batch(size):
 
 
 def test_a_rollout_does_not_depend_on_its_neighbours_or_their_padding():
-    whole, _ = roll_out(pieces(), PROMPTS, **OPTIONS)
+    whole, _ = roll_out(new_setup(), PROMPTS, **OPTIONS)
     # Every row has a seed of its own, also within a group.
     assert len({tuple(row.tolist()) for row in whole.ids}) == len(OPTIONS["seeds"])
     for row, prompt in enumerate(PROMPTS):
         alone, _ = roll_out(
-            pieces(), [prompt], **OPTIONS | {"seeds": OPTIONS["seeds"][2 * row : 2 * row + 2]}
+            new_setup(), [prompt], **OPTIONS | {"seeds": OPTIONS["seeds"][2 * row : 2 * row + 2]}
         )
         for g in range(2):
             here, there = 2 * row + g, g
@@ -132,9 +134,9 @@ def test_a_rollout_does_not_depend_on_its_neighbours_or_their_padding():
 
 
 def test_columns_that_nobody_reached_are_left_out():
-    free, _ = roll_out(pieces(eos_token_id=None), PROMPTS, **OPTIONS)
+    free, _ = roll_out(new_setup(eos_token_id=None), PROMPTS, **OPTIONS)
     common = int(free.ids[free.response_mask].bincount().argmax())  # ends rows early
-    batch, metrics = roll_out(pieces(eos_token_id=common), PROMPTS, **OPTIONS | {"max_new_tokens": 60})
+    batch, metrics = roll_out(new_setup(eos_token_id=common), PROMPTS, **OPTIONS | {"max_new_tokens": 60})
     assert batch.response_mask.any(0)[batch.response].all()
     assert batch.response_mask.sum(1).max() == batch.ids.shape[1] - max(map(len, PROMPTS)) < 60
     assert metrics["length/tokens"] == pytest.approx(batch.response_mask.sum(1).float().mean().item())
@@ -142,7 +144,7 @@ def test_columns_that_nobody_reached_are_left_out():
 
 def test_the_parts_of_a_reward_are_in_the_log():
     reward = Mixture({"a": Part(lambda b: [1.0] * len(b), weight=2.0), "b": Part(lambda b: b.ended.float())})
-    batch, metrics = roll_out(pieces(reward), PROMPTS, **OPTIONS)
+    batch, metrics = roll_out(new_setup(reward), PROMPTS, **OPTIONS)
     assert batch.parts.shape == (10, 2)
     assert metrics["reward/part_a"] == 1.0
     assert metrics["reward/part_b"] == pytest.approx(metrics["ended/fraction"])
@@ -151,9 +153,9 @@ def test_the_parts_of_a_reward_are_in_the_log():
 
 def test_a_reward_that_reads_text_needs_a_tokenizer():
     with pytest.raises(RewardError, match="no tokenizer"):
-        roll_out(pieces(lambda batch: [len(text) for text in batch.completions]), PROMPTS, **OPTIONS)
+        roll_out(new_setup(lambda batch: [len(text) for text in batch.completions]), PROMPTS, **OPTIONS)
 
 
 def test_a_wrong_number_of_seeds_is_refused():
     with pytest.raises(ValueError, match="expected 5 x 2 seeds, got 5"):
-        roll_out(pieces(), PROMPTS, **OPTIONS | {"seeds": range(5)})
+        roll_out(new_setup(), PROMPTS, **OPTIONS | {"seeds": range(5)})

@@ -12,9 +12,10 @@ from safetensors import safe_open
 from torch import nn
 
 from rlhf_lite.errors import NonFiniteError
-from rlhf_lite.training.batches import drawn_rows, epoch_steps, split_by_length
-from rlhf_lite.training.schedule import SCHEDULES
-from rlhf_lite.training.step import Optimisation, batch_rows, evaluating, learning_rate_factor, micro_batches
+from rlhf_lite.training.batches import batch_rows, drawn_rows, epoch_steps, split_by_length
+from rlhf_lite.training.distributed import micro_batches
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, pick, split
+from rlhf_lite.training.step import SCHEDULES, Optimisation, evaluating, learning_rate_factor
 
 ACCELERATOR = Accelerator(cpu=True)
 
@@ -143,7 +144,7 @@ def test_a_schedule_that_does_not_exist_is_an_error_before_the_first_step():
 
 
 def test_the_schedule_reaches_the_optimiser():
-    opt = optimisation(Net(), warmup_steps=0, total_steps=4, schedule="cosine")
+    opt = optimisation(Net(), warmup_steps=0, steps=4, schedule="cosine")
     rates = []
     for step in range(4):
         rates.append(opt.learning_rate)
@@ -179,13 +180,16 @@ class Net(nn.Module):
 def optimisation(net: Net, **changes) -> Optimisation:
     options = {
         "accelerator": ACCELERATOR,
+        "hooks": Hooks(lambda *_: None, bad_batches=changes.pop("bad_batches", None)),
         "learning_rate": 0.05,
         "warmup_steps": 3,
-        "total_steps": 12,
+        "steps": 12,
+        "batch_size": 1,
+        "seed": 0,
         "max_grad_norm": 1.0,
         "weight_decay": 0.01,
     }
-    return Optimisation(net, **options | changes)
+    return Optimisation(net, *split(options | changes, OptimiserSettings, RunSettings))
 
 
 def train(opt: Optimisation, steps: range) -> list[float]:
@@ -371,3 +375,18 @@ def test_an_accelerator_that_shards_the_model_is_refused():
 def test_a_module_without_trainable_parameters_is_an_error():
     with pytest.raises(ValueError, match="Net has no trainable parameter"):
         optimisation(Net().requires_grad_(False))
+
+
+def test_settings_by_name_go_to_the_record_that_has_them():
+    values = {"learning_rate": 0.1, "steps": 3, "batch_size": 2, "seed": 0}
+    values |= {"accelerator": None, "hooks": None}
+    optimiser, run = split(values, OptimiserSettings, RunSettings)
+    assert (optimiser, run.steps, run.batch_size) == (OptimiserSettings(learning_rate=0.1), 3, 2)
+    with pytest.raises(TypeError, match="unknown setting 'learnig_rate'"):
+        split({"learnig_rate": 0.1}, OptimiserSettings, RunSettings)
+    with pytest.raises(TypeError, match="learning_rate"):
+        split({"steps": 3}, OptimiserSettings)
+    # A section of a configuration holds more than one record.
+    assert pick(OptimiserSettings, values, learning_rate=0.2) == OptimiserSettings(learning_rate=0.2)
+    with pytest.raises(TypeError, match="clip"):
+        pick(OptimiserSettings, values, clip=0.2)

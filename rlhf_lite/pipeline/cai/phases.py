@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,17 +22,23 @@ from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.files import write_json, write_json_lines
-from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
 from rlhf_lite.pipeline.cai.records import read_chains, write_chains
 from rlhf_lite.pipeline.cai.rounds import LINE_END, by_round, judge_answers, summarise_answers
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_adapter_policies
+from rlhf_lite.pipeline.phases import (
+    DPO,
+    REFERENCE,
+    adapter_to_train,
+    build_adapter_policies,
+    save_policy,
+)
 from rlhf_lite.pipeline.run import without_nan
 from rlhf_lite.training.batches import epoch_steps
-from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.training.sft import encode_examples, train_sft
 
 # Names of the policies in the tables, and their adapters; None is the bare model.
@@ -111,10 +116,7 @@ def sft_phase(run: Run) -> None:
     config = run.config
     run.verify("revise")
     chains = [chain for chain in read_chains(run.output) if chain.texts[-1] != chain.first]
-    policy = load_policy(config.model.name, precision=run.precision)
-    model = add_adapter(
-        policy.model, lora_config(policy.model, **config.lora.model_dump()), POLICY, seed=config.seed
-    )
+    policy, model = adapter_to_train(run)
     limit, tokenizer = config.revise.max_new_tokens, policy.tokenizer
     texts = [(chain.prompt, line(tokenizer, chain.texts[-1], max_new_tokens=limit)) for chain in chains]
     examples = (
@@ -128,23 +130,16 @@ def sft_phase(run: Run) -> None:
     def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
 
-    with run.steps("sft", config.sft.steps, status_line) as (hooks, resume):
+    with run.training("sft", status_line) as settings:
         train_sft(
             PolicyScorer(model, top_layers=config.lora.top_layers),
             examples,
-            validation=[],
             pad_token_id=tokenizer.pad_token_id,
-            validate_every=config.sft.steps,
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **config.sft.model_dump(),
+            optimiser=pick(OptimiserSettings, config.sft),
+            run=settings,
         )
     with run.result("sft", steps=config.sft.steps, examples=len(examples)) as folder:
-        save_adapter(model, folder / "adapter", POLICY, base=policy.name)
-        tokenizer.save_pretrained(str(folder / "adapter"))
-    shutil.rmtree(run.checkpoints("sft"), ignore_errors=True)
+        save_policy(model, policy, folder)
 
 
 def feedback_phase(run: Run) -> None:
@@ -187,23 +182,18 @@ def dpo_phase(run: Run) -> None:
     def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
 
-    with run.steps("dpo", steps, status_line) as (hooks, resume):
+    with run.training("dpo", status_line, steps=steps) as run_settings:
         train_dpo(
             PolicyScorer(actors.model, top_layers=config.lora.top_layers),
             pairs,
+            pick(DPOSettings, settings),
             reference=actors.scoring(actors.reference),
             pad_token_id=tokenizer.pad_token_id,
-            steps=steps,
-            seed=config.seed,
-            accelerator=run.accelerator,
-            hooks=hooks,
-            resume=resume,
-            **settings.model_dump(exclude={"epochs"}),
+            optimiser=pick(OptimiserSettings, settings),
+            run=run_settings,
         )
     with run.result("dpo", steps=steps, reference="sft", pairs=len(pairs)) as folder:
-        save_adapter(actors.model, folder / "adapter", POLICY, base=policy.name)
-        tokenizer.save_pretrained(str(folder / "adapter"))
-    shutil.rmtree(run.checkpoints("dpo"), ignore_errors=True)
+        save_policy(actors.model, policy, folder)
 
 
 def evaluation_phase(run: Run) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from rlhf_lite.lab import World, pretrained_world, sequence_probs
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.policies import SAME_OPTIMUM, Recorder
 from rlhf_lite.pipeline.lab.results import LabResult, OnPoint, result
-from rlhf_lite.training.dpo import train_dpo
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
 from rlhf_lite.training.setup import frozen_reference
-from rlhf_lite.training.step import Hooks
 
 DPO_TRAINER = "dpo_transformer"
 
@@ -87,17 +87,22 @@ def run_dpo_trainer(
     pairs = sampled_pairs(world, steps * settings["batch_size"], sharpness=sharpness, seed=seed)
     recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
     started = time.perf_counter()
+    given = settings | {
+        "beta": sharpness * world.beta,
+        "cache_megabytes": 0,
+        "seed": seed,
+        "accelerator": Accelerator(cpu=True),
+        "hooks": Hooks(recorder.on_step),
+    }
+    dpo, optimiser, run = split(given, DPOSettings, OptimiserSettings, RunSettings)
     train_dpo(
         PolicyScorer(model, top_layers=None),
         pairs,
+        dpo,
         reference=frozen_reference(model),
-        beta=sharpness * world.beta,
         pad_token_id=0,
-        seed=seed,
-        accelerator=Accelerator(cpu=True),
-        hooks=Hooks(recorder.on_step),
-        cache_megabytes=0,
-        **settings,
+        optimiser=optimiser,
+        run=run,
     )
     return result(
         world,

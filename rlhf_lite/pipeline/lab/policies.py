@@ -28,10 +28,10 @@ from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
-from rlhf_lite.training.grpo import train_grpo
-from rlhf_lite.training.ppo import train_ppo
+from rlhf_lite.training.grpo import GRPOSettings, train_grpo
+from rlhf_lite.training.ppo import PPOSettings, train_ppo
+from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
-from rlhf_lite.training.step import Hooks
 
 # The sentence for every algorithm that leads to π*.
 SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
@@ -54,7 +54,7 @@ class PolicyCase:
         aims_at: one sentence.
         critic: whether the scorer has a value head.
         train: the trainer.
-        settings: its arguments, beside the common ones.
+        settings: what it is told, beside the common settings.
         optimal: whether its optimum is the world's π*.
     """
 
@@ -191,7 +191,7 @@ def run_policy(
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
     head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
     price = world.beta if kl_coef is None else kl_coef
-    pieces = PolicyGradientSetup(
+    setup = PolicyGradientSetup(
         scorer=PolicyScorer(model, top_layers=None, value_head=head),
         reference=frozen_reference(model),
         sampling=lambda: nullcontext(model),
@@ -208,16 +208,18 @@ def run_policy(
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
     recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
     started = time.perf_counter()
-    case.train(
-        pieces,
-        prompts,
-        max_new_tokens=world.length,
-        kl_coef=price,
-        seed=seed,
-        accelerator=Accelerator(cpu=True),
-        hooks=Hooks(recorder.on_step),
-        **settings,
-    )
+    given = settings | {
+        "max_new_tokens": world.length,
+        "kl_coef": price,
+        "batch_size": settings["prompts_per_step"],
+        "seed": seed,
+        "accelerator": Accelerator(cpu=True),
+        "hooks": Hooks(recorder.on_step),
+    }
+    del given["prompts_per_step"]
+    kind = PPOSettings if case.critic else GRPOSettings
+    algorithm, optimiser, run = split(given, kind, OptimiserSettings, RunSettings)
+    case.train(setup, prompts, algorithm, optimiser=optimiser, run=run)
     return result(
         world,
         sequence_probs(model, world),

@@ -45,6 +45,28 @@ class EncodedPairs(NamedTuple):
     refused: list[int]
 
 
+@dataclass(frozen=True)
+class TextPair:
+    """The two texts of a preference as token ids, each prompt and answer together.
+
+    Attributes:
+        chosen_ids: the preferred text.
+        rejected_ids: the other one.
+        characters: their lengths as texts; batches are ordered by them.
+    """
+
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    characters: tuple[int, int]
+
+
+class EncodedTexts(NamedTuple):
+    """Preferences as whole texts, and the indices of those that were refused because they do not fit."""
+
+    pairs: list[TextPair]
+    refused: list[int]
+
+
 class EncodedAnswers(NamedTuple):
     """Judged answers as token ids, and the indices of those that were refused because they do not fit."""
 
@@ -96,6 +118,41 @@ def encode_preferences(
     return EncodedPairs(pairs, refused)
 
 
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *, max_tokens: int
+) -> EncodedTexts:
+    """Token ids of both whole texts of each preference, for a reward model, which reads texts.
+
+    Prompt and answer are tokenised together and no end is appended, as when the reward model scores a text.
+    What is too long is cut as by :func:`encode_preferences`: the prompt loses its beginning, the same for
+    both texts, and a pair whose longer answer leaves no room for one token of the prompt is refused.
+
+    Args:
+        tokenizer: adds no special tokens.
+        preferences: their texts are used as they are.
+        max_tokens: most tokens of a text.
+    """
+
+    def ids(texts: list[str]) -> list[list[int]]:
+        # An empty text still needs one position to be scored at.
+        rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [row or [tokenizer.eos_token_id] for row in rows]
+
+    prompts = ids([p.prompt for p in preferences])
+    chosen = ids([p.prompt + p.chosen for p in preferences])
+    rejected = ids([p.prompt + p.rejected for p in preferences])
+    pairs, refused = [], []
+    for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
+        excess = max(0, len(good) - max_tokens, len(bad) - max_tokens)
+        if excess and excess >= len(prompt):
+            refused.append(i)
+        else:
+            p = preferences[i]
+            characters = (len(p.prompt + p.chosen), len(p.prompt + p.rejected))
+            pairs.append(TextPair(good[excess:], bad[excess:], characters))
+    return EncodedTexts(pairs, refused)
+
+
 def encode_judged(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int, end: bool = True
 ) -> EncodedAnswers:
@@ -132,11 +189,11 @@ def mismatched(answers: Sequence[JudgedAnswer], *, seed: int) -> list[Example]:
     n = len(answers)
     longest = max(len(a.prompt_ids) + len(a.completion_ids) for a in answers)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    found: list[Example | None] = [None] * n
+    mismatches: list[Example | None] = [None] * n
     for place, row in enumerate(order):
         prompt = answers[row].prompt_ids
         others = (order[(place + k) % n] for k in range(1, n))
         partner = next((i for i in others if answers[i].prompt_ids != prompt), order[(place + 1) % n])
         completion = answers[partner].completion_ids
-        found[row] = Example(prompt[-(longest - len(completion)) :], completion)
-    return [example for example in found if example is not None]
+        mismatches[row] = Example(prompt[-(longest - len(completion)) :], completion)
+    return [example for example in mismatches if example is not None]

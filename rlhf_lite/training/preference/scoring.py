@@ -25,8 +25,8 @@ Reference = Callable[[], AbstractContextManager[object]]
 _ROWS = 16
 
 
-class Completions:
-    """The completions that a run scores again and again.
+class CompletionScorer:
+    """Scores the same completions again and again.
 
     Args:
         scorer: the policy.
@@ -75,15 +75,14 @@ class Completions:
         """
         device = self._accelerator.device
         sums, seen = torch.zeros(len(rows), device=device), {}
-        sizes = [len(self.examples[row].prompt) + len(self.examples[row].completion) for row in rows]
-        for number, places in enumerate(split_by_length(sizes)):
+        for number, places in enumerate(split_by_length([self._size(row) for row in rows])):
             part = [rows[place] for place in places]
             batch = collate_examples([self.examples[row] for row in part], self._pad)
-            ids, mask, wanted = (tensor.to(device) for tensor in batch)
+            ids, mask, score_mask = (tensor.to(device) for tensor in batch)
             hidden = self._hidden(part, ids, mask)
-            found = (module or self._scorer)(hidden, ids, mask, wanted).logps
-            sums = sums.index_put((torch.tensor(places, device=device),), sequence_logps(found, wanted))
-            seen |= {f"ids-{number}": ids, f"mask-{number}": mask, f"wanted-{number}": wanted}
+            logps = (module or self._scorer)(hidden, ids, mask, score_mask).logps
+            sums = sums.index_put((torch.tensor(places, device=device),), sequence_logps(logps, score_mask))
+            seen |= {f"ids-{number}": ids, f"mask-{number}": mask, f"score_mask-{number}": score_mask}
         return sums, seen
 
     def _hidden(self, rows: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
@@ -156,11 +155,11 @@ class Completions:
             hidden = self._scorer.body.trunk(ids, mask)
         for row, states in zip(rows, hidden, strict=True):
             # A copy: a slice would keep the whole padded batch alive.
-            kept = states[: self._size(row)].clone()
-            self._room -= kept.numel() * kept.element_size()
+            own = states[: self._size(row)].clone()
+            self._room -= own.numel() * own.element_size()
             if self._room < 0:
                 break
-            self._states[row] = kept
+            self._states[row] = own
 
     def key(self) -> Tensor:
         """A number that tells these completions from others."""

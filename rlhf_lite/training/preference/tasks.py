@@ -23,7 +23,7 @@ _TIE = 1e-4
 
 
 @dataclass(frozen=True)
-class Scored:
+class CompletionLogps:
     """The completions of some rows: policy and reference log-probabilities in nats, and numbers of tokens.
 
     Each ``[C]``, in the order of the task's :meth:`~PreferenceTask.completions`; ``ref_logps`` may be None.
@@ -66,7 +66,7 @@ class PreferenceTask(Protocol):
         """Completions that are scored without gradient before the batch, or none."""
         ...
 
-    def losses(self, rows: Sequence[int], scored: Scored, baseline: float) -> Losses:
+    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
         """Loss and metrics of ``rows``; ``baseline`` is the mean log-ratio of the baseline completions."""
         ...
 
@@ -123,7 +123,7 @@ class PairTask:
         """None."""
         return []
 
-    def losses(self, rows: Sequence[int], scored: Scored, baseline: float) -> Losses:
+    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
         """``[B]`` losses of the pairs."""
         chosen, rejected = scored.logps.chunk(2)
         chosen_lengths, rejected_lengths = scored.lengths.chunk(2)
@@ -214,7 +214,7 @@ class KTOTask:
         """The mismatched completions."""
         return [row + len(self.answers) for row in rows]
 
-    def losses(self, rows: Sequence[int], scored: Scored, baseline: float) -> Losses:
+    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
         """``[B]`` losses of the answers."""
         logps, ref_logps = scored.logps, scored.ref_logps
         liked = torch.tensor([self.answers[row].desirable for row in rows], device=logps.device)
