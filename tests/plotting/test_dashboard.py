@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lite.plotting import to_png
-from rlhf_lite.plotting.dashboard import Dial, dashboard
+from rlhf_lite.plotting import MetricPanel, dashboard, to_png
 
 STEPS = [1, 2, 3]
 ARMS = {
@@ -15,7 +14,7 @@ ARMS = {
 
 
 def test_thin_lines_are_seeds_and_thick_ones_their_mean():
-    figure = dashboard(ARMS, [Dial("kl", "KL (nats)", healthy=(None, 5.0))], title="healthy and sick")
+    figure = dashboard(ARMS, [MetricPanel("kl", "KL (nats)", healthy=(None, 5.0))], title="healthy and sick")
     (ax,) = figure.axes
     thick = {line.get_label(): list(line.get_ydata()) for line in ax.lines if line.get_linewidth() > 2}
     assert thick["healthy"][:2] == [0.0, 2.0]  # (0 + 0) / 2, (1 + 3) / 2; then a gap
@@ -29,14 +28,14 @@ def test_thin_lines_are_seeds_and_thick_ones_their_mean():
 
 
 def test_a_range_outside_the_axis_is_not_shaded():
-    figure = dashboard(ARMS, [Dial("kl", "KL (nats)", healthy=(50.0, None), limits=(0.0, 20.0))])
+    figure = dashboard(ARMS, [MetricPanel("kl", "KL (nats)", healthy=(50.0, None), limits=(0.0, 20.0))])
     assert not figure.axes[0].patches and figure.axes[0].get_ylim() == (0.0, 20.0)
 
 
-KL, OTHER = [Dial("kl", "KL")], [Dial("x", "X")]
+KL, OTHER = [MetricPanel("kl", "KL")], [MetricPanel("x", "X")]
 
 
-@pytest.mark.parametrize(("arms", "dials"), [({}, KL), (ARMS, []), ({"a": []}, KL), (ARMS, OTHER)])
-def test_what_is_missing_is_named(arms, dials):
+@pytest.mark.parametrize(("arms", "panels"), [({}, KL), (ARMS, []), ({"a": []}, KL), (ARMS, OTHER)])
+def test_what_is_missing_is_named(arms, panels):
     with pytest.raises(ValueError, match=r"expected arms|has no 'x'"):
-        dashboard(arms, dials)
+        dashboard(arms, panels)

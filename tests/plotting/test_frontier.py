@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rlhf_lite import plotting
-from rlhf_lite.plotting.frontier import Points, frontier, law_and_frontier
+from rlhf_lite.plotting.frontier import Points, frontier, probs_and_frontier
 
 LINE = ([0.0, 0.5, 1.0], [0.0, 1.0, 1.2])
 
@@ -39,7 +39,7 @@ def test_every_algorithm_is_a_marker_with_its_name():
 
 
 def test_the_dashed_line_has_the_slope_of_the_price():
-    figure = law_and_frontier(["a", "b"], [0.5, 0.5], [0.2, 0.8], *LINE, at=(0.5, 1.0), beta=0.4)
+    figure = probs_and_frontier(["a", "b"], [0.5, 0.5], [0.2, 0.8], *LINE, at=(0.5, 1.0), beta=0.4)
     top, bottom = figure.axes
     assert [round(bar.get_width(), 6) for bar in top.patches] == [0.5, 0.5, 0.2, 0.8]
     assert [label.get_text() for label in top.get_yticklabels()] == ["a", "b"]
@@ -58,7 +58,7 @@ def test_a_limit_ends_axis_and_line():
 
 def test_frames_of_a_slider_have_equal_size_and_axes():
     frames = [
-        law_and_frontier(["a", "b"], [0.5, 0.5], [1 - p, p], *LINE, at=(p, p), beta=1.0) for p in (0.5, 0.9)
+        probs_and_frontier(["a", "b"], [0.5, 0.5], [1 - p, p], *LINE, at=(p, p), beta=1.0) for p in (0.5, 0.9)
     ]
     sizes = {tuple(frame.get_size_inches()) for frame in frames}
     limits = {(frame.axes[1].get_xlim(), frame.axes[1].get_ylim()) for frame in frames}
@@ -67,7 +67,7 @@ def test_frames_of_a_slider_have_equal_size_and_axes():
 
 @pytest.mark.parametrize("draw", [
     lambda: frontier(*LINE, {"PPO": (0.5, 0.9)}),
-    lambda: law_and_frontier(["a", "b"], [0.5, 0.5], [0.2, 0.8], *LINE, at=(0.5, 1.0), beta=0.4),
+    lambda: probs_and_frontier(["a", "b"], [0.5, 0.5], [0.2, 0.8], *LINE, at=(0.5, 1.0), beta=0.4),
 ])  # fmt: skip
 def test_figures_are_opaque_and_readable_on_a_phone(draw):
     figure = draw()
@@ -83,7 +83,7 @@ def test_figures_are_opaque_and_readable_on_a_phone(draw):
     (lambda: Points([0.1], [0.1], low=[0.0]), "low and high"),
     (lambda: frontier([0.0], [0.0, 1.0]), "exact_kl"),
     (lambda: frontier(*LINE, band=([0.0], [1.0])), "band_low"),
-    (lambda: law_and_frontier(["a"], [1.0], [0.5, 0.5], *LINE, at=(0.0, 0.0), beta=1.0), "law"),
+    (lambda: probs_and_frontier(["a"], [1.0], [0.5, 0.5], *LINE, at=(0.0, 0.0), beta=1.0), "probs"),
 ])  # fmt: skip
 def test_errors_name_the_thing(call, match):
     with pytest.raises(ValueError, match=match):

@@ -54,7 +54,10 @@ def test_curves_differ_in_style_and_not_only_in_colour():
     lines = plotting.training_curves(panel).axes[0].get_lines()[:4]
     assert len({line.get_linestyle() for line in lines}) == 4
     assert len({line.get_color() for line in lines}) == 4
-    assert {line.get_color() for line in lines} <= set(plotting.OKABE_ITO.values())
+    from matplotlib.colors import to_hex
+
+    known = {colour.lower() for colour in plotting.OKABE_ITO.values()}
+    assert {to_hex(line.get_color()) for line in lines} <= known
 
 
 def test_policy_intervals_are_drawn_where_they_are():
@@ -99,3 +102,21 @@ def test_no_pyplot_and_a_light_import():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_style_sheet_is_used_whatever_the_notebook_has_set_and_leaves_that_alone():
+    import matplotlib
+
+    plain = plotting.to_svg(plotting.training_curves(PANEL))
+    with matplotlib.rc_context({"axes.grid": False, "font.size": 30, "xtick.labelsize": 30}):
+        assert plotting.to_svg(plotting.training_curves(PANEL)) == plain
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_the_cycle_of_the_sheet_tells_series_apart_without_colour():
+    from rlhf_lite.plotting.style import cycled, styled
+
+    seven = styled(lambda: [cycled(index) for index in range(7)])()
+    assert len({style["marker"] for style in seven}) == len({style["color"].lower() for style in seven}) == 7
+    known = {colour.lower() for colour in plotting.OKABE_ITO.values()}
+    assert {"#" + style["color"].lower().lstrip("#") for style in seven} < known

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlhf_lite import plotting
-from rlhf_lite.plotting.tokens import shift_picture, token_bars, token_grid
+from rlhf_lite.plotting import shift_picture, to_png, to_svg, token_bars, token_breakdown, token_grid
 
 TOKENS = ["The", "film", "opens"]
 ROWS = [TOKENS, ["A", "cat", "PAD"]]
@@ -16,6 +15,8 @@ FIGURES = {
     "grid, counts": lambda: token_grid(ROWS, KINDS, [[False, True, True], [False, True, False]]),
     "bars": lambda: token_bars(TOKENS, {"a": [1, 2, 3], "b": [3, 2, 1]}, xlabel="nats"),
 }
+TEXT = [" a", " good", " film", "\n"]
+QUANTITIES = {"KL (nats)": [0.0, 0.5, -0.25, 0.0], "reward": [0.0, -0.1, 0.1, 2.0]}
 
 
 def words(figure) -> list[str]:
@@ -25,7 +26,7 @@ def words(figure) -> list[str]:
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
 def test_figures_are_opaque_and_readable_on_a_phone(draw):
     figure = draw()
-    assert plotting.to_png(figure).startswith(b"\x89PNG")
+    assert to_png(figure).startswith(b"\x89PNG")
     assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
     texts = figure.findobj(lambda artist: hasattr(artist, "get_fontsize") and bool(artist.get_text()))
     assert min(text.get_fontsize() for text in texts) * 350 / (figure.get_figwidth() * 72) > 9.5
@@ -64,3 +65,32 @@ def test_bars_have_the_lengths_they_were_given():
 def test_what_does_not_fit_is_refused(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+def test_every_token_has_a_bar_in_every_row_with_its_value():
+    figure = token_breakdown(TEXT, QUANTITIES)
+    assert len(figure.axes) == 2
+    for ax, values in zip(figure.axes, QUANTITIES.values(), strict=True):
+        assert [bar.get_height() for bar in ax.patches] == values
+    labels = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert labels == ["_a", "_good", "_film", "↵"]
+    assert to_png(figure).startswith(b"\x89PNG")
+    assert "+0.50" in to_text(figure) and "+2.00" in to_text(figure)
+    assert figure.get_facecolor() == (1.0, 1.0, 1.0, 1.0)
+
+
+def to_text(figure) -> str:
+    to_svg(figure)
+    return " ".join(text.get_text() for ax in figure.axes for text in ax.texts)
+
+
+def test_limits_are_kept_so_that_two_breakdowns_can_be_compared():
+    figure = token_breakdown(TEXT, QUANTITIES, limits={"reward": (-1.0, 3.0)}, title="before")
+    assert figure.axes[1].get_ylim() == (-1.0, 3.0)
+    assert figure.axes[0].get_ylim() != (-1.0, 3.0)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [([], {}), (TEXT, {}), (TEXT, {"reward": [1.0]})])
+def test_tokens_and_rows_must_fit(tokens, rows):
+    with pytest.raises(ValueError, match=r"expected tokens|has 1 values for 4"):
+        token_breakdown(tokens, rows)
