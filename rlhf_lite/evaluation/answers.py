@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.evaluation.coherence import coherence
@@ -27,9 +28,9 @@ from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.sampling import PromptRows, decoded, encode_for, write
 from rlhf_lite.evaluation.statistics import Interval, mean_ci
 from rlhf_lite.evaluation.text_metrics import words
-from rlhf_lite.functional import best_of_n_kl_bound, sequence_logps
+from rlhf_lite.functional import best_of_n_kl_bound
 from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
-from rlhf_lite.rollout.sampler import join, row_seeds
+from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Rollout
 
 __all__ = ["Answers", "measure"]
@@ -209,16 +210,12 @@ class _Reading:
         """
         if not wanted and reward is None:
             return {}, None
-        network, tokenizer = self.policy.network, self.policy.tokenizer
-        logps: dict[tuple[str | None, float], list[torch.Tensor]] = {key: [] for key in wanted}
-        raw: list[torch.Tensor] = []
+        tokenizer, raw = self.policy.tokenizer, []
+        logps: dict[tuple[str | None, float], list[Tensor]] = {key: [] for key in wanted}
         for rollout in _pieces(self.rollouts):
-            ids, mask, response_mask = join(rollout)
-            hidden = network.scorer.body.trunk(ids, mask)
-            for adapter, temperature in logps:
-                with network.using(adapter):
-                    scored = network.scorer(hidden, ids, mask, response_mask, temperature=temperature)
-                logps[adapter, temperature].append(sequence_logps(scored.logps.double(), response_mask))
+            scored, hidden = self.policy.network.score(rollout, wanted)
+            for key, values in scored.items():
+                logps[key].append(values)
             if reward is not None:
                 batch = Completions.of(
                     rollout,
@@ -249,10 +246,8 @@ class _Reading:
         """Coherence of every answer with its prompt, and the control, under the reference."""
         reader = judges.fluency or judges.reference
         heads, ids = self.rows_for(reader)
-        score, control = coherence(
-            lambda a, b: reader.network.logps(a, b, adapters=[reader.adapter])[0],
-            heads, ids, seed=seed, own=own,
-        )  # fmt: skip
+        logps = partial(reader.network.logps, adapter=reader.adapter)
+        score, control = coherence(logps, heads, ids, seed=seed, own=own)
         return {"coherence": score, "coherence_control": control}
 
 
@@ -291,7 +286,7 @@ def _under_reference(
         if reader.model is policy.model:
             return table[reader.adapter, heat]
         heads, ids = reading.rows_for(reader)
-        return reader.network.logps(heads, ids, adapters=[reader.adapter], temperature=heat)[0]
+        return reader.network.logps(heads, ids, adapter=reader.adapter, temperature=heat)
 
     lengths = np.array([len(row) for row in reading.rows_for(fluency)[1]], dtype=np.float64)
     scores = {"reference_nats": -logps(fluency, perplexity_temperature), "reference_tokens": lengths}

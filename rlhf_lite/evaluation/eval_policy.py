@@ -6,25 +6,26 @@ adapted layer is computed once for all that read the same text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lite.data.collate import pad_right
+from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
 from rlhf_lite.models.output import causal_model
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.models.trunk import layers_name
+from rlhf_lite.rollout.sampler import join
+from rlhf_lite.types import Rollout
 
 __all__ = ["EvalPolicy", "Network", "bare", "same_vocabulary"]
 
@@ -41,7 +42,6 @@ class EvalPolicy:
         source: where it came from, for the report: a Hub id or the name of a folder.
         optimised_by: judges that trained it ("reward"); the report marks their scores as no evidence.
         best_of: how many answers are sampled where one is needed; the judges' reward chooses.
-        top_layers: how many layers, counted from the top, adapters change; None finds out.
     """
 
     name: str
@@ -51,7 +51,6 @@ class EvalPolicy:
     source: str = ""
     optimised_by: Sequence[str] = ()
     best_of: int = 1
-    top_layers: int | None = None
 
     def __post_init__(self) -> None:
         known = list(self.model.peft_config) if isinstance(self.model, PeftModel) else []
@@ -63,7 +62,7 @@ class EvalPolicy:
     @cached_property
     def network(self) -> Network:
         """For log-probabilities under this policy and others on its network."""
-        return Network(self.model, self.pad_token_id, top_layers=self.top_layers)
+        return Network(self.model, self.pad_token_id)
 
     @property
     def pad_token_id(self) -> int:
@@ -107,94 +106,80 @@ def bare(policies: Iterable[EvalPolicy]) -> Iterator[None]:
         yield
 
 
-@dataclass
 class Network:
-    """Log-probabilities under a model, or under several adapters of one model.
+    """Log-probabilities under several adapters of one model; what lies below them is computed once.
 
     Args:
         model: a causal model, with or without adapters.
         pad_token_id: fills short rows; any id will do.
-        batch_tokens: most tokens in one forward pass, padding included.
-        top_layers: how many layers, counted from the top, adapters change; None finds out.
+        batch_tokens: most tokens in one forward pass over rows, padding included.
     """
 
-    model: PreTrainedModel | PeftModel
-    pad_token_id: int
-    batch_tokens: int = 2048
-    top_layers: int | None = None
-    scorer: PolicyScorer = field(init=False)
-
-    def __post_init__(self) -> None:
-        top = _adapted_layers(self.model) if self.top_layers is None else self.top_layers
-        self.scorer = PolicyScorer(self.model, top_layers=top)
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, pad_token_id: int, *, batch_tokens: int = 2048
+    ) -> None:
+        self.model, self.pad_token_id, self.batch_tokens = model, pad_token_id, batch_tokens
+        self.scorer = PolicyScorer(model, top_layers=_adapted_layers(model))
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
         """Compute with this adapter; None is the bare model."""
-        if isinstance(self.model, PeftModel):
-            with using_adapter(self.model, adapter):
-                yield
-        else:
+        with using_adapter(self.model, adapter) if isinstance(self.model, PeftModel) else nullcontext():
             yield
 
     @torch.no_grad()
+    def score(
+        self, rollout: Rollout, wanted: Iterable[tuple[str | None, float]]
+    ) -> tuple[dict[tuple[str | None, float], Tensor], Tensor]:
+        """Log-probabilities ``[B]`` of the responses, in nats, by adapter and temperature.
+
+        Returns:
+            Them, and the states ``[B, S, H]`` below the adapters, for a reward that reads the same ones.
+        """
+        ids, mask, response_mask = join(rollout)
+        hidden = self.scorer.body.trunk(ids, mask)
+        logps = {}
+        for adapter, temperature in wanted:
+            with self.using(adapter):
+                scored = self.scorer(hidden, ids, mask, response_mask, temperature=temperature)
+            logps[adapter, temperature] = sequence_logps(scored.logps.double(), response_mask)
+        return logps, hidden
+
     def logps(
         self,
         prompts: Sequence[Sequence[int]],
         continuations: Sequence[Sequence[int]],
         *,
-        adapters: Sequence[str | None] = (None,),
+        adapter: str | None = None,
         temperature: float = 1.0,
     ) -> NDArray[np.float64]:
-        """Log-probability of each continuation after its prompt, in nats: ``[A, n]``, one row per adapter.
-
-        A continuation without tokens has log-probability 0.
+        """Log-probability of each continuation after its prompt, in nats, ``[n]``; of an empty one it is 0.
 
         Args:
             prompts: n rows of token ids, each with at least one.
             continuations: n rows of token ids.
-            adapters: A adapters; what is below all of them is computed once.
+            adapter: whose; None is the bare model.
             temperature: divides the logits.
         """
-        table = np.zeros((len(adapters), len(prompts)))
-        rows = [i for i, tokens in enumerate(continuations) if len(tokens)]
-        rows.sort(key=lambda i: len(prompts[i]) + len(continuations[i]))
-        for batch in self._batches(rows, prompts, continuations):
-            ids, mask = pad_right([[*prompts[i], *continuations[i]] for i in batch], self.pad_token_id)
-            starts = torch.tensor([len(prompts[i]) for i in batch]).unsqueeze(1)
-            response_mask = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
-            hidden = self.scorer.body.trunk(ids, mask)
-            for adapter in dict.fromkeys(adapters):
-                place = [index for index, one in enumerate(adapters) if one == adapter]
-                with self.using(adapter):
-                    logps = self.scorer(hidden, ids, mask, response_mask, temperature=temperature).logps
-                table[np.ix_(place, batch)] = sequence_logps(logps.double(), response_mask).numpy()
+        table = np.zeros(len(prompts))
+        widths = [len(prompt) + len(row) for prompt, row in zip(prompts, continuations, strict=True)]
+        rows = sorted((i for i, row in enumerate(continuations) if len(row)), key=widths.__getitem__)
+        while rows:
+            fitting = sum(widths[row] * (n + 1) <= self.batch_tokens for n, row in enumerate(rows))
+            batch, rows = rows[: max(1, fitting)], rows[max(1, fitting) :]
+            heads = pad_left([prompts[i] for i in batch], self.pad_token_id)
+            ids, mask = pad_right([continuations[i] for i in batch], self.pad_token_id)
+            rollout = Rollout(*heads, ids, mask, torch.zeros(ids.shape))
+            table[batch] = self.score(rollout, [(adapter, temperature)])[0][adapter, temperature].numpy()
         return table
-
-    def _batches(
-        self, rows: Sequence[int], prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]]
-    ) -> Iterator[list[int]]:
-        """Rows, sorted by length, in batches of at most ``batch_tokens``."""
-        batch: list[int] = []
-        for row in rows:
-            width = len(prompts[row]) + len(continuations[row])
-            if batch and width * (len(batch) + 1) > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(row)
-        if batch:
-            yield batch
 
 
 def _adapted_layers(model: PreTrainedModel | PeftModel) -> int | None:
     """How many layers, counted from the top, any adapter reaches; None where that is not known."""
-    depth = causal_model(model).config.get_text_config().num_hidden_layers
     if not isinstance(model, PeftModel):
         return None
-    layers = layers_name(causal_model(model).base_model)
-    # An adapter's parameter is called ...layers.17.self_attn.q_proj.lora_A.policy.weight
-    pattern = re.compile(rf"\.{layers}\.(\d+)\..*\.lora_")
-    matches = [pattern.search(name) for name, _ in model.named_parameters() if ".lora_" in name]
-    if not matches or None in matches:  # an adapter outside the layers (an embedding) reaches all of them
+    chosen = [config.layers_to_transform for config in model.peft_config.values()]
+    if not chosen or not all(isinstance(layers, list) and layers for layers in chosen):
         return None
-    return depth - min(int(match[1]) for match in matches if match)
+    depth = causal_model(model).config.get_text_config().num_hidden_layers
+    return depth - min(min(layers) for layers in chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -66,15 +66,15 @@ def read_prompts(
             file=str(source),
             fix=f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews",
         )
-    read = _json_lines if path.suffix.lower() in (".jsonl", ".ndjson") else _text_lines
+    parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else _filled
     texts, skipped = [], []
-    for row in read(path):
-        if isinstance(row, DataError):
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            texts.append(parse(line.rstrip("\r"), Place(path.name, number)))
+        except DataError as error:
             if on_error == "raise":
-                raise row
-            skipped.append(row)
-        else:
-            texts.append(row)
+                raise
+            skipped.append(error)
     if not texts:
         reason = f" ({len(skipped)} broken rows were skipped)" if skipped else ""
         raise DataError(f"holds no prompt{reason}", file=path.name, fix="write one prompt per line")
@@ -114,39 +114,30 @@ def _lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines  # the end of the last line is no empty line
 
 
-def _text_lines(path: Path) -> Iterator[str | DataError]:
-    for number, line in enumerate(_lines(path), start=1):
-        yield _prompt(line.rstrip("\r"), Place(path.name, number))
+def _from_json(line: str, place: Place) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        around = line[max(0, error.pos - 20) : error.pos + 20]
+        problem = "is empty" if not line.strip() else f"is not valid JSON: {error.msg} at {error.pos + 1}"
+        raise place.error(problem, f"write one JSON object per line, {_BOTH}", value=around) from None
+    if not isinstance(row, dict):
+        fix = f'write an object such as {{"prompt": "The film"}}, {_BOTH}'
+        raise place.error(f"is of type {type(row).__name__}, expected an object", fix, value=row)
+    if "prompt" not in row:
+        known = ", ".join(map(repr, list(row)[:8])) or "none"
+        fix = f"name the field with the opening words 'prompt', {_BOTH}"
+        raise place.error(f"is missing; the fields are {known}", fix, field="prompt", value=row)
+    return _filled(row["prompt"], place)
 
 
-def _json_lines(path: Path) -> Iterator[str | DataError]:
-    for number, line in enumerate(_lines(path), start=1):
-        place = Place(path.name, number)
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            around = line[max(0, error.pos - 20) : error.pos + 20]
-            problem = "is empty" if not line.strip() else f"is not valid JSON: {error.msg} at {error.pos + 1}"
-            yield place.error(problem, value=around, fix=f"write one JSON object per line, {_BOTH}")
-            continue
-        if not isinstance(row, dict):
-            kind = type(row).__name__
-            fix = f'write an object such as {{"prompt": "The film"}}, {_BOTH}'
-            yield place.error(f"is of type {kind}, expected an object", value=row, fix=fix)
-        elif "prompt" not in row:
-            known = ", ".join(repr(name) for name in list(row)[:8]) or "none"
-            fix = f"name the field with the opening words 'prompt', {_BOTH}"
-            yield place.error(f"is missing; the fields are {known}", field="prompt", value=row, fix=fix)
-        else:
-            yield _prompt(row["prompt"], place)
-
-
-def _prompt(value: object, place: Place) -> str | DataError:
+def _filled(value: object, place: Place) -> str:
     if not isinstance(value, str):
-        kind = type(value).__name__
         fix = f"make it text (one message; join the turns of a conversation), {_BOTH}"
-        return place.error(f"is of type {kind}, expected text", field="prompt", value=value, fix=fix)
+        raise place.error(
+            f"is of type {type(value).__name__}, expected text", fix, field="prompt", value=value
+        )
     if not value.strip():
         fix = f"write a prompt or take the line out, {_BOTH}"
-        return place.error("is empty", field="prompt", value=value, fix=fix)
+        raise place.error("is empty", fix, field="prompt", value=value)
     return value

@@ -18,10 +18,8 @@ from rlhf_lite.evaluation.statistics import Interval, share_ci
 
 __all__ = [
     "Degeneration",
-    "LengthStats",
     "degeneration",
     "distinct_n",
-    "length_stats",
     "loops",
     "repetition_rate",
     "toxicity_scores",
@@ -31,17 +29,6 @@ __all__ = [
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LONGEST = 8  # words of a loop
-
-
-class LengthStats(NamedTuple):
-    """Words per text over a set of ``n`` texts."""
-
-    n: int
-    mean: float
-    median: float
-    minimum: int
-    maximum: int
-    empty_fraction: float
 
 
 def _texts(texts: Iterable[str]) -> list[str]:
@@ -105,28 +92,6 @@ def repetition_rate(texts: Iterable[str], n: int = 3) -> float:
         if grams:
             shares.append(1.0 - len(set(grams)) / len(grams))
     return sum(shares) / len(shares) if shares else float("nan")
-
-
-def length_stats(texts: Iterable[str]) -> LengthStats:
-    """Words per text: mean, median, smallest, largest, and the share of texts without a word.
-
-    An empty text counts with length 0.
-
-    Raises:
-        ValueError: if there is no text at all.
-        TypeError: if an item is not a string.
-    """
-    lengths = np.array([len(words(text)) for text in _texts(texts)])
-    if lengths.size == 0:
-        raise ValueError("texts: expected at least one text, got none")
-    return LengthStats(
-        n=int(lengths.size),
-        mean=float(lengths.mean()),
-        median=float(np.median(lengths)),
-        minimum=int(lengths.min()),
-        maximum=int(lengths.max()),
-        empty_fraction=float((lengths == 0).mean()),
-    )
 
 
 class Degeneration(NamedTuple):

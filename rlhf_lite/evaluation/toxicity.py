@@ -61,10 +61,10 @@ class ProfanityJudge:
             ToxicityError: if the package is not installed.
         """
         try:
-            found = toxicity_scores(texts)
+            scores = toxicity_scores(texts)
         except ImportError as error:
             raise ToxicityError(f"{self.name} cannot be used ({error}): pip install {self.name}") from error
-        return _probabilities(found, len(texts), self.name)
+        return _probabilities(scores, len(texts), self.name)
 
 
 class DetoxifyJudge:
@@ -86,10 +86,10 @@ class DetoxifyJudge:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """See `ToxicityJudge`."""
-        found: list[float] = []
+        scores: list[float] = []
         for start in range(0, len(texts), _BATCH):
-            found += list(self._model.predict(list(texts[start : start + _BATCH]))["toxicity"])
-        return _probabilities(found, len(texts), self.name)
+            scores += list(self._model.predict(list(texts[start : start + _BATCH]))["toxicity"])
+        return _probabilities(scores, len(texts), self.name)
 
 
 class ClassifierJudge:
@@ -119,8 +119,8 @@ class ClassifierJudge:
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """See `ToxicityJudge`."""
-        found = [labels[self._label] for labels in self._labels(texts)] if texts else []
-        return _probabilities(found, len(texts), self.name)
+        scores = [labels[self._label] for labels in self._labels(texts)] if texts else []
+        return _probabilities(scores, len(texts), self.name)
 
 
 def toxicity_judge(spec: str | None = None) -> ToxicityJudge:
@@ -147,15 +147,13 @@ def _load_detoxify(kind: str) -> Any:
         from detoxify import Detoxify
     except ImportError as error:
         raise ToxicityError(
-            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check, which is "
-            "here"
+            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check, which is here"
         ) from error
     try:
         return Detoxify(kind)
     except Exception as error:  # whatever the download raises, the reader needs the same advice
         raise ToxicityError(
-            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); it is fetched "
-            f"once "
+            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); it is fetched once "
             "from the network, or use --toxicity profanity-check"
         ) from error
 
@@ -172,23 +170,20 @@ def _load_classifier(name: str) -> Callable[..., Any]:
         where = "folder" if Path(name).exists() else "folder or Hub id"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ToxicityError(
-            f"{name} is no {where} with a text classifier that can be loaded here ({reason}); check the "
-            f"name, "
+            f"{name} is no {where} with a text classifier that can be loaded here ({reason}); check the name, "
             "go online once (unset HF_HUB_OFFLINE), or use --toxicity profanity-check"
         ) from error
 
 
-def _pick_label(labels: list[str], wanted: str | None, name: str) -> str:
+def _pick_label(labels: list[str], asked_for: str | None, name: str) -> str:
     """The label as the model spells it."""
+    if asked_for is None and len(labels) == 1:
+        return labels[0]
     by_lower = {label.lower(): label for label in labels}
-    if wanted is not None:
-        candidates: Sequence[str] = [wanted.lower()]
-    else:
-        candidates = [labels[0].lower()] if len(labels) == 1 else _LABELS
-    for candidate in candidates:
+    for candidate in _LABELS if asked_for is None else (asked_for.lower(),):
         if candidate in by_lower:
             return by_lower[candidate]
-    asked = f"has no label {wanted!r}" if wanted is not None else "does not say which label means toxic"
+    asked = "does not say which label means toxic" if asked_for is None else f"has no label {asked_for!r}"
     raise ToxicityError(
         f"{name} {asked}; its labels are {', '.join(labels)}: write {name}#LABEL with one of them"
     )
@@ -196,12 +191,12 @@ def _pick_label(labels: list[str], wanted: str | None, name: str) -> str:
 
 def _probabilities(values: Any, n: int, name: str) -> NDArray[np.float64]:
     """``values`` as ``[n]``; a NaN passes, for the report counts it, but nothing outside [0, 1]."""
-    found = np.asarray(values, dtype=np.float64)
-    if found.shape != (n,):
-        raise ToxicityError(f"{name} gave {found.shape} scores for {n} texts; expected one per text")
-    outside = np.flatnonzero((found < 0) | (found > 1))
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.shape != (n,):
+        raise ToxicityError(f"{name} gave {scores.shape} scores for {n} texts; expected one per text")
+    outside = np.flatnonzero((scores < 0) | (scores > 1))
     if outside.size:
         raise ToxicityError(
-            f"{name} gave {found[outside[0]]:g} for text {outside[0]}; expected a probability from 0 to 1"
+            f"{name} gave {scores[outside[0]]:g} for text {outside[0]}; expected a probability from 0 to 1"
         )
-    return found
+    return scores

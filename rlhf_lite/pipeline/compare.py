@@ -146,16 +146,13 @@ def evaluate_models(
     reward: Path | None = None,
     with_gold: bool = True,
     judge: str | None = None,
-    tie_margin: float = 0.0,
     toxicity: str | None = None,
     chat: bool = False,
-    max_new_tokens: int = 40,
-    temperature: float = 1.0,
-    n_samples: int = 1,
     seed: int = 0,
     on_error: Literal["raise", "skip"] = "raise",
     command: str | None = None,
     visible: bool = True,
+    **sampling: Any,
 ) -> dict[str, Any]:
     """Compare policies and write the report. See `evaluation.compare.compare_policies` for the measures.
 
@@ -168,11 +165,12 @@ def evaluate_models(
         reference: a NAME or a MODEL; the base model of the first one if None.
         reward: a run or a reward model.
         with_gold: fit the gold judge to human ratings. In a chat it is left out: it knows reviews only.
-        judge, tie_margin, chat, max_new_tokens, temperature, n_samples, seed: see `compare_policies`.
         toxicity: see `evaluation.toxicity.toxicity_judge`.
         on_error: "raise" at a broken row of the prompts, or "skip" and list it.
         command: what the user typed.
         visible: show progress.
+        judge, chat, seed: see `compare_policies`.
+        **sampling: ``tie_margin``, ``max_new_tokens``, ``temperature``, ``n_samples`` of `compare_policies`.
 
     Returns:
         The content of ``report.json``.
@@ -217,12 +215,9 @@ def evaluate_models(
             reward=scores,
             toxicity=tox,
             judge=judge,
-            tie_margin=tie_margin,
             chat=chat,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            n_samples=n_samples,
             seed=seed,
+            **sampling,
             prompt_source=given.source,
             remarks=remarks,
             on_policy=lambda done, name: show(2 + done, name),

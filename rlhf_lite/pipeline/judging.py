@@ -74,7 +74,6 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         start = actors.reference
         adapters = {"reference": None, "sft": start, "ppo": POLICY, "dpo": DPO, control: start}
         make = partial(EvalPolicy, model=actors.model, tokenizer=policy.tokenizer)
-        make = partial(make, top_layers=config.lora.top_layers)
         policies = {name: make(name, adapter=adapters[name]) for name in names if name != control}
         if control in names:
             policies[control] = make(control, adapter=start, best_of=settings.best_of_n)

@@ -94,13 +94,13 @@ def found(policies):
 
 def test_a_network_scores_as_plain_models_do(network):
     prompts, texts = [[3, 4], [5], [6, 7, 8]], [[9, 10], [], [11]]
-    got = Network(network, 0, batch_tokens=8).logps(prompts, texts, adapters=["one", None, "two"])
-    assert got[:, 1].tolist() == [0, 0, 0]
-    for place, adapter in enumerate(["one", None, "two"]):
+    for adapter in ("one", None, "two"):
+        got = Network(network, 0, batch_tokens=8).logps(prompts, texts, adapter=adapter)
+        assert got[1] == 0
         with Network(network, 0).using(adapter):
             for row in (0, 2):
                 expected = naive_logps(network, [prompts[row] + texts[row]])[0][len(prompts[row]) - 1 :].sum()
-                assert got[place, row] == pytest.approx(float(expected.detach()), abs=1e-4)
+                assert got[row] == pytest.approx(float(expected.detach()), abs=1e-4)
 
 
 def test_a_shared_network_computes_its_trunk_once(network):

@@ -10,7 +10,6 @@ import pytest
 
 from rlhf_lite.evaluation.text_metrics import (
     distinct_n,
-    length_stats,
     repetition_rate,
     toxicity_scores,
     vader_scores,
@@ -61,13 +60,6 @@ def test_texts_that_are_too_short_add_nothing():
     assert math.isnan(repetition_rate([]))
 
 
-def test_length_stats_count_the_empty_text():
-    stats = length_stats(["", "one", "one two three four five"])
-    assert stats == (3, 2.0, 1.0, 0, 5, pytest.approx(1 / 3))
-    with pytest.raises(ValueError, match="at least one text"):
-        length_stats([])
-
-
 def test_vader_orders_plain_cases_and_scores_nothing_as_zero():
     good, neutral, bad, empty = vader_scores(["a wonderful film", "a film", "a terrible, boring film", ""])
     assert good > 0.4 > neutral == 0.0 > -0.4 > bad
@@ -85,9 +77,7 @@ def test_toxicity_orders_plain_cases_without_warnings():
     assert toxicity_scores([]).dtype == np.float64
 
 
-@pytest.mark.parametrize(
-    "function", [distinct_n, repetition_rate, length_stats, vader_scores, toxicity_scores]
-)
+@pytest.mark.parametrize("function", [distinct_n, repetition_rate, vader_scores, toxicity_scores])
 def test_wrong_types_are_named(function):
     with pytest.raises(TypeError, match="got one string 'a film'"):
         function("a film")

@@ -241,13 +241,14 @@ def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) 
     for weight in adapter_parameters(model, POLICY):
         torch.nn.init.normal_(weight, std=0.5, generator=torch.Generator().manual_seed(1))
     prompts = ["- a film\n-", "- another one\n-", "- b\n-"]
+    make = partial(EvalPolicy, model=model.eval(), tokenizer=policy.tokenizer)
     both = []
-    for top in (4, 1):
-        make = partial(EvalPolicy, model=model.eval(), tokenizer=policy.tokenizer, top_layers=top)
+    for layers in ([3], [0, 1, 2, 3]):  # the second claims that every layer may change
+        model.peft_config[POLICY].layers_to_transform = layers
         policies = {"base": make("base"), "shaken": make("shaken", adapter=POLICY)}
         options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
         both.append(judge_answers(policies, prompts, **options)["shaken"])
-    assert policies["base"].network.scorer.body.depth == 4 - 1
+        assert policies["base"].network.scorer.body.depth == 4 - len(layers)
     assert both[0].texts == both[1].texts
     assert abs(both[0].scores["kl"]).max() > 0.01  # the adapter does something
     for name in ("kl", "reference_nats", "reference_tokens"):

@@ -206,10 +206,7 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     model = build_adapter_policies(run, policy, trained=False).model
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
     prompts = prompts_of(config).test[: settings.prompts]
-    policies = {
-        name: EvalPolicy(name, model, policy.tokenizer, POLICIES[name], top_layers=config.lora.top_layers)
-        for name in names
-    }
+    policies = {name: EvalPolicy(name, model, policy.tokenizer, POLICIES[name]) for name in names}
     answers = judge_answers(
         policies,
         prompts,
