@@ -147,14 +147,14 @@ def _load_detoxify(kind: str) -> Any:
         from detoxify import Detoxify
     except ImportError as error:
         raise ToxicityError(
-            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check, which is here"
+            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check"
         ) from error
     try:
         return Detoxify(kind)
     except Exception as error:  # whatever the download raises, the reader needs the same advice
         raise ToxicityError(
-            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); it is fetched once "
-            "from the network, or use --toxicity profanity-check"
+            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); "
+            "it is fetched once from the network, or use --toxicity profanity-check"
         ) from error
 
 
@@ -170,8 +170,8 @@ def _load_classifier(name: str) -> Callable[..., Any]:
         where = "folder" if Path(name).exists() else "folder or Hub id"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ToxicityError(
-            f"{name} is no {where} with a text classifier that can be loaded here ({reason}); check the name, "
-            "go online once (unset HF_HUB_OFFLINE), or use --toxicity profanity-check"
+            f"{name} is no {where} with a text classifier that can be loaded here ({reason}); "
+            "check the name, go online once (unset HF_HUB_OFFLINE), or use --toxicity profanity-check"
         ) from error
 
 
