@@ -132,7 +132,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         rows, length = self.response_ids.shape
-        wanted = {
+        expected = {
             "prompt_mask": (self.prompt_mask, tuple(self.prompt_ids.shape)),
             "response_mask": (self.response_mask, (rows, length)),
             "logps": (self.logps, (rows, length)),
@@ -141,7 +141,7 @@ class Rollout:
         }
         if self.prompt_ids.shape[0] != rows:
             raise ValueError(f"prompt_ids has {self.prompt_ids.shape[0]} rows, response_ids {rows}")
-        for name, (tensor, shape) in wanted.items():
+        for name, (tensor, shape) in expected.items():
             if tensor is not None and tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
         for name in ("prompt_mask", "response_mask"):
@@ -151,6 +151,10 @@ class Rollout:
 
     def __len__(self) -> int:
         return int(self.response_ids.shape[0])
+
+    def rows(self, index: Tensor) -> Rollout:
+        """The given rows."""
+        return Rollout(**{n: None if tensor is None else tensor[index] for n, tensor in vars(self).items()})
 
 
 @runtime_checkable

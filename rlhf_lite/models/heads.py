@@ -60,11 +60,11 @@ def load_value_head(folder: Path, *, hidden_size: int) -> ValueHead:
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): train the critic again") from error
     head = ValueHead(hidden_size)
-    wanted = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != wanted:
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
         raise ValueError(
-            f"{path} does not fit a model with hidden size {hidden_size}: it holds {found}, not {wanted}"
+            f"{path} does not fit a model with hidden size {hidden_size}: it holds {shapes}, not {expected}"
         )
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path} holds numbers that are not finite: train the critic again")

@@ -50,12 +50,12 @@ class Run:
 
         A probe decides what ``auto`` means, and its answer may change between a run and its continuation.
         """
-        wanted = self.config.model.precision
-        if wanted != "auto":
-            return wanted
+        precision = self.config.model.precision
+        if precision != "auto":
+            return precision
         place = self.output / STATE_FILE
         if self.accelerator.is_main_process and not place.is_file():
-            write_json(place, {"precision": resolve_precision(wanted)})
+            write_json(place, {"precision": resolve_precision(precision)})
         self.accelerator.wait_for_everyone()
         return resolve_precision(json.loads(place.read_text(encoding="utf-8"))["precision"])
 
@@ -93,10 +93,10 @@ class Run:
 
     def verify(self, phase: str) -> dict[str, Any]:
         """Check that a finished phase fits this run's model, tokenizer and settings."""
-        wanted = self.identity | {"settings": self.settings(phase)}
+        expected = self.identity | {"settings": self.settings(phase)}
         if phase in ("ppo", "dpo"):
-            wanted["reference"] = "sft" if self.finished("sft") else "base"
-        return verify_phase(self.output / phase, wanted)
+            expected["reference"] = "sft" if self.finished("sft") else "base"
+        return verify_phase(self.output / phase, expected)
 
     def settings(self, phase: str) -> dict[str, Any]:
         """The settings that a phase's result depends on, besides the model's."""
@@ -173,7 +173,7 @@ class Run:
 
 def make_accelerator(threads: int | None) -> Accelerator:
     """The accelerator of this process; keeps the number of CPU threads, which accelerate would lower."""
-    wanted = use_cpu(threads)
+    threads = use_cpu(threads)
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    use_cpu(wanted)
+    use_cpu(threads)
     return accelerator

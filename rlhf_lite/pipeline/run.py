@@ -131,18 +131,18 @@ def run_pipeline(
     if unknown:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
     planned = planned_phases(config)
-    wanted = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
+    phases = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
     output = Path(output)
     prepare_folder(config, output, resume=resume)
     started = time.monotonic()
     run = Run(config, output, visible=visible)
     # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
     info = run_info(seed=config.seed)
-    judged = run_phases(run, wanted, TRAINING, run_evaluation)
+    judged = run_phases(run, phases, TRAINING, run_evaluation)
     metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
     if run.accelerator.is_main_process:
         write_json(output / "metrics.json", metrics)
-        if "evaluation" in wanted:
+        if "evaluation" in phases:
             from rlhf_lite.evaluation.report.run import write_report
 
             write_report(output)
@@ -219,10 +219,10 @@ def collect_metrics(
 
 def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
     """The bar that a run is held against: what was asked, what was found, and whether it holds."""
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
 
     def check(name: str, target: str, value: float, passed: bool) -> None:
-        found.append({"name": name, "target": target, "value": value, "passed": bool(passed)})
+        results.append({"name": name, "target": target, "value": value, "passed": bool(passed)})
 
     if "reward_model" in judged:
         model = judged["reward_model"]
@@ -250,7 +250,7 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
         ):  # fmt: skip
             ratio = (policy[key] or math.nan) / (reference[key] or math.nan)  # None: no text has enough words
             check(words, target, ratio, lowest <= ratio <= highest)
-    return found
+    return results
 
 
 def without_nan(value: Any) -> Any:

@@ -110,13 +110,5 @@ def best_of_n(
     batch = Completions.of(rollout, eos_token_id=eos_token_id, decode=decode, trunk=trunk)
     scores = evaluate(reward, batch).scores.view(-1, n)
     place = choose_best(scores)
-    rows = torch.arange(len(place), device=place.device) * n + place
-    winners = Rollout(
-        prompt_ids=rollout.prompt_ids[rows],
-        prompt_mask=rollout.prompt_mask[rows],
-        response_ids=rollout.response_ids[rows],
-        response_mask=rollout.response_mask[rows],
-        logps=rollout.logps[rows],
-        ended=None if rollout.ended is None else rollout.ended[rows],
-    )
+    winners = rollout.rows(torch.arange(len(place), device=place.device) * n + place)
     return BestOfN(winners, place, scores)

@@ -1,4 +1,4 @@
-"""The rules that turn a model's logits into the law a token is drawn from.
+"""The rules that turn a model's logits into the distribution a token is drawn from.
 
 The definitions and their order are those of the logits processors of transformers: repetition penalty,
 temperature, top-k, top-p, min-p. A rule takes tokens away by setting their logits to -inf; what is left is
@@ -51,8 +51,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
             break
     drop = above >= p
     drop[:, 0] = False
-    kept = torch.full_like(logits, -torch.inf)
-    return kept.scatter(1, index, top.masked_fill(drop, -torch.inf))
+    nothing = torch.full_like(logits, -torch.inf)
+    return nothing.scatter(1, index, top.masked_fill(drop, -torch.inf))
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
@@ -63,7 +63,7 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitRules:
-    """Which law tokens are drawn from. The defaults change nothing: the model's own softmax.
+    """Which distribution tokens are drawn from. The defaults change nothing: the model's own softmax.
 
     Attributes:
         temperature: divides the logits; 0 is greedy decoding.
@@ -107,7 +107,7 @@ class LogitRules:
         return self.repetition_penalty != 1
 
     def apply(self, logits: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Logits ``[B, V]`` of the law, in float32; -inf where a token cannot be drawn.
+        """Logits ``[B, V]`` of the distribution, in float32; -inf where a token cannot be drawn.
 
         Args:
             logits: ``[B, V]`` as the model gives them.

@@ -90,31 +90,31 @@ def evaluate(reward: Reward, batch: Completions, *, name: str = "reward") -> Rew
     """
     try:
         with torch.no_grad():
-            found = reward(batch)
+            scores = reward(batch)
     except Exception as error:
         error.add_note(f"raised while the reward part {name!r} scored {len(batch)} completions")
         raise
-    if isinstance(found, Rewards):
-        checked = (_checked(value, batch, name) for value in (found.scores, found.raw))
-        return Rewards(*checked, found.parts)
-    scores = _checked(found, batch, name)
+    if isinstance(scores, Rewards):
+        checked = (_checked(value, batch, name) for value in (scores.scores, scores.raw))
+        return Rewards(*checked, scores.parts)
+    scores = _checked(scores, batch, name)
     return Rewards(scores, scores)
 
 
-def _checked(found: Any, batch: Completions, name: str) -> Tensor:
-    """``found`` as float32 ``[B]``."""
-    wanted = f"expected {len(batch)} numbers, one per completion"
-    if isinstance(found, Tensor):
-        if found.shape != (len(batch),) or found.is_complex():
-            kind = str(found.dtype).removeprefix("torch.")
-            raise RewardError(f"reward part {name!r} gave a {kind} tensor {tuple(found.shape)}; {wanted}")
-        scores = found.detach().float()
-    elif isinstance(found, (str, bytes, Mapping)) or not hasattr(found, "__len__"):
-        raise RewardError(f"reward part {name!r} gave a {type(found).__name__}; {wanted}")
-    elif len(found) != len(batch):
-        raise RewardError(f"reward part {name!r} gave {len(found)} scores; {wanted}")
+def _checked(given: Any, batch: Completions, name: str) -> Tensor:
+    """``given`` as float32 ``[B]``."""
+    expected = f"expected {len(batch)} numbers, one per completion"
+    if isinstance(given, Tensor):
+        if given.shape != (len(batch),) or given.is_complex():
+            kind = str(given.dtype).removeprefix("torch.")
+            raise RewardError(f"reward part {name!r} gave a {kind} tensor {tuple(given.shape)}; {expected}")
+        scores = given.detach().float()
+    elif isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
+        raise RewardError(f"reward part {name!r} gave a {type(given).__name__}; {expected}")
+    elif len(given) != len(batch):
+        raise RewardError(f"reward part {name!r} gave {len(given)} scores; {expected}")
     else:
-        values = [_number(value, batch, name, row) for row, value in enumerate(found)]
+        values = [_number(value, batch, name, row) for row, value in enumerate(given)]
         scores = torch.tensor(values, dtype=torch.float32, device=batch.ids.device)
     bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
     if bad:

@@ -19,18 +19,18 @@ from rlhf_lite.rollout.logit_rules import LogitRules
 from rlhf_lite.rollout.text import TextStream
 from rlhf_lite.types import Rollout
 
-__all__ = ["Step", "decode", "join", "row_seeds", "sample"]
+__all__ = ["DecodeStep", "decode", "join", "row_seeds", "sample"]
 
 
 @dataclass(frozen=True)
-class Step:
+class DecodeStep:
     """One step of decoding: each of the R rows that had not ended has drawn a token.
 
     Attributes:
         position: 0 for the first new token.
         rows: ``[R]`` which rows of the batch.
         tokens: ``[R]`` what they drew.
-        logps: ``[R]`` its log-probability under the law it was drawn from, in nats.
+        logps: ``[R]`` its log-probability under the distribution it was drawn from, in nats.
         ended: bool ``[R]``, True where this token ends the row.
     """
 
@@ -86,19 +86,19 @@ def decode(
     repeats: int = 1,
     stops: Callable[[Tensor, Tensor], Tensor] | None = None,
     idle: float = 0.05,
-) -> Iterator[Step]:
+) -> Iterator[DecodeStep]:
     """Continue left-padded prompts step by step. Closing the generator stops decoding.
 
     Args:
         model, prompt_ids, prompt_mask, max_new_tokens, eos_token_id, seeds, repeats: see :func:`sample`.
-        rules: the law that tokens are drawn from.
+        rules: make the distribution that tokens are drawn from.
         stops: called with rows ``[R]`` and their new tokens ``[R]``; says which of them end, besides those
             with an end token.
         idle: rows that have ended leave the batch when they are more than this share of it. Leaving costs a
             little: with 1, rows stay until all have ended.
 
     Yields:
-        One :class:`Step` for each position, until every row has ended.
+        One :class:`DecodeStep` for each position, until every row has ended.
     """
     _check(prompt_ids, prompt_mask, seeds, repeats, max_new_tokens)
     device = prompt_ids.device
@@ -113,15 +113,15 @@ def decode(
     decoder = prepare(model, steps=max_new_tokens).decoder()
     logits = decoder.prefill(prompt_ids, prompt_mask, repeats=repeats, room=max_new_tokens)
     for t in range(max_new_tokens):
-        law = rules.apply(logits, seen)
+        logits = rules.apply(logits, seen)
         if rules.greedy:
-            tokens, logps = law.argmax(-1), torch.zeros(len(law), device=device)
+            tokens, logps = logits.argmax(-1), torch.zeros(len(logits), device=device)
         else:
-            tokens, logps = draw(law, chance[rows, t])
+            tokens, logps = draw(logits, chance[rows, t])
         over = torch.isin(tokens, ends)
         if stops is not None:
             over[running] |= stops(rows[running], tokens[running])
-        yield Step(t, rows[running], tokens[running], logps[running], over[running])
+        yield DecodeStep(t, rows[running], tokens[running], logps[running], over[running])
 
         running = running & ~over
         left = int(running.sum())
@@ -169,7 +169,7 @@ def sample(
         pad_token_id: fills what follows the end.
         seeds: one per row of the result; the same seed, prompt and model give the same continuation in any
             batch, up to floating-point ties.
-        temperature: divides the logits; 0 is greedy decoding, a law that gives its token probability 1.
+        temperature: divides the logits; 0 is greedy decoding, which gives its token probability 1.
         top_k, top_p, min_p, repetition_penalty: see :class:`rlhf_lite.rollout.logit_rules.LogitRules`.
         stop: strings that end a row as soon as its text holds one of them. The tokens up to and including the
             one that completes the string are kept and count; cut the decoded text with
@@ -180,8 +180,8 @@ def sample(
 
     Returns:
         B * ``repeats`` rows: tokens, mask (True up to and including the token that ends the row), the
-        log-probabilities under the law they were drawn from, and which rows ended by themselves, by an end
-        token or a stop string.
+        log-probabilities under the distribution they were drawn from, and which rows ended by themselves,
+        by an end token or a stop string.
 
         In float32 the log-probabilities agree with those that ``models.policy.PolicyScorer`` computes to
         about 1e-5 nats. In bfloat16 both round, each in its own way: on SmolLM2-135M they are 0.05 nats per
@@ -193,11 +193,7 @@ def sample(
             number is out of range, or ``stop`` is given without a tokenizer.
     """
     rules = LogitRules(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
     count, device = len(seeds), prompt_ids.device
     tokens = torch.full((count, max_new_tokens), pad_token_id, device=device)

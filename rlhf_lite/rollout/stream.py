@@ -65,11 +65,7 @@ def stream(
         Pieces of all rows in turn; exactly one per row has ``finish`` set, and it is the row's last.
     """
     rules = LogitRules(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
     )
     texts = [TextStream(tokenizer, stop) for _ in seeds]
     pieces: dict[int, str] = {}

@@ -7,10 +7,8 @@ divergence of the policy, which would need its own samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,43 +20,14 @@ from rlhf_lite.training.batches import drawn_rows
 from rlhf_lite.training.distributed import BatchMeans
 from rlhf_lite.training.preference.data import JudgedAnswer
 from rlhf_lite.training.preference.scoring import CompletionScorer, Reference
-from rlhf_lite.training.preference.tasks import CompletionLogps, Losses, PreferenceTask, make_task
+from rlhf_lite.training.preference.tasks import DPOSettings, Losses, PreferenceTask
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import OptimiserSettings, Resume, RunSettings
 from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
 
+__all__ = ["DPOSettings", "reference_logps", "train_dpo"]
+
 Data = Sequence[EncodedPair] | Sequence[JudgedAnswer]
-
-
-@dataclass(frozen=True, kw_only=True)
-class DPOSettings:
-    """What DPO and its family are told.
-
-    Attributes:
-        beta: β of the loss (τ for IPO).
-        loss: a name in ``functional.PREFERENCE_LOSSES``, or ``kto``.
-        loss_options: further arguments of the loss, by name.
-        sft_coef: weight of the negative log-likelihood per token of the chosen answers.
-        cache_megabytes: memory for the frozen layers' states, which are then computed once per run instead of
-            once per epoch; 0 for none.
-    """
-
-    beta: float
-    loss: str = "sigmoid"
-    loss_options: Mapping[str, Any] = field(default_factory=dict)
-    sft_coef: float = 0.0
-    cache_megabytes: int = 256
-
-    def task(self, data: Data, *, seed: int) -> PreferenceTask:
-        """What is learned from some data; ``seed`` draws KTO's mismatched answers."""
-        return make_task(
-            data,
-            loss=self.loss,
-            beta=self.beta,
-            options=self.loss_options,
-            sft_coef=self.sft_coef,
-            seed=seed,
-        )
 
 
 class _Learning:
@@ -105,10 +74,8 @@ class _Learning:
         """Loss and metrics of some rows, and the tokens that they were computed from."""
         index = self.task.completions(rows)
         logps, seen = self.completions.logps(index, module)
-        refs = self.completions.reference_logps
-        refs = None if refs is None else refs[index]
-        scored = CompletionLogps(logps, refs, self.completions.lengths[index])
-        return self.task.losses(rows, scored, baseline), seen
+        refs, lengths = self.completions.reference_logps, self.completions.lengths[index]
+        return self.task.losses(rows, logps, None if refs is None else refs[index], lengths, baseline), seen
 
     @torch.no_grad()
     def baseline(self, parts: Sequence[Sequence[int]], module: nn.Module) -> float:
@@ -149,9 +116,7 @@ def reference_logps(
     They are the same for every loss on pairs; for ``kto`` they also depend on the seed. Arguments as there.
     """
     task = DPOSettings(beta=1.0, loss=loss).task(data, seed=seed)
-    completions = CompletionScorer(
-        scorer, task.examples, pad_token_id=pad_token_id, accelerator=accelerator
-    )
+    completions = CompletionScorer(scorer, task.examples, pad_token_id=pad_token_id, accelerator=accelerator)
     completions.prepare(reference, rows=range(len(task.examples)))
     return completions.reference_logps
 
@@ -215,11 +180,7 @@ def train_dpo(
     task, held_out = settings.task(data, seed=run.seed), None
     drawn = drawn_rows(len(task.sizes), run.batch_size, run.steps, seed=run.seed, lengths=task.sizes)
     train = learning(
-        task,
-        rows=drawn,
-        known=known_reference,
-        name="reference",
-        cache_megabytes=settings.cache_megabytes,
+        task, rows=drawn, known=known_reference, name="reference", cache_megabytes=settings.cache_megabytes
     )
     saved = train.completions.tensors()
     if validation:

@@ -99,60 +99,6 @@ class GRPOSettings(PolicyGradientSettings):
             )
 
 
-def unit_losses(
-    logps: Tensor,
-    old_logps: Tensor,
-    ref_logps: Tensor,
-    advantages: Tensor,
-    response_mask: Tensor,
-    *,
-    aggregation: Aggregation,
-    kl_in: KLPlace,
-    kl_coef: float,
-    clip: float,
-    clip_high: float | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Loss and ratio of each unit: tokens ``[B, S]``, or completions ``[B, 1]`` for ``"sequence"``.
-
-    With ρ = π/π_old the loss is -min(ρ A, clip(ρ, 1 - ε, 1 + ε_high) A) + β k3, as in Shao et al. 2024,
-    equation 3; where the reward paid for the KL, β is 0 here.
-
-    Args:
-        logps: ``[B, S]`` of the policy that is being trained.
-        old_logps: ``[B, S]`` of the policy that sampled.
-        ref_logps: ``[B, S]`` of the reference.
-        advantages: ``[B]``.
-        response_mask: bool ``[B, S]``; True counts.
-        aggregation, kl_in: see the head of this file.
-        kl_coef: price of a nat; not charged here where the reward paid it.
-        clip, clip_high: see ``functional.grpo_loss``.
-    """
-    old, ref = old_logps, ref_logps
-    if aggregation == "sequence":
-        logps, old, ref = (masked_sum(each, response_mask, dim=1).unsqueeze(1) for each in (logps, old, ref))
-    loss = grpo_loss(
-        logps,
-        old,
-        advantages.unsqueeze(1).expand_as(logps),
-        clip=clip,
-        clip_high=clip_high,
-        ref_logp=ref,
-        kl_coef=kl_coef if kl_in == "loss" else 0.0,
-    )
-    ratio = (logps - old).clamp(max=_LOG_RATIO_LIMIT).exp()
-    if kl_in == "weighted_loss":
-        k3 = kl_estimate(torch.maximum(logps, ref - _LOG_RATIO_LIMIT), ref, kind="k3")
-        loss = loss + kl_coef * ratio * k3
-    return loss, ratio.detach()
-
-
-def unit_weights(response_mask: Tensor, *, aggregation: Aggregation, max_tokens: int) -> Tensor:
-    """Weights of the units of a whole minibatch, ``[B, S]`` or ``[B, 1]``; the loss is their weighted sum."""
-    if aggregation == "sequence":
-        return torch.full((len(response_mask), 1), 1 / len(response_mask), device=response_mask.device)
-    return aggregation_weights(response_mask, aggregation=aggregation, max_tokens=max_tokens)
-
-
 class GRPO:
     """GRPO and its relatives as an ``Algorithm`` of the loop in ``policy_gradient``.
 
@@ -198,27 +144,38 @@ class GRPO:
         return replace(batch, advantages=advantages), metrics
 
     def weights(self, response_mask: Tensor) -> Tensor:
-        """See :func:`unit_weights`."""
-        settings = self.settings
-        return unit_weights(
-            response_mask, aggregation=settings.aggregation, max_tokens=settings.max_new_tokens
-        )
+        """Weights of tokens, see ``functional.aggregation_weights``, or the same for every completion."""
+        kind, n = self.settings.aggregation, len(response_mask)
+        if kind == "sequence":
+            return torch.full((n, 1), 1 / n, device=response_mask.device)
+        return aggregation_weights(response_mask, aggregation=kind, max_tokens=self.settings.max_new_tokens)
 
     def losses(self, batch: Batch, new: TokenScores) -> UnitLosses:
-        """See :func:`unit_losses`."""
-        settings = self.settings
-        loss, ratio = unit_losses(
-            new.logps,
-            batch.old_logps,
-            batch.old_logps if batch.ref_logps is None else batch.ref_logps,
-            batch.advantages,
-            batch.response_mask,
-            aggregation=settings.aggregation,
-            kl_in=settings.kl_in,
-            kl_coef=settings.kl_coef,
+        """Loss of each token ``[B, S]``, or of each completion ``[B, 1]`` with ``aggregation="sequence"``.
+
+        With ρ = π/π_old it is -min(ρ A, clip(ρ, 1 - ε, 1 + ε_high) A) + β k3 (Shao et al. 2024, equation 3);
+        where the reward has paid for the KL, β is 0 here.
+        """
+        settings, advantages = self.settings, batch.advantages.unsqueeze(1)
+        ref = batch.old_logps if batch.ref_logps is None else batch.ref_logps
+        logps, old = new.logps, batch.old_logps
+        if settings.aggregation == "sequence":
+            counts = batch.response_mask
+            logps, old, ref = (masked_sum(each, counts, dim=1).unsqueeze(1) for each in (logps, old, ref))
+        loss = grpo_loss(
+            logps,
+            old,
+            advantages.expand_as(logps),
             clip=settings.clip,
             clip_high=settings.clip_high,
+            ref_logp=ref,
+            kl_coef=settings.kl_coef if settings.kl_in == "loss" else 0.0,
         )
+        ratio = (logps - old).clamp(max=_LOG_RATIO_LIMIT).exp()
+        if settings.kl_in == "weighted_loss":
+            k3 = kl_estimate(torch.maximum(logps, ref - _LOG_RATIO_LIMIT), ref, kind="k3")
+            loss = loss + settings.kl_coef * ratio * k3
+        ratio = ratio.detach()
         high = settings.clip if settings.clip_high is None else settings.clip_high
         clipped = (ratio < 1 - settings.clip) | (ratio > 1 + high)
         return UnitLosses(loss, ratio, clipped, terms={"loss/policy": loss})

@@ -85,9 +85,7 @@ def train_rejection(
     if n < 2:
         raise ValueError(f"n must be at least 2: the best of {n} is no choice")
     if settings.sft_batch_size > run.batch_size:
-        raise ValueError(
-            f"{run.batch_size} winners a round cannot fill a batch of {settings.sft_batch_size}"
-        )
+        raise ValueError(f"{run.batch_size} winners a round cannot fill a batch of {settings.sft_batch_size}")
     trained = {name: p for name, p in setup.scorer.named_parameters() if p.requires_grad}
     done = 0
     if run.resume is not None:
@@ -116,9 +114,7 @@ def train_rejection(
             hooks=Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches),
             resume=None,
         )
-        train_sft(
-            setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round
-        )
+        train_sft(setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round)
         # The accelerator remembers every optimiser it prepared; without this they would add up.
         run.accelerator.free_memory()
         metrics |= {

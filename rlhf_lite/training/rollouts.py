@@ -136,11 +136,7 @@ def roll_out(
         rollout, eos_token_id=setup.eos_token_id, decode=setup.decode, trunk=setup.scorer.body.trunk
     )
     batch, names = _scored(
-        setup,
-        completions,
-        sampled_logps,
-        temperature=temperature,
-        micro_batch_size=micro_batch_size,
+        setup, completions, sampled_logps, temperature=temperature, micro_batch_size=micro_batch_size
     )
     batch = batch.map(lambda tensor: gather_rows(tensor, len(prompts), accelerator))
     metrics = rollout_metrics(batch, names)

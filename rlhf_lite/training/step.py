@@ -112,9 +112,7 @@ class Optimisation:
             )
         self._settings, self._done = optimiser, 0
         self._warmup, self._total = optimiser.warmup_steps * updates_per_step, run.steps * updates_per_step
-        adam = torch.optim.AdamW(
-            self._parameters, lr=self.learning_rate, weight_decay=optimiser.weight_decay
-        )
+        adam = torch.optim.AdamW(self._parameters, lr=self.learning_rate, weight_decay=optimiser.weight_decay)
         self.accelerator = accelerator
         # "Evaluation" to accelerate means: place it, apply its mixed precision, and do not wrap it.
         self.module = accelerator.prepare_model(module, evaluation_mode=True)
@@ -130,10 +128,7 @@ class Optimisation:
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
         return self._settings.learning_rate * learning_rate_factor(
-            self._done,
-            warmup_steps=self._warmup,
-            total_steps=self._total,
-            schedule=self._settings.schedule,
+            self._done, warmup_steps=self._warmup, total_steps=self._total, schedule=self._settings.schedule
         )
 
     def backward(self, loss: Tensor, batch: Mapping[str, Tensor] | None = None) -> None:

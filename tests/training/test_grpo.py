@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,10 +22,10 @@ from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_setup, 
 
 from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.policy import PolicyScorer, TokenScores
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.batches import minibatch_rows
-from rlhf_lite.training.grpo import GRPO, METHODS, GRPOSettings, train_grpo, unit_losses, unit_weights
+from rlhf_lite.training.grpo import GRPO, METHODS, GRPOSettings, train_grpo
 from rlhf_lite.training.policy_gradient import collect, update
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference, trainable_module
@@ -210,16 +211,14 @@ def test_a_minibatch_is_weighed_by_itself(method):
     optimisation = Optimisation(parts.scorer, *split(free, OptimiserSettings, RunSettings))
     how = {"aggregation": chosen["aggregation"], "kl_in": chosen["kl_in"], "kl_coef": 0.3, "clip": 0.2}
     sizes = {"epochs": 1, "minibatches": 2, "max_new_tokens": 6, "temperature": 1.0, "group_size": 4}
-    found = update(GRPO(GRPOSettings(**how, **sizes)), batch, optimisation, seed=5)
+    algorithm = GRPO(GRPOSettings(**how, **sizes))
+    found = update(algorithm, batch, optimisation, seed=5)
     norms, trained = [], [p for p in parts.scorer.parameters() if p.requires_grad]
     for index in minibatch_rows(len(batch.ids), epochs=1, minibatches=2, seed=5):
         part = batch.rows(index)
         now = parts.scorer(part.hidden, part.ids, part.mask, part.response_mask)
-        losses, _ = unit_losses(
-            now.logps, part.old_logps, part.ref_logps, part.advantages, part.response_mask, **how
-        )
-        weight = unit_weights(part.response_mask, aggregation=chosen["aggregation"], max_tokens=6)
-        gradients = torch.autograd.grad((losses * weight).sum(), trained)
+        loss = (algorithm.losses(part, now).loss * algorithm.weights(part.response_mask)).sum()
+        gradients = torch.autograd.grad(loss, trained)
         norms.append(float(torch.cat([g.flatten() for g in gradients]).norm()))
     assert norms[0] != pytest.approx(norms[1], rel=1e-2)
     assert found["grad_norm"] == pytest.approx(sum(norms) / 2, rel=1e-3)
@@ -231,6 +230,7 @@ def test_padding_does_not_change_the_loss(method):
     parts, chosen = new_setup(trained=True), METHODS[method]
     options = COLLECT | {"temperature": 1.0}
     batch, _ = collect_groups(parts, PROMPTS, estimator=chosen["estimator"], kl_in=chosen["kl_in"], **options)
+    algorithm = GRPO(GRPOSettings(**chosen, group_size=4, max_new_tokens=6, kl_coef=0.1, clip_high=0.3))
 
     def loss_of(extra: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         def wide(t):
@@ -238,20 +238,8 @@ def test_padding_does_not_change_the_loss(method):
 
         wider = replace(batch.map(wide), hidden=None)
         now = parts.scorer.score(wider.ids, wider.mask, wider.response_mask)
-        losses, _ = unit_losses(
-            now.logps,
-            wider.old_logps - 0.1 * wider.response_mask,  # as after an update
-            wider.ref_logps,
-            wider.advantages,
-            wider.response_mask,
-            aggregation=chosen["aggregation"],
-            kl_in=chosen["kl_in"],
-            kl_coef=0.1,
-            clip=0.2,
-            clip_high=0.3,
-        )
-        weight = unit_weights(wider.response_mask, aggregation=chosen["aggregation"], max_tokens=6)
-        loss = (losses * weight).sum()
+        wider = replace(wider, old_logps=wider.old_logps - 0.1 * wider.response_mask)  # as after an update
+        loss = (algorithm.losses(wider, now).loss * algorithm.weights(wider.response_mask)).sum()
         return loss, list(
             torch.autograd.grad(loss, [p for p in parts.scorer.parameters() if p.requires_grad])
         )
@@ -283,9 +271,15 @@ def test_which_way_a_kl_in_the_loss_pulls(kl_in):
     theta = torch.randn(8, generator=generator, dtype=torch.float64).requires_grad_()
     ref = torch.randn(8, generator=generator, dtype=torch.float64).log_softmax(0)
     logps, zero = theta.log_softmax(0), torch.zeros(8, dtype=torch.float64)
-    rows = (logps.unsqueeze(1), logps.detach().unsqueeze(1), ref.unsqueeze(1), zero)
-    wanted = torch.ones(8, 1, dtype=torch.bool)
-    losses, _ = unit_losses(*rows, wanted, aggregation="dapo", kl_in=kl_in, kl_coef=0.5, clip=0.2)
+    rows = SimpleNamespace(
+        old_logps=logps.detach().unsqueeze(1),
+        ref_logps=ref.unsqueeze(1),
+        advantages=zero,
+        response_mask=torch.ones(8, 1, dtype=torch.bool),
+    )
+    price = {"kl_in": kl_in, "kl_coef": 0.5}
+    algorithm = GRPO(GRPOSettings(aggregation="dapo", group_size=2, max_new_tokens=1, **price))
+    losses = algorithm.losses(rows, TokenScores(logps.unsqueeze(1))).loss
     (found,) = torch.autograd.grad((losses[:, 0] * logps.detach().exp()).sum(), theta, retain_graph=True)
     reverse, forward = (logps.exp() * (logps - ref)).sum(), (ref.exp() * (ref - logps)).sum()
     aim = reverse if kl_in == "weighted_loss" else forward
@@ -335,15 +329,11 @@ def test_the_expected_step_of_rloo_is_the_exact_policy_gradient():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     exact = torch.cat([g.flatten() for g in exact_gradient(model, table, reference, beta=0.5)])
     n = 16384
-    batch, _ = collect_groups(
-        parts, [[5]], group_size=n, seeds=range(n), max_new_tokens=2, temperature=1.0, kl_coef=0.5,
-        estimator="rloo", kl_in="reward",
-    )  # fmt: skip
+    algorithm = GRPO(GRPOSettings(**METHODS["rloo"], group_size=n, max_new_tokens=2, kl_coef=0.5))
+    batch, _ = collect(algorithm, parts, [[5]], seeds=range(n))
     module = trainable_module(parts.scorer)
     now = module(batch.hidden, batch.ids, batch.mask, batch.response_mask)
-    given = (now.logps, batch.old_logps, batch.ref_logps, batch.advantages, batch.response_mask)
-    losses, _ = unit_losses(*given, clip=0.2, aggregation="sequence", kl_in="reward", kl_coef=0.5)
-    loss = (losses * unit_weights(batch.response_mask, aggregation="sequence", max_tokens=2)).sum()
+    loss = (algorithm.losses(batch, now).loss * algorithm.weights(batch.response_mask)).sum()
     found = torch.autograd.grad(loss, list(model.parameters()))
     found = -torch.cat([g.flatten() for g in found])
     # The standard error of a mean over 16,384 samples is below one part in a hundred here.
@@ -430,7 +420,7 @@ def test_a_critic_is_refused():
 
 @pytest.mark.parametrize("rule", [{"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.5}])
 def test_a_truncated_sampler_is_refused(monkeypatch, rule):
-    """Its law is not the policy's: every ratio would be wrong."""
+    """Its distribution is not the policy's: every ratio would be wrong."""
     plain = rollouts.sample
     monkeypatch.setattr(rollouts, "sample", lambda *args, **options: plain(*args, **options, **rule))
     with pytest.raises(ValueError, match=r"no top-k, top-p"):

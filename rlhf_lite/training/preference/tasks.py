@@ -23,18 +23,6 @@ _TIE = 1e-4
 
 
 @dataclass(frozen=True)
-class CompletionLogps:
-    """The completions of some rows: policy and reference log-probabilities in nats, and numbers of tokens.
-
-    Each ``[C]``, in the order of the task's :meth:`~PreferenceTask.completions`; ``ref_logps`` may be None.
-    """
-
-    logps: Tensor
-    ref_logps: Tensor | None
-    lengths: Tensor
-
-
-@dataclass(frozen=True)
 class Losses:
     """What a task says about some rows.
 
@@ -66,8 +54,18 @@ class PreferenceTask(Protocol):
         """Completions that are scored without gradient before the batch, or none."""
         ...
 
-    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
-        """Loss and metrics of ``rows``; ``baseline`` is the mean log-ratio of the baseline completions."""
+    def losses(
+        self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, baseline: float
+    ) -> Losses:
+        """Loss and metrics of ``rows``.
+
+        Args:
+            rows: B rows of the data.
+            logps: ``[C]`` log-probability of each of :meth:`completions` under the policy, in nats.
+            ref_logps: ``[C]`` the same under the reference, or None.
+            lengths: ``[C]`` their numbers of tokens.
+            baseline: mean log-ratio of the baseline completions.
+        """
         ...
 
 
@@ -123,11 +121,13 @@ class PairTask:
         """None."""
         return []
 
-    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
+    def losses(
+        self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, baseline: float
+    ) -> Losses:
         """``[B]`` losses of the pairs."""
-        chosen, rejected = scored.logps.chunk(2)
-        chosen_lengths, rejected_lengths = scored.lengths.chunk(2)
-        refs = (None, None) if scored.ref_logps is None else scored.ref_logps.chunk(2)
+        chosen, rejected = logps.chunk(2)
+        chosen_lengths, rejected_lengths = lengths.chunk(2)
+        refs = (None, None) if ref_logps is None else ref_logps.chunk(2)
         pairs = PairLogps(chosen, rejected, *refs, chosen_lengths, rejected_lengths)
         losses = self.loss(pairs, beta=self.beta, **self.options)
         likelihood = -chosen / chosen_lengths
@@ -214,9 +214,10 @@ class KTOTask:
         """The mismatched completions."""
         return [row + len(self.answers) for row in rows]
 
-    def losses(self, rows: Sequence[int], scored: CompletionLogps, baseline: float) -> Losses:
+    def losses(
+        self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, baseline: float
+    ) -> Losses:
         """``[B]`` losses of the answers."""
-        logps, ref_logps = scored.logps, scored.ref_logps
         liked = torch.tensor([self.answers[row].desirable for row in rows], device=logps.device)
         losses = kto_loss(logps, ref_logps, liked, beta=self.beta, kl=baseline, **self.options)
         ratio = (logps - ref_logps).detach()
@@ -228,31 +229,45 @@ class KTOTask:
         for kind, which in (("desirable", liked), ("undesirable", ~liked)):
             values[f"reward/implicit_{kind}"] = self.beta * ratio[which]
             values[f"logp/{kind}_nats_per_seq"] = logps.detach()[which]
-            values[f"length/{kind}_tokens"] = scored.lengths[which].float()
+            values[f"length/{kind}_tokens"] = lengths[which].float()
         return Losses(losses, values)
 
 
-def make_task(
-    data: Sequence[EncodedPair] | Sequence[JudgedAnswer],
-    *,
-    loss: str,
-    beta: float,
-    options: Mapping[str, Any],
-    sft_coef: float,
-    seed: int,
-) -> PreferenceTask:
-    """The task for some data and the name of a loss.
+@dataclass(frozen=True, kw_only=True)
+class DPOSettings:
+    """What DPO and its family are told.
 
-    Raises:
-        ValueError: if there is no such loss, or it cannot use such data.
+    Attributes:
+        beta: β of the loss (τ for IPO).
+        loss: a name in ``functional.PREFERENCE_LOSSES``, or ``kto``.
+        loss_options: further arguments of the loss, by name.
+        sft_coef: weight of the negative log-likelihood per token of the chosen answers.
+        cache_megabytes: memory for the frozen layers' states, which are then computed once per run instead of
+            once per epoch; 0 for none.
     """
-    paired = all(isinstance(row, EncodedPair) for row in data)
-    if loss == KTO:
-        if sft_coef:
-            raise ValueError(f"sft_coef={sft_coef} needs pairs, and kto learns from single answers")
-        return KTOTask(judged_from_pairs(data) if paired else data, beta, options, seed)
-    if loss not in PREFERENCE_LOSSES:
-        raise ValueError(f"there is no loss {loss!r}: choose one of {', '.join((*PREFERENCE_LOSSES, KTO))}")
-    if not paired:
-        raise ValueError(f"the loss {loss!r} compares the answers of a pair; for single answers use {KTO!r}")
-    return PairTask(data, PREFERENCE_LOSSES[loss], beta, options, sft_coef)
+
+    beta: float
+    loss: str = "sigmoid"
+    loss_options: Mapping[str, Any] = field(default_factory=dict)
+    sft_coef: float = 0.0
+    cache_megabytes: int = 256
+
+    def task(self, data: Sequence[EncodedPair] | Sequence[JudgedAnswer], *, seed: int) -> PreferenceTask:
+        """What is learned from some data; ``seed`` draws KTO's mismatched answers.
+
+        Raises:
+            ValueError: if there is no such loss, or it cannot use such data.
+        """
+        name, paired = self.loss, all(isinstance(row, EncodedPair) for row in data)
+        if name == KTO:
+            if self.sft_coef:
+                raise ValueError(f"sft_coef={self.sft_coef} needs pairs, and kto learns from single answers")
+            return KTOTask(judged_from_pairs(data) if paired else data, self.beta, self.loss_options, seed)
+        if name not in PREFERENCE_LOSSES:
+            known = ", ".join((*PREFERENCE_LOSSES, KTO))
+            raise ValueError(f"there is no loss {name!r}: choose one of {known}")
+        if not paired:
+            raise ValueError(
+                f"the loss {name!r} compares the answers of a pair; for single answers use {KTO!r}"
+            )
+        return PairTask(data, PREFERENCE_LOSSES[name], self.beta, self.loss_options, self.sft_coef)
