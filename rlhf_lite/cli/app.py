@@ -153,8 +153,8 @@ def sweep(
     """Many runs from one file: settings varied, several seeds. Goes on where it was stopped."""
     from rlhf_lite.pipeline.sweep import run_sweep
 
-    found = run_sweep(file, output, arms=arm, seeds=seed)
-    typer.echo(f"{len(found)} files in {output}")
+    files = run_sweep(file, output, arms=arm, seeds=seed)
+    typer.echo(f"{len(files)} files in {output}")
 
 
 @app.command()
@@ -230,15 +230,15 @@ def lab(
 
     typer.echo("  step  of best    reward  KL to reference (nats per sequence)")
     try:
-        found = run_lab(algorithm, world=world, seed=seed, quick=quick, on_point=show)
+        result = run_lab(algorithm, world=world, seed=seed, quick=quick, on_point=show)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     typer.echo(
-        f"{found.algorithm} reached {100 * found.fraction:.1f} % of what is possible above the reference, in "
-        f"{found.seconds:.0f} s; it aims at {found.aims_at}"
+        f"{result.algorithm} reached {100 * result.fraction:.1f} % of what is possible above the reference, "
+        f"in {result.seconds:.0f} s; it aims at {result.aims_at}"
     )
     if output is not None:
-        write_json(output, found.as_json())
+        write_json(output, result.as_json())
 
 
 @app.command()

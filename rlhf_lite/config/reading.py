@@ -197,9 +197,9 @@ def _options(annotation: Any) -> list[Any]:
 def _bare(annotation: Any) -> tuple[Any, list[Any]]:
     """Split ``Annotated`` into its type and its constraints, however deep."""
     if hasattr(annotation, "__metadata__"):
-        inner, found = _bare(annotation.__origin__)
+        kind, inner = _bare(annotation.__origin__)
         constraints = [item for meta in annotation.__metadata__ for item in getattr(meta, "metadata", [meta])]
-        return inner, found + constraints
+        return kind, inner + constraints
     return annotation, []
 
 

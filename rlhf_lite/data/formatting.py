@@ -91,8 +91,7 @@ def common_length(a: Sequence[object], b: Sequence[object]) -> int:
 
 
 def render_dialogue(dialogue: Dialogue, template: Template = plain_text) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected as text: ``prompt + chosen`` is exactly what the template makes of the
-    whole.
+    """Prompt, chosen and rejected as text; ``prompt + chosen`` is exactly what the template makes of both.
 
     With a chat template the responses include the template's end of turn.
 

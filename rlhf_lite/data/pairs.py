@@ -79,9 +79,7 @@ def cut(text: str, words: int) -> tuple[str, str] | None:
 
 
 def agreement(chosen: Rating, rejected: Rating) -> float:
-    """Probability that a random rater of ``chosen`` scored above a random rater of ``rejected``; ties count
-    half.
-    """
+    """Probability that a random rater of ``chosen`` scored above one of ``rejected``; ties count half."""
     above = sum((a > b) + 0.5 * (a == b) for a in chosen.ratings for b in rejected.ratings)
     return above / (chosen.n * rejected.n)
 

@@ -31,25 +31,18 @@ def text_problems(text: str, *, words_min: int = 3) -> list[str]:
         text: as it would be trained on.
         words_min: a text with fewer words is called short.
     """
-    found = []
-    if len(text.split()) < words_min:
-        found.append("short")
-    if not any(c.isalpha() for c in text):
-        found.append("no letters")
-    if any(html.unescape(match.group()) != match.group() for match in _ENTITY.finditer(text)):
-        found.append("HTML entity")
-    if _ADDRESS.search(text):
-        found.append("web address")
-    if _MOJIBAKE.search(text):
-        found.append("wrong encoding")
-    if _LOST.search(text):
-        found.append("lost character")
-    if _SAME_WORD.search(text):
-        found.append("one word again and again")
     letters = [c for c in text if c.isalpha()]
-    if len(letters) >= 20 and sum(c.isupper() for c in letters) > 0.7 * len(letters):
-        found.append("capitals")
-    return found
+    signs = {
+        "short": len(text.split()) < words_min,
+        "no letters": not letters,
+        "HTML entity": any(html.unescape(match.group()) != match.group() for match in _ENTITY.finditer(text)),
+        "web address": _ADDRESS.search(text),
+        "wrong encoding": _MOJIBAKE.search(text),
+        "lost character": _LOST.search(text),
+        "one word again and again": _SAME_WORD.search(text),
+        "capitals": len(letters) >= 20 and sum(c.isupper() for c in letters) > 0.7 * len(letters),
+    }
+    return [problem for problem, sign in signs.items() if sign]
 
 
 def character_ngrams(text: str, n: int = 5) -> frozenset[str]:
@@ -100,7 +93,7 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.7, n: int = 5)
     grams = [character_ngrams(text, n) for text in texts]
     how_common = Counter(gram for one in grams for gram in one)
     seen_at: dict[str, list[int]] = defaultdict(list)
-    found = []
+    duplicates = []
     for second, one in enumerate(grams):
         # A partner shares at least `needed` of these n-grams, so it misses at most len(one) - needed of them,
         # and shares at least `meetings` of the first len(one) - needed + meetings.
@@ -112,10 +105,10 @@ def near_duplicates(texts: Sequence[str], *, threshold: float = 0.7, n: int = 5)
         for first, times in met.items():
             other = grams[first]
             if times >= meetings and len(other) >= needed and (alike := jaccard(one, other)) >= threshold:
-                found.append(NearDuplicate(first, second, alike))
+                duplicates.append(NearDuplicate(first, second, alike))
         for gram in prefix:
             seen_at[gram].append(second)
-    return sorted(found, key=lambda pair: (-pair.similarity, pair.first, pair.second))
+    return sorted(duplicates, key=lambda pair: (-pair.similarity, pair.first, pair.second))
 
 
 def leaked_pairs(train: Iterable[Preference], test: Sequence[Preference]) -> list[int]:

@@ -64,9 +64,8 @@ def locate_policy(spec: str) -> Located:
         raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or _run_of(folder.parent):
         raise PhaseError(
-            f"{spec} is not there; give a run folder, RUN/PHASE, an adapter or model folder, a Hub id such "
-            f"as "
-            f"{BUNDLED_ID}, or {BUNDLED}"
+            f"{spec} is not there; give a run folder, RUN/PHASE, an adapter or model folder, "
+            f"a Hub id such as {BUNDLED_ID}, or {BUNDLED}"
         )
     return Located(spec.split("/")[1], spec)
 

@@ -76,9 +76,7 @@ def convert_model(archive: Path, target: Path) -> None:
 
 
 def _forget_quantisation(model: Any) -> None:
-    """Take the GGUF settings off the model, whose weights are plain float32 by now: save_pretrained refuses
-    else.
-    """
+    """Take the GGUF settings off the model: its weights are float32, and save_pretrained refuses else."""
     config = model.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config

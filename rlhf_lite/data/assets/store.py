@@ -1,5 +1,4 @@
-"""Folders that are either complete or absent: built beside their place, renamed into it, listed in a
-manifest.
+"""Folders that are complete or absent: built beside their place, renamed into it, listed in a manifest.
 
 A *store* is a folder with a file ``MANIFEST.json`` that names every other file with its size and sha256. The
 manifest is written last and the folder is renamed into place afterwards, so a process that is killed leaves

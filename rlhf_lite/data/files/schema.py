@@ -68,8 +68,7 @@ class PreferenceData:
 def load_preferences(
     source: str | Path, *, on_error: OnError = "raise", split: str | None = None, limit: int | None = None
 ) -> PreferenceData:
-    """Read preferences from a file, a ``datasets`` folder or the Hub. The forms are listed in
-    ``data.formats``.
+    """Read preferences from a file, a ``datasets`` folder or the Hub. ``data.files.formats`` lists the forms.
 
     Args:
         source: ``.jsonl``, ``.ndjson``, ``.json`` (a list, or lines), ``.csv``, ``.tsv`` (each also with
@@ -97,9 +96,7 @@ def preferences_from_rows(
     on_error: OnError = "raise",
     limit: int | None = None,
 ) -> PreferenceData:
-    """The same validation for rows in memory: a list of dicts, or a ``datasets.Dataset``. Rows count from
-    1.
-    """
+    """The same for rows in memory, counted from 1: a list of dicts, or a ``datasets.Dataset``."""
     return _collect(enumerate(rows, start=1), name, on_error=on_error, limit=limit)
 
 
