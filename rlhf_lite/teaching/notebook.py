@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from matplotlib.figure import Figure
 
-__all__ = ["budget", "note", "picture", "quiet", "record", "recorded", "replay_line"]
+__all__ = ["budget", "note", "picture", "quiet", "record", "recorded", "replay_line", "show_table"]
 # The prefix under which MyST-NB looks for recorded values; front ends show nothing for this type.
 RECORD_PREFIX = "application/papermill.record/"
 
@@ -70,6 +70,44 @@ def note(markdown: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(markdown))
+
+
+def show_table(
+    rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, *, caption: str = ""
+) -> None:
+    """Show rows as a table, by pandas. Outside IPython it is printed.
+
+    Example: ``show_table([{"arm": "rank 1", "loss (nats)": 3.214}], {"loss (nats)": ".2f"})``
+
+    Args:
+        rows: for each row the value under every column's title; titles name the unit.
+        formats: how the numbers of a column are written, as in an f-string; such columns are aligned on the
+            right. A tuple of three, such as an ``Interval``, becomes "estimate [low, high]".
+        caption: what the table shows, with n and seed.
+    """
+    import pandas as pd
+
+    formats = formats or {}
+    cells = [{title: _cell(value, formats.get(title, "")) for title, value in row.items()} for row in rows]
+    frame = pd.DataFrame(cells).fillna("")
+    if not _in_ipython():
+        print("\n".join([frame.to_string(index=False), *([caption] if caption else [])]))
+        return
+    from IPython.display import display
+
+    sides = {title: "right" if title in formats else "left" for title in frame.columns}
+    styles = {title: [{"selector": "", "props": f"text-align: {side}"}] for title, side in sides.items()}
+    shown = frame.style.hide(axis="index").format(escape="html").set_table_styles(styles)
+    display(shown.set_caption(caption) if caption else shown)
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, tuple):
+        estimate, low, high = (format(float(number), spec) for number in value)
+        return f"{estimate} [{low}, {high}]"
+    return format(value.item() if hasattr(value, "item") else value, spec)
 
 
 def picture(figure: Figure, width: int = 560) -> Image:

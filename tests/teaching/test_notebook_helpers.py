@@ -64,6 +64,32 @@ def test_note_outside_ipython(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "The model is **right**.\n"
 
 
+def test_a_table_rounds_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"arm": "<full>", "loss (nats)": 3.21449, "change": (-0.5, -0.75, -0.25), "n": 1234},
+        {"arm": "rank 1", "loss (nats)": torch.tensor(2.0), "n": np.int64(9)},
+    ]
+    formats = {"loss (nats)": ".3f", "change": "+.2f", "n": ","}
+    notebook.show_table(rows, formats, caption="Seed 0.")
+    printed = capsys.readouterr().out
+    words = " ".join(printed.split())
+    assert words.startswith("arm loss (nats) change n <full> 3.214 -0.50 [-0.75, -0.25] 1,234 rank 1 2.000 9")
+    assert printed.endswith("Seed 0.\n")
+
+
+def test_a_table_on_a_page_is_escaped_and_captioned(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(notebook, "_in_ipython", lambda: True)
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    rows = [{"text": "<b>", "n": 1}, {"text": "none", "n": None}]
+    notebook.show_table(rows, {"n": ""}, caption="Two texts.")
+    html = shown[0].to_html()
+    assert "&lt;b&gt;" in html and "<b>" not in html
+    assert "<caption>Two texts.</caption>" in html and "row_heading" not in html
+    assert "NaN" not in html and "None" not in html
+    assert "col0 {\n  text-align: left" in html and "col1 {\n  text-align: right" in html
+
+
 def test_helpers_import_nothing_heavy() -> None:
     code = "import sys, rlhf_lite.teaching.notebook, rlhf_lite.teaching.exercises as e; e.exercise_names(); "
     code += "print('torch' in sys.modules)"
