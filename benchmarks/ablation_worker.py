@@ -24,7 +24,7 @@ from rlhf_lite.rollout.sampler import row_seeds, sample
 POLICY = "policy"
 
 
-class Step:
+class VariantStep:
     """The step of one variant."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(spec["threads"])
     if spec["keep_memory"]:
         keep_freed_memory()
-    step, gate = Step(spec), Gate()
+    step, gate = VariantStep(spec), Gate()
     gate.ready()
     number = 0
     while True:

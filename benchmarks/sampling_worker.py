@@ -149,6 +149,7 @@ def run_of(name: str, work: Work) -> Callable[[], int]:
         )
         return int(rollout.response_mask.sum())
 
+    packed = folded(lambda: work.loop(lambda: prepare(model, steps=work.tokens), idle=0.1, shared=True))
     runs = {
         "generate, adapters as they are": lambda: work.generate(work.peft).numel(),
         "generate, adapters merged": folded(lambda: work.generate(model).numel()),
@@ -162,12 +163,8 @@ def run_of(name: str, work: Work) -> Callable[[], int]:
         "a prompt is read once per group": folded(
             lambda: work.loop(lambda: prepare_llama(model, pack=False), idle=0.1, shared=True)
         ),
-        "weights packed once per call": folded(
-            lambda: work.loop(lambda: prepare(model, steps=work.tokens), idle=0.1, shared=True)
-        ),
-        "freed memory kept: as shipped": folded(
-            lambda: work.loop(lambda: prepare(model, steps=work.tokens), idle=0.1, shared=True)
-        ),
+        "weights packed once per call": packed,
+        "freed memory kept: as shipped": packed,
     }
     return runs[name]
 

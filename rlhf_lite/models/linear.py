@@ -7,8 +7,6 @@ product itself when the rows are few. Packing once per sampling call pays that o
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -17,46 +15,29 @@ from torch.nn import functional
 from rlhf_lite.models.lora.layer import LoRALinear
 
 
-class Linear(Protocol):
-    """y = x W^T + b on rows ``[N, in]``, alone or followed by one operation on each element."""
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[N, in]`` to ``[N, out]``."""
-        ...
-
-    def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product plus ``other``, for residual connections."""
-        ...
-
-    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
-        """The product times ``gate``."""
-        ...
-
-    def silu(self, x: Tensor) -> Tensor:
-        """The product times its own sigmoid, the activation called SiLU or swish."""
-        ...
-
-
 class PlainLinear:
-    """A view of the model's own weights; nothing is copied."""
+    """y = x W^T + b on rows ``[N, in]``, alone or followed by one operation on each element.
+
+    A view of the model's own weights; nothing is copied.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._weight, self._bias = weight, bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """``[N, in]`` to ``[N, out]``."""
         return functional.linear(x, self._weight, self._bias)
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """The product plus ``other``, for residual connections."""
         return self(x) + other
 
     def gated(self, x: Tensor, gate: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """The product times ``gate``."""
         return self(x) * gate
 
     def silu(self, x: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """The product times its own sigmoid, the activation called SiLU or swish."""
         return functional.silu(self(x))
 
 
@@ -71,20 +52,23 @@ class PackedLinear:
         self._weight, self._bias = torch.ops.mkldnn._reorder_linear_weight(weight), bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """See :class:`PlainLinear`."""
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
 
     def plus(self, x: Tensor, other: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """See :class:`PlainLinear`."""
         return torch.ops.mkldnn._linear_pointwise.binary(x, other, self._weight, self._bias, "add")
 
     def gated(self, x: Tensor, gate: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """See :class:`PlainLinear`."""
         return torch.ops.mkldnn._linear_pointwise.binary(x, gate, self._weight, self._bias, "mul")
 
     def silu(self, x: Tensor) -> Tensor:
-        """See :class:`Linear`."""
+        """See :class:`PlainLinear`."""
         return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "swish", [], "")
+
+
+Linear = PlainLinear | PackedLinear
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -111,7 +111,7 @@ class LlamaLayers:
         with torch.no_grad():
             self.layers = [self._layer(layer, make) for layer in body.layers]
 
-    def _layer(self, layer: nn.Module, make: type[PackedLinear] | type[PlainLinear]) -> _Layer:
+    def _layer(self, layer: nn.Module, make: type[Linear]) -> _Layer:
         q, k, v, out, gate, up, down = _linears(layer)
         return _Layer(
             norm_in=layer.input_layernorm.weight.data,

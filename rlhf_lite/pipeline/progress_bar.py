@@ -19,7 +19,7 @@ from rich.progress import (
 )
 
 
-class Bar:
+class PhaseProgress:
     """One phase's progress: call it with the number of finished steps and a short status line."""
 
     def __init__(self, name: str, total: int, progress: Progress | None) -> None:
@@ -45,13 +45,13 @@ class Bar:
 
 
 @contextmanager
-def bar(name: str, total: int, *, visible: bool = True) -> Iterator[Bar]:
+def bar(name: str, total: int, *, visible: bool = True) -> Iterator[PhaseProgress]:
     """A bar with elapsed and remaining time for ``total`` steps of the phase ``name``."""
     console = Console(stderr=True)
     if not visible:
-        yield Bar(name, total + 1, Progress(disable=True))
+        yield PhaseProgress(name, total + 1, Progress(disable=True))
     elif not console.is_terminal:
-        yield Bar(name, total, None)
+        yield PhaseProgress(name, total, None)
     else:
         columns = (
             SpinnerColumn(),
@@ -64,4 +64,4 @@ def bar(name: str, total: int, *, visible: bool = True) -> Iterator[Bar]:
             TextColumn("{task.fields[status]}"),
         )
         with Progress(*columns, console=console) as progress:
-            yield Bar(name, total, progress)
+            yield PhaseProgress(name, total, progress)

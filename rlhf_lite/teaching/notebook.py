@@ -81,8 +81,8 @@ def show_table(
 
     Args:
         rows: for each row the value under every column's title; titles name the unit.
-        formats: how the numbers of a column are written, as in an f-string; such columns are aligned on the
-            right. A tuple of three, such as an ``Interval``, becomes "estimate [low, high]".
+        formats: how the numbers of a column are written, as in an f-string. A tuple of three, such as an
+            ``Interval``, becomes "estimate [low, high]".
         caption: what the table shows, with n and seed.
     """
     import pandas as pd
@@ -95,9 +95,11 @@ def show_table(
         return
     from IPython.display import display
 
-    sides = {title: "right" if title in formats else "left" for title in frame.columns}
+    text = {title for title in frame if all(isinstance(row.get(title, ""), str) for row in rows)}
+    sides = {title: "left" if title in text else "right" for title in frame}
     styles = {title: [{"selector": "", "props": f"text-align: {side}"}] for title, side in sides.items()}
     shown = frame.style.hide(axis="index").format(escape="html").set_table_styles(styles)
+    shown.set_table_styles([{"selector": "caption", "props": "text-align: left"}], overwrite=False)
     display(shown.set_caption(caption) if caption else shown)
 
 

@@ -82,7 +82,7 @@ def test_a_table_on_a_page_is_escaped_and_captioned(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(notebook, "_in_ipython", lambda: True)
     monkeypatch.setattr("IPython.display.display", shown.append)
     rows = [{"text": "<b>", "n": 1}, {"text": "none", "n": None}]
-    notebook.show_table(rows, {"n": ""}, caption="Two texts.")
+    notebook.show_table(rows, caption="Two texts.")
     html = shown[0].to_html()
     assert "&lt;b&gt;" in html and "<b>" not in html
     assert "<caption>Two texts.</caption>" in html and "row_heading" not in html

@@ -5,9 +5,9 @@ A frozen weight W gets a trainable update of rank r:
     W' = W + s · B A,    A [r, in],  B [out, r],    s = alpha / r  (or alpha / √r)
 
 Source: Hu et al. 2021 (arXiv:2106.09685), eq. 3; s = alpha / √r is rank-stabilised LoRA, Kalajdzievski 2023
-(arXiv:2312.03732). Deviation from the paper: A of a linear layer is drawn from Kaiming's uniform law, as in
-the authors' code, where the paper says Gaussian. B = 0 (for an embedding A = 0), so that a new adapter
-changes nothing.
+(arXiv:2312.03732). Deviation from the paper: A of a linear layer is drawn from Kaiming's uniform
+distribution, as in the authors' code, where the paper says Gaussian. B = 0 (for an embedding A = 0), so that
+a new adapter changes nothing.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class LoRALinear(nn.Module):
     def add(self, name: str, spec: LoRASpec, generator: torch.Generator | None = None) -> None:
         """A new adapter that changes nothing: A uniform in ±1/√in, B zero."""
         inputs, out = sizes(self)
-        # Kaiming's uniform law with a = √5, as in the authors' code, is this one.
+        # Kaiming's uniform distribution with a = √5, as in the authors' code, is this one.
         a = (torch.rand(spec.rank, inputs, generator=generator) * 2 - 1) / math.sqrt(inputs)
         _register(self, name, spec, a, torch.zeros(out, spec.rank))
 

@@ -6,21 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rlhf_lite.constitutional import Chain, RevisionStep
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import write_json_lines
 
 
-def chain_record(chain: Chain) -> dict[str, Any]:
-    """A chain as plain values: everything that was asked, answered, kept and thrown away."""
-    return asdict(chain)
-
-
 def write_chains(path: Path, chains: Sequence[Chain]) -> None:
-    """The chains as JSON lines."""
-    write_json_lines(path, map(chain_record, chains))
+    """The chains as JSON lines: everything that was asked, answered, kept and thrown away."""
+    write_json_lines(path, map(asdict, chains))
 
 
 def read_chains(path: Path) -> list[Chain]:
