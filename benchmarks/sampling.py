@@ -3,8 +3,8 @@
     python -m benchmarks.sampling [--rounds 5] [--tokens 24] [--threads 2] [--batches 1 8 48]
 
 Every side runs in a process of its own; they take turns, and ratios are taken turn by turn. All of them
-sample from the same law (temperature 1, nothing truncated) and draw the same number of tokens; the time
-includes folding the adapters into the weights, and packing the weights, wherever a side does so.
+sample from the same distribution (temperature 1, nothing truncated) and draw the same number of tokens; the
+time includes folding the adapters into the weights, and packing the weights, wherever a side does so.
 Writes results/bench/sampling.json.
 """
 

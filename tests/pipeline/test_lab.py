@@ -29,6 +29,8 @@ from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES, _kto_objective,
 from rlhf_lite.pipeline.lab.results import BeyondOptimumError, Point, measured
 from rlhf_lite.pipeline.lab.run import ALGORITHMS, run_best_of_n, run_lab
 from rlhf_lite.rollout.rewards import Completions
+from rlhf_lite.training.grpo import GRPOSettings
+from rlhf_lite.training.ppo import PPOSettings
 
 TINY = make_world("dense", tokens=4, length=3, prompts=2, seed=100)
 QUICK = {"steps": 15, "rows": 64, "learning_rate": 3e-3, "evaluate_every": 5, "pretraining_steps": 20}
@@ -217,13 +219,20 @@ def test_the_trainer_pays_the_worlds_price() -> None:
 @pytest.mark.parametrize("algorithm", POLICY_CASES)
 def test_the_trainer_is_told_the_price_that_the_optimum_has(algorithm: str, monkeypatch) -> None:
     """Half the price would still climb in a short run, to another optimum."""
-    told: dict[str, object] = {}
-    case = replace(POLICY_CASES[algorithm], train=lambda pieces, prompts, **given: told.update(given))
+    told: list[PPOSettings | GRPOSettings] = []
+
+    def train(setup: object, prompts: object, settings: PPOSettings | GRPOSettings, **given: object) -> None:
+        told.append(settings)
+
+    case = replace(POLICY_CASES[algorithm], train=train)
     monkeypatch.setattr(lab_policies, "POLICY_CASES", {algorithm: case})
     run_lab(algorithm, world=TINY, seed=3, **QUICK)
-    assert (told["kl_coef"], told["temperature"], told["max_new_tokens"]) == (TINY.beta, 1.0, TINY.length)
-    assert told.get("kl_target") is None and told.get("gamma", 1.0) == 1.0
-    assert told.get("kl_in", "reward") == ("loss" if algorithm == "grpo_kl_in_loss" else "reward")
+    [settings] = told
+    assert (settings.kl_coef, settings.temperature, settings.max_new_tokens) == (TINY.beta, 1.0, TINY.length)
+    if isinstance(settings, PPOSettings):
+        assert settings.kl_target is None and settings.gamma == 1.0
+    else:
+        assert settings.kl_in == ("loss" if algorithm == "grpo_kl_in_loss" else "reward")
 
 
 def test_the_reference_is_the_network_before_training() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -51,18 +51,28 @@ class PolicyCase:
     """How one algorithm is run in a world, and where it should end.
 
     Attributes:
-        aims_at: one sentence.
-        critic: whether the scorer has a value head.
         train: the trainer.
+        kind: the record of its settings.
         settings: what it is told, beside the common settings.
+        aims_at: one sentence.
         optimal: whether its optimum is the world's π*.
     """
 
-    aims_at: str
-    critic: bool
     train: Callable[..., None]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    kind: type[PPOSettings] | type[GRPOSettings]
+    settings: Mapping[str, Any]
+    aims_at: str = SAME_OPTIMUM
     optimal: bool = True
+
+    @property
+    def critic(self) -> bool:
+        """Whether the scorer has a value head."""
+        return self.kind is PPOSettings
+
+
+def _in_groups(estimator: str, aggregation: str, *, kl_in: str = "reward", **about: Any) -> PolicyCase:
+    settings = {"estimator": estimator, "aggregation": aggregation, "kl_in": kl_in}
+    return PolicyCase(train_grpo, GRPOSettings, settings, **about)
 
 
 POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
@@ -70,9 +80,8 @@ POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
         # γ = λ = 1: the advantage is the return minus the critic's guess, which is a baseline and no more.
         # No whitening: at the optimum r - β log π/π_ref is constant, so that the noise dies out by itself.
         "ppo": PolicyCase(
-            SAME_OPTIMUM,
-            True,
             train_ppo,
+            PPOSettings,
             {
                 "gamma": 1.0,
                 "lam": 1.0,
@@ -83,32 +92,21 @@ POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
                 "whiten_advantages": False,
             },
         ),
-        "rloo": PolicyCase(
-            SAME_OPTIMUM,
-            False,
-            train_grpo,
-            {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
+        "rloo": _in_groups("rloo", "sequence"),
+        "grpo": _in_groups(
+            "grpo",
+            "grpo",
+            aims_at=f"{SAME_OPTIMUM}; with the KL in the reward, the deviation rescales a prompt's step, not "
+            "its goal",
         ),
-        "grpo": PolicyCase(
-            SAME_OPTIMUM
-            + "; with the KL in the reward, the deviation rescales a prompt's step, not its goal",
-            False,
-            train_grpo,
-            {"estimator": "grpo", "aggregation": "grpo", "kl_in": "reward"},
-        ),
-        "dr_grpo": PolicyCase(
-            SAME_OPTIMUM,
-            False,
-            train_grpo,
-            {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "reward"},
-        ),
+        "dr_grpo": _in_groups("dr_grpo", "dr_grpo"),
         # As published. Kept to show what its two changes do to the optimum; no bar.
-        "grpo_kl_in_loss": PolicyCase(
-            "another policy: rewards are divided by their deviation σ in the group, the penalty is not, so "
-            "that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
-            False,
-            train_grpo,
-            {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
+        "grpo_kl_in_loss": _in_groups(
+            "grpo",
+            "grpo",
+            kl_in="loss",
+            aims_at="another policy: rewards are divided by their deviation σ in the group, the penalty is "
+            "not, so that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
             optimal=False,
         ),
     }
@@ -200,11 +198,10 @@ def run_policy(
         pad_token_id=0,
     )
     prompts = [list(prompt) for prompt in world.prompts]
+    shape = {"prompts_per_step": len(prompts), "group_size": each}
     if case.critic:  # one completion per row
-        shape: dict[str, Any] = {"prompts_per_step": rows}
         prompts = prompts * each
-    else:
-        shape = {"prompts_per_step": len(prompts), "group_size": each}
+        shape = {"prompts_per_step": rows}
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
     recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
     started = time.perf_counter()
@@ -217,9 +214,8 @@ def run_policy(
         "hooks": Hooks(recorder.on_step),
     }
     del given["prompts_per_step"]
-    kind = PPOSettings if case.critic else GRPOSettings
-    algorithm, optimiser, run = split(given, kind, OptimiserSettings, RunSettings)
-    case.train(setup, prompts, algorithm, optimiser=optimiser, run=run)
+    settings_of_case, optimiser, run = split(given, case.kind, OptimiserSettings, RunSettings)
+    case.train(setup, prompts, settings_of_case, optimiser=optimiser, run=run)
     return result(
         world,
         sequence_probs(model, world),
