@@ -278,7 +278,10 @@ def fresh(calls: list[str]) -> int:
 def test_the_two_commands(tree: Path) -> None:
     calls, _ = make(tree, "test", "ARGS=-k nothing")
     assert fresh(calls) == installs(calls) == 1
-    assert calls[-1] == "-m pytest -k nothing"
+    assert calls[-1].startswith("-m pytest -n auto --dist loadgroup ") and calls[-1].endswith(" -k nothing")
+    calls, _ = make(tree, "check", "ARGS=-k nothing")
+    assert calls[0] == "-m ruff check ."
+    assert calls[1].endswith(" -m not slow and not notebooks and not site -k nothing")
     calls, _ = make(tree, "book")
     assert calls == ["tools/build_book.py"]  # nothing is set up again
 

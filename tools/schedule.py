@@ -22,8 +22,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "13": ("03",),
     "17": ("03", "05", "09", "12", "15"),
 }
-# One kernel with the model, its optimiser and a judge stays below this.
-GIGABYTES_EACH = 2.5
+# What a kernel with the model, its optimiser and a judge takes at most.
+GIGABYTES_EACH = 4.0
 USUAL_SECONDS = 60.0  # of a chapter whose time was never measured here
 
 Result = TypeVar("Result")

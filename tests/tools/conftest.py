@@ -57,7 +57,7 @@ def record_by_hand(root: Path, notebook: Path) -> None:
     working = root / "by_hand.ipynb"
     working.write_bytes(notebook.read_bytes())
     before = state.notebook_state(notebook, state.shared_state(root))
-    execute._keep_result(root, notebook, working, before, [1.0], 1.0)
+    execute._keep_result(root, notebook, working, before, [1.0], (1.0, 1.0))
 
 
 @pytest.fixture

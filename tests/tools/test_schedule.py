@@ -109,7 +109,7 @@ def test_an_error_stops_the_rest() -> None:
     assert c not in begun
 
 
-@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(2, 16, 2), (64, 10.5, 4), (4, 1, 1)])
+@pytest.mark.parametrize(("cores", "gigabytes", "expected"), [(2, 16, 2), (64, 12.5, 3), (4, 1, 1)])
 def test_workers(monkeypatch: pytest.MonkeyPatch, cores: int, gigabytes: float, expected: int) -> None:
     """As many as cores, as far as memory goes, and at least one."""
     memory = type("Memory", (), {"available": gigabytes * 1e9})
