@@ -59,6 +59,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for _, item in ordered]
 
 
+def pytest_report_header(config: pytest.Config) -> str:
+    """What is run, and how."""
+    what = config.getoption("markexpr") or "units, parity, mutations, chapters, site"
+    processes = len(config.getoption("tx", None) or []) or 1
+    return f"tests: {what}; {processes} at a time, with one thread each"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The seconds of each chapter, as ``make book`` prints them."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    chapters = [value for report in reports for key, value in report.user_properties if key == "chapter"]
+    if chapters:
+        from tools.execute import Execution, print_table
+
+        print_table(sorted((Execution(*chapter) for chapter in chapters), key=lambda result: result.name))
+
+
 def kind(item: pytest.Item) -> str:
     """The marker that decides when a test runs; empty for a quick one."""
     return next((name for name in SIDE_BY_SIDE if name and item.get_closest_marker(name)), "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -75,10 +77,11 @@ def _is_needed(chapter: Path) -> bool:
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize("chapter", _executions())
-def test_chapter_runs(chapter: Path) -> None:
+def test_chapter_runs(chapter: Path, record_property: Callable[[str, object], None]) -> None:
     """Executed now, unless an execution of the present sources exists."""
     before = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in CHAPTERS}
     result = execute_one(ROOT, chapter)
+    record_property("chapter", astuple(result))
     after = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in CHAPTERS}
     assert before == after, "an execution wrote to a source"
     assert not result.error, result.error
