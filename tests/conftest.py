@@ -43,6 +43,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     A group runs in one process, in order. Unless a test names another group, its file is its group, so that
     what the file shares is made once.
     """
+    for item in items:
+        if " at 0x" in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid}: the name differs between processes; give ids by hand")
     if not hasattr(config, "workerinput"):
         items.sort(key=lambda item: IN_TURN.index(kind(item)))
         return

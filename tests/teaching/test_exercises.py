@@ -67,7 +67,11 @@ def test_each_wrong_answer_is_recognised(exercise, wrong) -> None:
     assert wrong.explanation in result.message
 
 
-@pytest.mark.parametrize("answer", [0.123, math.nan, None, "half", torch.zeros(3), object()], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [0.123, math.nan, None, "half", torch.zeros(3), object()],
+    ids=["number", "nan", "nothing", "text", "tensor", "object"],
+)
 @pytest.mark.parametrize("exercise", ALL, ids=lambda e: e.name)
 def test_nonsense_fails_with_a_hint(exercise, answer: object) -> None:
     result = check(exercise.name, lambda *_: answer)
