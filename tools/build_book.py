@@ -20,7 +20,7 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.execute import Execution, execute_all, print_table
-from tools.slim import slim
+from tools.website.slim import slim
 from tools.stage import stage
 
 # MathJax comes in many variants (24 MB); the pages load this one, which carries its own input and output.

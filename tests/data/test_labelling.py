@@ -12,7 +12,7 @@ import pytest
 from rlhf_lite.data.labelling import LabellingPage, labelling_page, pair_id, read_judgements
 from rlhf_lite.errors import DataError
 from rlhf_lite.types import Preference
-from tools.browser import NOT_FOUND, Browser, find_browser
+from tools.website.browser import NOT_FOUND, Browser, find_browser
 
 PAIRS = [
     Preference("The", " film is a joy", " film is a mess", 3.0, {"agreement": 0.9}),

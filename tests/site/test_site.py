@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tools import state
-from tools.browser import NOT_FOUND, find_browser
+from tools.website.browser import NOT_FOUND, find_browser
 from tools.build_book import build, is_current
-from tools.check_links import check_static
-from tools.check_site import check_in_browser, colab_prefix
+from tools.website.check_links import check_static
+from tools.website.check_site import check_in_browser, colab_prefix
 
 pytestmark = pytest.mark.site
 

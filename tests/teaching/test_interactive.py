@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from rlhf_lite.teaching.interactive import slider
-from tools.browser import Browser, find_browser
+from tools.website.browser import Browser, find_browser
 
 SENTENCES = ["A line goes up from left to right.", "A line goes down from left to right."]
 

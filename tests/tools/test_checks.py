@@ -9,9 +9,9 @@ import pytest
 from rlhf_lite.teaching.interactive import is_sentence
 from tests.tools.conftest import make_notebook, write_notebook
 from tools import check_notebooks, setup_cell, state
-from tools.browser import NOT_FOUND, Browser, find_browser
-from tools.check_links import check_static
-from tools.check_site import check_page, colab_prefix, serve
+from tools.website.browser import NOT_FOUND, Browser, find_browser
+from tools.website.check_links import check_static
+from tools.website.check_site import check_page, colab_prefix, serve
 
 GOOD = """<html lang="en"><head><title>t</title></head><body><main class="bd-main">
 <article class="bd-article">

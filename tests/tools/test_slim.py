@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.slim import slim
+from tools.website.slim import slim
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Check the built site, in headless Chromium over a local server.
 
-    python tools/check_site.py
-    python tools/check_site.py --screenshots shots
+    python tools/website/check_site.py
+    python tools/website/check_site.py --screenshots shots
 
 Every page is opened at desktop and phone size, in light and dark. It must have rendered maths, an empty
 console, no request to another machine, nothing wider than a phone, readable colours, and figures on opaque
@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 if __package__ in (None, ""):  # run as a script
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools import state
-from tools.browser import NOT_FOUND, Browser, find_browser
-from tools.check_links import check_static, page_files
-from tools.page_scripts import COLOURS, MATHS, OVERFLOW, PAPER, SETTLE, STILL
+from tools.website.browser import NOT_FOUND, Browser, find_browser
+from tools.website.check_links import check_static, page_files
+from tools.website.page_scripts import COLOURS, MATHS, OVERFLOW, PAPER, SETTLE, STILL
 
 DESKTOP = (1400, 900)
 PHONE = (390, 844)
