@@ -20,8 +20,8 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 from tools.execute import Execution, execute_all, print_table
-from tools.website.slim import slim
 from tools.stage import stage
+from tools.website.slim import slim
 
 # MathJax comes in many variants (24 MB); the pages load this one, which carries its own input and output.
 MATHJAX_KEPT = ("tex-chtml.js", "output/chtml/fonts/woff-v2")

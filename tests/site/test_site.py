@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tools import state
-from tools.website.browser import NOT_FOUND, find_browser
 from tools.build_book import build, is_current
+from tools.website.browser import NOT_FOUND, find_browser
 from tools.website.check_links import check_static
 from tools.website.check_site import check_in_browser, colab_prefix
 
