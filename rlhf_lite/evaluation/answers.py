@@ -33,8 +33,6 @@ from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Rollout
 
-__all__ = ["Answers", "measure"]
-
 # The seeds of evaluation samples are far from those of training steps.
 _EVALUATION = 1_000_000
 # Most answer tokens that are scored at once: each needs a row of logits over the vocabulary.

@@ -24,8 +24,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Coherence", "Logps", "coherence", "other_rows"]
-
 # Rows of prompt ids and rows of continuation ids to the log-probability of each continuation, ``[n]`` nats.
 Logps = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], NDArray[np.float64]]
 

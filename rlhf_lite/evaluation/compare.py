@@ -27,8 +27,6 @@ from rlhf_lite.evaluation.judges import Judges, Scores, deciding_judge
 from rlhf_lite.evaluation.summary import MEANS, problems_of, summarise, versus_baseline
 from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
 
-__all__ = ["Comparison", "compare_policies"]
-
 
 @dataclass(frozen=True)
 class Comparison:

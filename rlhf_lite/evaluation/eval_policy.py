@@ -27,8 +27,6 @@ from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.sampler import join
 from rlhf_lite.types import Rollout
 
-__all__ = ["EvalPolicy", "Network", "bare", "same_vocabulary"]
-
 
 @dataclass(frozen=True)
 class EvalPolicy:

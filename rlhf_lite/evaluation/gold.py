@@ -173,13 +173,6 @@ def agreement_with_humans(
     }
     if bins is not None:
         groups = np.array_split(np.argsort(predicted, kind="stable"), bins)
-        agreement["bins"] = [
-            {
-                "predicted": float(predicted[rows].mean()),
-                "observed": float(actual[rows].mean()),
-                "n": len(rows),
-            }
-            for rows in groups
-            if len(rows)
-        ]
+        means = [(predicted[rows].mean(), actual[rows].mean(), len(rows)) for rows in groups if len(rows)]
+        agreement["bins"] = [{"predicted": float(p), "observed": float(o), "n": n} for p, o, n in means]
     return agreement

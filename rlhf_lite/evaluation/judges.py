@@ -17,8 +17,6 @@ from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.types import Message
 
-__all__ = ["DECIDING", "Judges", "Scores", "deciding_judge"]
-
 # Whole texts to one number each, ``[n]``; NaN means that the judge has no answer.
 Scores = Callable[[Sequence[str]], NDArray[np.float64]]
 # Scores that may decide who wins a prompt.

@@ -11,8 +11,6 @@ from typing import Literal
 from rlhf_lite.data.files.fields import Place
 from rlhf_lite.errors import DataError
 
-__all__ = ["BUILT_IN", "Prompts", "read_prompts"]
-
 BUILT_IN = "reviews"
 _BOTH = "or skip broken rows with --on-error skip"
 
@@ -58,7 +56,7 @@ def read_prompts(
     if limit is not None and limit < 1:
         raise ValueError(f"expected at least one prompt, got {limit}")
     if source == BUILT_IN:
-        return Prompts(_thin(_review_openings(), limit), BUILT_IN)
+        return Prompts(_thin(_review_prompts(), limit), BUILT_IN)
     path = Path(source)
     if not path.is_file():
         raise DataError(
@@ -87,7 +85,7 @@ def _thin(rows: Sequence[str], limit: int | None) -> list[str]:
     return [rows[i * len(rows) // limit] for i in range(limit)]
 
 
-def _review_openings() -> list[str]:
+def _review_prompts() -> list[str]:
     """Openings of the test split, cut as a run with the default settings cuts them."""
     from rlhf_lite.config import PipelineConfig
     from rlhf_lite.data import load_ratings, split_prompts, split_ratings

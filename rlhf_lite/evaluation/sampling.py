@@ -17,8 +17,6 @@ from rlhf_lite.rollout.sampler import sample
 from rlhf_lite.rollout.text import cut_at_stop
 from rlhf_lite.types import Message, Rollout
 
-__all__ = ["PromptRows", "decoded", "encode_for", "write"]
-
 # Without a stated limit (some models have none) a prompt is cut to this many tokens.
 _NO_LIMIT = 1024
 

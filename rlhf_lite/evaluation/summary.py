@@ -18,8 +18,6 @@ from rlhf_lite.evaluation.judges import DECIDING
 from rlhf_lite.evaluation.statistics import length_controlled_win_rate, outcomes, win_rate_of
 from rlhf_lite.evaluation.text_metrics import degeneration, distinct_n, repetition_rate
 
-__all__ = ["MEANS", "compare", "perplexity", "problems_of", "summarise", "versus_baseline"]
-
 # measure of Answers.scores -> name in a report, and name of its interval
 MEANS = {
     "gold": ("gold_reward", "gold_ci95"),

@@ -16,17 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_lite.evaluation.statistics import Interval, share_ci
 
-__all__ = [
-    "Degeneration",
-    "degeneration",
-    "distinct_n",
-    "loops",
-    "repetition_rate",
-    "toxicity_scores",
-    "vader_scores",
-    "words",
-]
-
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LONGEST = 8  # words of a loop
 

@@ -25,14 +25,6 @@ from numpy.typing import NDArray
 from rlhf_lite.errors import ToxicityError
 from rlhf_lite.evaluation.text_metrics import toxicity_scores
 
-__all__ = [
-    "ClassifierJudge",
-    "DetoxifyJudge",
-    "ProfanityJudge",
-    "ToxicityJudge",
-    "toxicity_judge",
-]
-
 # What published classifiers call the label that is meant; the first that a model has is taken.
 _LABELS = ("toxic", "toxicity", "offensive", "hate", "hateful", "abusive")
 _BATCH = 32

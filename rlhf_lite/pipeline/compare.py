@@ -29,8 +29,6 @@ from rlhf_lite.pipeline.run_judges import judge_reward_model
 from rlhf_lite.pipeline.sources import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
-__all__ = ["Named", "evaluate_models", "load_policies", "parse_models"]
-
 _BINS = 5  # of the reliability diagram of the gold judge
 _NAME = re.compile(r"([A-Za-z0-9][\w .+-]*)=(.+)", re.DOTALL)
 
@@ -68,7 +66,7 @@ def parse_models(specs: Sequence[str]) -> list[Named]:
 
 
 @dataclass
-class _Loader:
+class ModelLoader:
     """Models by base, each loaded once, with every adapter that is wanted on it."""
 
     bases: dict[str, Policy] = field(default_factory=dict)
@@ -120,16 +118,14 @@ def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
     return ("reward",) if by_reward else ()
 
 
-def load_policies(models: Sequence[Named], *, reward: Path | None = None) -> list[EvalPolicy]:
+def load_policies(
+    models: Sequence[Named], loader: ModelLoader, *, reward: Path | None = None
+) -> list[EvalPolicy]:
     """Load policies; adapters of one base model share one network.
 
     Raises:
         PhaseError: if a model is not there or does not load.
     """
-    return _load(_Loader(), models, reward)
-
-
-def _load(loader: _Loader, models: Sequence[Named], reward: Path | None) -> list[EvalPolicy]:
     adapters = [loader.attach(named.place) for named in models]
     pairs = zip(models, adapters, strict=True)
     return [loader.policy(named, adapter, reward) for named, adapter in pairs]
@@ -196,13 +192,13 @@ def evaluate_models(
     if chat and with_gold:
         remarks.insert(0, "No gold reward: the gold judge knows movie reviews, and these are chats.")
     with bar("eval", len(named) + 2, visible=visible) as show:
-        loader = _Loader()
+        loader = ModelLoader()
         for one in named:
             loader.base(one.place.base)
         texts = review_texts(PipelineConfig(seed=seed)) if with_gold and not chat else None
         gold, gold_quality = (None, {}) if texts is None else _gold(loader, texts)
         show(1, "gold judge" if gold else "models loaded")
-        policies = _load(loader, [*named, *([extra] if extra else [])], place)
+        policies = load_policies([*named, *([extra] if extra else [])], loader, reward=place)
         measured_from = policies.pop() if extra else reference
         scores, reward_quality = (None, {}) if place is None else _reward(place, texts)
         show(2, "policies loaded")
@@ -228,7 +224,7 @@ def evaluate_models(
     return {**comparison.metrics, **info}
 
 
-def _gold(loader: _Loader, texts: Texts) -> tuple[GoldJudge, dict[str, Any]]:
+def _gold(loader: ModelLoader, texts: Texts) -> tuple[GoldJudge, dict[str, Any]]:
     """The gold judge on the bundled model, and how far it agrees with people."""
     policy, config = loader.base(resolve_model(None)), PipelineConfig()
     judge = fit_gold_judge(policy.model, policy.tokenizer, texts.gold, max_tokens=config.data.max_tokens)

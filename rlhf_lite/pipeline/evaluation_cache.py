@@ -49,8 +49,8 @@ class EvaluationCache:
         if not path.is_file():
             with atomic_file(path) as temporary, temporary.open("wb") as file:
                 np.savez(file, **make())
-        with np.load(path, allow_pickle=False) as found:
-            return dict(found)
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
 
     def answers(self, policy: EvalPolicy, make: Callable[[], Answers]) -> Answers:
         """What a policy wrote and what judges said about it, made by ``make`` if it is not there."""

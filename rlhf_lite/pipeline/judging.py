@@ -14,10 +14,17 @@ from rlhf_lite.evaluation.gold import agreement_with_humans
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.summary import compare, summarise
 from rlhf_lite.files import write_json_lines
-from rlhf_lite.models.policy import load_policy
+from rlhf_lite.models.policy import Policy, load_policy
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
-from rlhf_lite.pipeline.phases import DPO, POLICY, build_adapter_policies, load_run_reward, shared_reward
+from rlhf_lite.pipeline.phases import (
+    DPO,
+    POLICY,
+    REFERENCE,
+    build_adapter_policies,
+    load_run_reward,
+    shared_reward,
+)
 from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.pipeline.run_judges import fit_run_judge, judge_reward_model
 
@@ -29,6 +36,7 @@ _COMPARED = (
     ("dpo", "reference"),
     ("dpo", "ppo"),
 )
+_ADAPTERS = {"sft": REFERENCE, "ppo": POLICY, "dpo": DPO}
 
 
 def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
@@ -49,12 +57,10 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
     policy = load_policy(config.model.name, precision=run.precision)
     settings, gap, cache = config.evaluation, config.reward.eval_min_gap, EvaluationCache(shared)
     has_reward = run.finished("reward")
-    names = ["reference", *(name for name in ("sft", "ppo", "dpo") if run.finished(name))]
-    control = f"best_of_{settings.best_of_n}"
-    if settings.best_of_n and has_reward:
-        names.append(control)
+    best_of = settings.best_of_n if has_reward else 0
+    trained = [name for name in _ADAPTERS if run.finished(name)]
     judged: dict[str, Any] = {}
-    with bar("evaluation", 2 + len(names), visible=run.visible) as show:
+    with bar("evaluation", 3 + len(trained) + bool(best_of), visible=run.visible) as show:
         gold = fit_run_judge(run, policy, cache)
         judged["gold_judge"] = cache.record(
             "gold_judge", lambda: agreement_with_humans(gold, texts.gold_check, min_gap=gap)
@@ -70,17 +76,11 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
             )
             raw = shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {judged['reward_model']['accuracy']:.3f}")
-        actors = build_adapter_policies(run, policy, trained=run.finished("ppo"))
-        start = actors.reference
-        adapters = {"reference": None, "sft": start, "ppo": POLICY, "dpo": DPO, control: start}
-        make = partial(EvalPolicy, model=actors.model, tokenizer=policy.tokenizer)
-        policies = {name: make(name, adapter=adapters[name]) for name in names if name != control}
-        if control in names:
-            policies[control] = make(control, adapter=start, best_of=settings.best_of_n)
+        policies = _policies(run, policy, trained, best_of)
         base = policies["reference"]
         judges = Judges(reference=policies.get("sft", base), fluency=base, gold=gold, reward=raw)
         answers: dict[str, Answers] = {}
-        for number, (name, one) in enumerate(policies.items()):
+        for name, one in policies.items():
             ask = partial(
                 measure,
                 one,
@@ -92,16 +92,28 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
                 seed=seed,
             )
             answers[name] = ask() if name in ("ppo", "dpo") else cache.answers(one, ask)
-            show(3 + number, f"{name}: gold reward {answers[name].scores['gold'].mean():+.2f}")
+            gold_reward = answers[name].scores["gold"].mean()
+            show(2 + len(answers), f"{name}: gold reward {gold_reward:+.2f}")
     judged["policies"] = {name: summarise(own, seed=seed) for name, own in answers.items()}
     judged["comparisons"] = {
         f"{a}_minus_{b}": compare(answers[a], answers[b], seed=seed)
-        for a, b in (*_COMPARED, ("ppo", control), ("dpo", control))
+        for a, b in (*_COMPARED, ("ppo", f"best_of_{best_of}"), ("dpo", f"best_of_{best_of}"))
         if a in answers and b in answers
     }
     write_samples(run, texts.test_prompts, answers)
     run.seconds["evaluation"] = time.monotonic() - started
     return judged
+
+
+def _policies(run: Run, policy: Policy, trained: Sequence[str], best_of: int) -> dict[str, EvalPolicy]:
+    """The policies of the run by name, on one network; the best of n last, if n is not 0."""
+    adapters = build_adapter_policies(run, policy, trained="ppo" in trained)
+    make = partial(EvalPolicy, model=adapters.model, tokenizer=policy.tokenizer)
+    policies = {name: make(name, adapter=_ADAPTERS.get(name)) for name in ("reference", *trained)}
+    if best_of:
+        control = f"best_of_{best_of}"
+        policies[control] = make(control, adapter=adapters.reference, best_of=best_of)
+    return policies
 
 
 def write_samples(run: Run, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:

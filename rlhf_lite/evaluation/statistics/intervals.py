@@ -263,6 +263,6 @@ def pearson_ci(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interval:
         if np.ptp(side) == 0:
             raise ValueError(f"{name}: all {side.size} values are {side[0]:g}; a correlation needs spread")
     quantile(level)
-    found = stats.pearsonr(first, second)
-    low, high = found.confidence_interval(level)
-    return Interval(float(found.statistic), float(low), float(high))
+    correlation = stats.pearsonr(first, second)
+    low, high = correlation.confidence_interval(level)
+    return Interval(float(correlation.statistic), float(low), float(high))
