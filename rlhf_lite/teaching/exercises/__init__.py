@@ -6,25 +6,22 @@ solutions, and explains the misunderstanding instead of only saying "wrong".
 
     from rlhf_lite.teaching.exercises import check
     check("bradley_terry", bradley_terry)
+
+An exercise is data: ``data/chapter05.yaml`` holds its texts, inputs and answers, ``chapters/chapter05.py``
+its solution and the known mistakes.
 """
 
 from __future__ import annotations
 
-from rlhf_lite.teaching.exercises.core import (
-    Case,
-    CheckResult,
-    Exercise,
-    ExerciseFailed,
-    WrongAnswer,
-    check,
-    exercise_names,
-    get_exercise,
-)
+from rlhf_lite.teaching.exercises.core import CheckResult, ExerciseFailed, check
+from rlhf_lite.teaching.exercises.loading import ExerciseDataError, exercise_names, get_exercise
+from rlhf_lite.teaching.exercises.records import Case, Exercise, WrongAnswer
 
 __all__ = [
     "Case",
     "CheckResult",
     "Exercise",
+    "ExerciseDataError",
     "ExerciseFailed",
     "WrongAnswer",
     "check",
