@@ -265,7 +265,7 @@ def test_light_modules_load_nothing_heavy(module: str) -> None:
     assert not HEAVY & loaded_after(f"import rlhf_lite.{module}")
 
 
-LAZY = ["rlhf_lite", "rlhf_lite.data", "rlhf_lite.pipeline"]
+LAZY = ["rlhf_lite", "rlhf_lite.data", "rlhf_lite.pipeline", "rlhf_lite.teaching"]
 
 
 def names_for_editors(source: str) -> set[str]:
