@@ -171,9 +171,7 @@ def _exercise(name: str, chapter: str, data: ExerciseData, functions: Any) -> Ex
     builder = _function(functions, data.builder) if data.builder else None
     parameters = list(inspect.signature(builder or solution).parameters)
     if list(data.arguments) != parameters:
-        raise ValueError(
-            f"arguments are {', '.join(data.arguments)}; the function's: {', '.join(parameters)}"
-        )
+        raise ValueError(f"arguments are {', '.join(data.arguments)}; parameters: {', '.join(parameters)}")
     shared = data.model_dump(include={"title", "difficulty", "minutes", "praise", "tolerance"})
     return Exercise(
         name=name,

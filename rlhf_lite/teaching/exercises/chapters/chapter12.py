@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ def implicit_preference(pw: Tensor, pl: Tensor, qw: Tensor, ql: Tensor, beta: fl
     return (beta * _margin(pw, pl, qw, ql)).sigmoid()
 
 
-def _margin(pw, pl, qw, ql):  # of tensors and of numbers
+def _margin(pw: Any, pl: Any, qw: Any, ql: Any) -> Any:
+    """How far the policy tells the two answers apart beyond the reference: of tensors, or of numbers."""
     return (pw - qw) - (pl - ql)
 
 
