@@ -96,8 +96,12 @@ def show_table(
     from IPython.display import display
 
     text = {title for title in frame if all(isinstance(row.get(title, ""), str) for row in rows)}
-    sides = {title: "left" if title in text else "right" for title in frame}
-    styles = {title: [{"selector": "", "props": f"text-align: {side}"}] for title, side in sides.items()}
+    left = [{"selector": "", "props": "text-align: left"}]
+    right = [
+        {"selector": "", "props": "text-align: right"},
+        {"selector": "td", "props": "white-space: nowrap"},  # an interval stays on its line
+    ]
+    styles = {title: left if title in text else right for title in frame}
     shown = frame.style.hide(axis="index").format(escape="html").set_table_styles(styles)
     shown.set_table_styles([{"selector": "caption", "props": "text-align: left"}], overwrite=False)
     display(shown.set_caption(caption) if caption else shown)
