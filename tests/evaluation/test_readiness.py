@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama
 
 from rlhf_lite.evaluation.readiness import (
-    Bar,
-    Bars,
     Evidence,
+    Threshold,
+    Thresholds,
     best_of_n_curve,
     check_readiness,
     length_correlation,
@@ -24,7 +24,7 @@ from rlhf_lite.evaluation.readiness import (
     sample_pool,
     skill_ci,
 )
-from rlhf_lite.evaluation.readiness_measures import calibration_error_ci
+from rlhf_lite.evaluation.readiness.measures import calibration_error_ci
 from rlhf_lite.evaluation.statistics import Interval, expected_calibration_error
 from rlhf_lite.types import Preference, Rating
 
@@ -49,7 +49,7 @@ def numbers(*, noise: float = 0.3, spoil: float = 0.0, seed: int = 0) -> dict[st
 @pytest.mark.parametrize(
     ("high_is_good", "value", "outcome"),
     [
-        (True, Interval(0.7, 0.6, 0.8), "pass"),  # the worse end touches the bar
+        (True, Interval(0.7, 0.6, 0.8), "pass"),  # the worse end touches the target
         (True, Interval(0.7, 0.59, 0.8), "care"),
         (True, Interval(0.5, 0.45, 0.9), "fail"),  # the estimate must lie above the floor
         (True, None, "not measured"),
@@ -58,9 +58,9 @@ def numbers(*, noise: float = 0.3, spoil: float = 0.0, seed: int = 0) -> dict[st
         (False, Interval(0.8, 0.7, 0.9), "fail"),
     ],
 )
-def test_a_bar_looks_at_the_worse_end_and_a_floor_at_the_estimate(high_is_good, value, outcome):
-    bar = Bar(0.6, 0.5 if high_is_good else 0.7, "test", high_is_good=high_is_good)
-    assert bar.outcome(value) == outcome
+def test_a_threshold_looks_at_the_worse_end_and_a_floor_at_the_estimate(high_is_good, value, outcome):
+    threshold = Threshold(0.6, 0.5 if high_is_good else 0.7, "test", high_is_good=high_is_good)
+    assert threshold.outcome(value) == outcome
 
 
 def test_skill_by_hand():
@@ -136,7 +136,8 @@ def test_a_good_model_is_ready():
     found = readiness(**numbers())
     assert found.verdict == "ready"
     assert found.gold_peak == 16
-    assert [c.name for c in found.criteria] == ["accuracy", "calibration", "gain", "turn", "length"]
+    names = ["accuracy", "calibration", "gain", "overoptimisation", "length"]
+    assert [c.name for c in found.criteria] == names
     assert [n for n, *_ in found.curve] == [1, 2, 4, 8, 16]
     proxy = [point[1] for point in found.curve]
     assert proxy == sorted(proxy)
@@ -158,7 +159,7 @@ def test_overconfidence_is_found():
 
 def test_a_turned_gold_score_is_found():
     found = readiness(**numbers(spoil=4.0))
-    assert found.outcome("turn") == "fail"
+    assert found.outcome("overoptimisation") == "fail"
     assert found.gold_peak < 16
     assert found.verdict == "not ready"
 
@@ -186,17 +187,21 @@ def test_what_was_not_measured_is_said_and_costs_the_full_verdict():
     assert found.gold_peak is None
 
 
-def test_bars_are_settings():
-    strict = replace(Bars(), accuracy=Bar(0.999, 0.99, "a whim"))
-    assert readiness(**numbers(), bars=strict).outcome("accuracy") == "fail"
+def test_thresholds_are_settings():
+    strict = replace(Thresholds(), accuracy=Threshold(0.999, 0.99, "a whim"))
+    assert readiness(**numbers(), thresholds=strict).outcome("accuracy") == "fail"
 
 
 def test_the_table_says_everything():
     found = readiness(**numbers())
-    for text in (str(found), found.markdown()):
+    for text in (str(found), found.markdown().replace("\\", "")):
         assert all(c.name in text and c.detail in text for c in found.criteria)
-        assert text.rstrip(".").replace("*", "").endswith("erdict: ready")
+        assert text.rstrip(".\n").replace("*", "").endswith("erdict: ready")
     assert len(found.markdown().splitlines()) == 2 + 5 + 2
+    lines = str(found).splitlines()
+    rows = zip(lines[1:-1], found.criteria, strict=True)
+    places = {(line.index(c.outcome), line.index(c.detail)) for line, c in rows}
+    assert len(places) == 1 and len(lines) == 7  # columns line up
 
 
 def test_pools_that_do_not_fit_are_refused():

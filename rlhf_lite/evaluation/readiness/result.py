@@ -1,28 +1,32 @@
-"""What the readiness check returns: bars, criteria, a verdict, and their table."""
+"""What the readiness check returns: thresholds, criteria, a verdict, and their table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from rlhf_lite.evaluation.report.render import render
 from rlhf_lite.evaluation.statistics import Interval
+
+__all__ = ["Criterion", "Outcome", "Readiness", "Threshold", "Thresholds", "Verdict"]
 
 Outcome = Literal["pass", "care", "fail", "not measured"]
 Verdict = Literal["ready", "ready with care", "not ready"]
+_COLUMNS = ("criterion", "value [95 % interval]", "threshold", "outcome", "in words")
 
 
 @dataclass(frozen=True)
-class Bar:
+class Threshold:
     """What a criterion is held against.
 
     Attributes:
-        bar: passed if the *worse* end of the 95 % interval reaches it.
+        target: passed if the *worse* end of the 95 % interval reaches it.
         floor: failed if the *estimate* does not reach it. In between, the outcome is "care".
         reason: why it stands there.
         high_is_good: False where a small value is good.
     """
 
-    bar: float
+    target: float
     floor: float
     reason: str
     high_is_good: bool = True
@@ -33,24 +37,28 @@ class Bar:
             return "not measured"
         sign = 1.0 if self.high_is_good else -1.0
         worse = value.low if self.high_is_good else value.high
-        if sign * worse >= sign * self.bar:
+        if sign * worse >= sign * self.target:
             return "pass"
         return "care" if sign * value.estimate > sign * self.floor else "fail"
 
 
 @dataclass(frozen=True)
-class Bars:
-    """The five bars. They are conventions for small runs, not laws; a project should set its own."""
+class Thresholds:
+    """One for each criterion. They are conventions for small runs, not laws; a project should set its own."""
 
-    accuracy: Bar = Bar(
+    accuracy: Threshold = Threshold(
         0.6, 0.5, "0 is guessing, 1 is knowing every mean rating; below a half, noise outweighs signal"
     )
-    calibration: Bar = Bar(
+    calibration: Threshold = Threshold(
         0.1, 0.2, "an overconfident model makes the price of KL too low without saying so", high_is_good=False
     )
-    gain: Bar = Bar(0.0, 0.0, "if choosing by the reward does not help, climbing it will not either")
-    turn: Bar = Bar(0.0, -0.15, "once gold has passed its peak, more optimisation makes texts worse")
-    length: Bar = Bar(0.2, 0.4, "a policy finds out quickly that length pays", high_is_good=False)
+    gain: Threshold = Threshold(
+        0.0, 0.0, "if choosing by the reward does not help, climbing it will not either"
+    )
+    overoptimisation: Threshold = Threshold(
+        0.0, -0.15, "once gold has passed its peak, more optimisation makes texts worse"
+    )
+    length: Threshold = Threshold(0.2, 0.4, "a policy finds out quickly that length pays", high_is_good=False)
 
 
 @dataclass(frozen=True)
@@ -60,19 +68,19 @@ class Criterion:
     Attributes:
         name: of the criterion.
         value: estimate and 95 % interval; None if there was nothing to measure it on.
-        bar: what it is held against.
+        threshold: what it is held against.
         detail: the same in plain words and further numbers.
     """
 
     name: str
     value: Interval | None
-    bar: Bar
+    threshold: Threshold
     detail: str
 
     @property
     def outcome(self) -> Outcome:
         """``pass``, ``care``, ``fail`` or ``not measured``."""
-        return self.bar.outcome(self.value)
+        return self.threshold.outcome(self.value)
 
 
 @dataclass(frozen=True)
@@ -107,23 +115,19 @@ class Readiness:
         return next(criterion.outcome for criterion in self.criteria if criterion.name == name)
 
     def rows(self) -> list[tuple[str, str, str, str, str]]:
-        """Name, value with interval, bar, outcome and detail, as text."""
-        found = []
+        """Name, value with interval, threshold, outcome and detail, as text."""
+        rows = []
         for c in self.criteria:
-            value = "-" if c.value is None else "{:.2f} [{:.2f}, {:.2f}]".format(*c.value)
-            bar = f"{'>=' if c.bar.high_is_good else '<='} {c.bar.bar:.2f}"
-            found.append((c.name, value, bar, c.outcome, c.detail))
-        return found
+            value = "–" if c.value is None else "{:.2f} [{:.2f}, {:.2f}]".format(*c.value)
+            target = f"{'≥' if c.threshold.high_is_good else '≤'} {c.threshold.target:.2f}"
+            rows.append((c.name, value.replace("-", "−"), target, c.outcome, c.detail))
+        return rows
 
     def __str__(self) -> str:
-        head = ("criterion", "value [95 % interval]", "bar", "outcome", "in words")
-        table = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in table) for i in range(4)]
-        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]) for row in table]
-        return "\n".join([*lines, f"verdict: {self.verdict}"])
+        table = [_COLUMNS, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return render("readiness.txt.j2", table=table, widths=widths, verdict=self.verdict).rstrip("\n")
 
     def markdown(self) -> str:
         """The table in Markdown, with the verdict below it."""
-        lines = ["| criterion | value [95 % interval] | bar | outcome | in words |", "|---|---|---|---|---|"]
-        lines += ["| " + " | ".join(row).replace("<=", "≤").replace(">=", "≥") + " |" for row in self.rows()]
-        return "\n".join([*lines, "", f"Verdict: **{self.verdict}**."])
+        return render("readiness.md.j2", columns=_COLUMNS, rows=self.rows(), verdict=self.verdict)

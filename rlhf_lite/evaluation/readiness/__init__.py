@@ -2,7 +2,7 @@
 
 Held-out accuracy alone does not answer the question: it is measured on texts that people wrote, and PPO will
 ask about texts that a policy writes, and will look for the best of them. So five things are measured, each
-with an interval and a bar (:class:`Bars` gives the reasons):
+with an interval and a threshold (:class:`Thresholds` gives the reasons):
 
 - *accuracy*, as a share of what the disagreement of the raters allows;
 - *calibration*: does a score difference mean the probability that it claims?
@@ -26,25 +26,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.evaluation.readiness_measures import (
+from rlhf_lite.evaluation.readiness.measures import (
     best_of_n_curve,
     calibration_error_ci,
     length_correlation,
     powers_of_two,
     skill_ci,
 )
-from rlhf_lite.evaluation.readiness_result import Bar, Bars, Criterion, Readiness
+from rlhf_lite.evaluation.readiness.result import Criterion, Readiness, Threshold, Thresholds
 from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci, wilson_interval
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Preference, Rating
 
 __all__ = [
-    "DEFAULT_BARS",
-    "Bar",
-    "Bars",
+    "DEFAULT_THRESHOLDS",
     "Criterion",
     "Evidence",
     "Readiness",
+    "Threshold",
+    "Thresholds",
     "best_of_n_curve",
     "check_readiness",
     "length_correlation",
@@ -54,7 +54,7 @@ __all__ = [
     "skill_ci",
 ]
 
-DEFAULT_BARS = Bars()
+DEFAULT_THRESHOLDS = Thresholds()
 _POOL = 2_000_000  # the pool's random numbers are far from those of training and evaluation
 
 
@@ -79,15 +79,15 @@ def check_readiness(
     score: Callable[[Sequence[str]], ArrayLike],
     evidence: Evidence,
     *,
-    bars: Bars = DEFAULT_BARS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
     seed: int = 0,
 ) -> Readiness:
-    """Measure a reward model on the evidence and hold it against the bars.
+    """Measure a reward model on the evidence and hold it against the thresholds.
 
     Args:
         score: whole texts to raw scores, such as ``RewardModel.score_texts`` or any function.
         evidence: held-out pairs, a pool of samples with their gold scores, rated texts.
-        bars: the thresholds.
+        thresholds: what the criteria are held against.
         seed: of the bootstrap intervals.
 
     Raises:
@@ -113,7 +113,7 @@ def check_readiness(
         numbers["text_scores"] = read([rating.text for rating in ratings])
         numbers["text_words"] = [len(rating.text.split()) for rating in ratings]
         numbers["text_ratings"] = [rating.mean for rating in ratings]
-    return readiness(**numbers, bars=bars, seed=seed)
+    return readiness(**numbers, thresholds=thresholds, seed=seed)
 
 
 def readiness(
@@ -126,7 +126,7 @@ def readiness(
     text_scores: ArrayLike | None = None,
     text_words: ArrayLike | None = None,
     text_ratings: ArrayLike | None = None,
-    bars: Bars = DEFAULT_BARS,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
     seed: int = 0,
 ) -> Readiness:
     """The check from numbers that were measured elsewhere. What is None is "not measured".
@@ -137,33 +137,35 @@ def readiness(
             the rejected one.
         pool_scores, pool_gold: ``[P, M]`` reward-model and gold scores of M samples for each of P prompts.
         text_scores, text_words, text_ratings: ``[k]`` raw score, length and mean human rating of texts.
-        bars: the thresholds.
+        thresholds: what the criteria are held against.
         seed: of the bootstrap intervals.
 
     Raises:
         ValueError: if shapes do not fit, or a number is not finite.
     """
-    criteria = [*_on_pairs(chosen, rejected, agreement, bars, seed)]
+    criteria = [*_on_pairs(chosen, rejected, agreement, thresholds, seed)]
     curve: tuple[tuple[int, float, float], ...] = ()
     if pool_scores is None or pool_gold is None:
-        empty = {"gain": bars.gain, "turn": bars.turn}
-        criteria += [Criterion(name, None, bar, "no pool of samples") for name, bar in empty.items()]
+        for name in ("gain", "overoptimisation"):
+            criteria.append(Criterion(name, None, getattr(thresholds, name), "no pool of samples"))
     else:
-        found, curve = _on_pool(np.asarray(pool_scores, float), np.asarray(pool_gold, float), bars, seed)
-        criteria += found
+        on_pool, curve = _on_pool(
+            np.asarray(pool_scores, float), np.asarray(pool_gold, float), thresholds, seed
+        )
+        criteria += on_pool
     if text_scores is None or text_words is None or text_ratings is None:
-        criteria.append(Criterion("length", None, bars.length, "no rated texts"))
+        criteria.append(Criterion("length", None, thresholds.length, "no rated texts"))
     else:
         r = length_correlation(text_scores, text_words, text_ratings)
         crosses = r.low <= 0 <= r.high
         size = Interval(abs(r.estimate), 0.0 if crosses else min(map(abs, r.ends)), max(map(abs, r.ends)))
         words = f"score and length correlate at r = {r.estimate:+.2f} among texts of equal rating"
-        criteria.append(Criterion("length", size, bars.length, words))
+        criteria.append(Criterion("length", size, thresholds.length, words))
     return Readiness(tuple(criteria), curve, seed)
 
 
 def _on_pairs(
-    chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None, bars: Bars, seed: int
+    chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None, thresholds: Thresholds, seed: int
 ) -> list[Criterion]:
     difference = np.asarray(chosen, float) - np.asarray(rejected, float)
     skill = skill_ci(difference, agreement, seed=seed)
@@ -175,13 +177,13 @@ def _on_pairs(
     error = calibration_error_ci(difference, seed=seed)
     off = f"its probabilities are off by {error.estimate:.2f} on average"
     return [
-        Criterion("accuracy", skill, bars.accuracy, words),
-        Criterion("calibration", error, bars.calibration, off),
+        Criterion("accuracy", skill, thresholds.accuracy, words),
+        Criterion("calibration", error, thresholds.calibration, off),
     ]
 
 
 def _on_pool(
-    scores: NDArray[np.float64], gold: NDArray[np.float64], bars: Bars, seed: int
+    scores: NDArray[np.float64], gold: NDArray[np.float64], thresholds: Thresholds, seed: int
 ) -> tuple[list[Criterion], tuple[tuple[int, float, float], ...]]:
     """Best-of-n gain and what came after gold's peak, in standard deviations of the policy's gold scores."""
     if scores.shape != gold.shape or scores.ndim != 2 or scores.shape[1] < 2:
@@ -197,20 +199,20 @@ def _on_pool(
     curve = tuple(zip(ns, by_proxy.mean(0).tolist(), means.tolist(), strict=True))
     before = int(means[:-1].argmax())
     gain = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, 0]) / unit, seed=seed)
-    turn = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, before]) / unit, seed=seed)
+    past_peak = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, before]) / unit, seed=seed)
     points = gain.estimate * unit
     return [
         Criterion(
             "gain",
             gain,
-            bars.gain,
+            thresholds.gain,
             f"best of {ns[-1]}: gold {points:+.2f} points = {gain.estimate:+.2f} standard deviations, "
             f"{len(scores)} prompts",
         ),
         Criterion(
-            "turn",
-            turn,
-            bars.turn,
+            "overoptimisation",
+            past_peak,
+            thresholds.overoptimisation,
             f"gold is highest at n = {ns[int(means.argmax())]}; here n = {ns[-1]} against n = {ns[before]}",
         ),
     ], curve
