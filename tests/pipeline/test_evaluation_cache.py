@@ -16,7 +16,7 @@ from rlhf_lite.evaluation.sampling import PromptRows
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
 from rlhf_lite.pipeline.judging import run_evaluation
-from rlhf_lite.pipeline.run import run_pipeline
+from rlhf_lite.pipeline.run import checks, run_pipeline
 
 
 def never() -> dict:
@@ -67,3 +67,21 @@ def test_an_evaluation_with_kept_parts_says_the_same(settings, tmp_path: Path, m
     again = run_evaluation(Run(config, tmp_path / "run", visible=False), shared=shared)
     assert first == again == plain
     assert sorted(path.stem for path in shared.glob("*.npz")) == ["gold", "reference", "sft"]
+
+
+def test_with_a_handful_of_prompts_there_is_no_interval_and_no_check_passes_by_it(settings, tmp_path) -> None:
+    changes = {"evaluation.prompts": 3, "ppo.steps": 1, "sft.steps": 1, "reward.pairs": 4}
+    metrics = run_pipeline(settings(changes), output=tmp_path / "run", visible=False)
+    assert metrics["comparisons"]["ppo_minus_sft"]["gold_ci95"] == [None, None]
+    assert isinstance(metrics["comparisons"]["ppo_minus_sft"]["gold_reward"], float)
+    gain = next(check for check in metrics["checks"] if check["name"].startswith("Gold reward, PPO"))
+    assert gain["value"] is None and not gain["passed"]
+    assert "gives no interval" in (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+
+
+def test_what_no_text_has_passes_no_check() -> None:
+    numbers = {"kl_nats_per_seq": 1.0, "length_tokens": 1.0, "perplexity_reference": 2.0}
+    policies = {name: numbers | {"distinct_2": None} for name in ("ppo", "reference")}
+    judged = {"policies": policies, "comparisons": {"ppo_minus_sft": {"gold_ci95": [0.1, 0.2]}}}
+    passed = {check["target"]: check["passed"] for check in checks(judged)}
+    assert passed == {"> 0": True, "<= 10": True, ">= 0.7": False, "0.5 to 2": True, "0.2 to 3": True}
