@@ -108,13 +108,8 @@ def _log_odds(writer: Writer, prompts: Sequence[str], words: tuple[str, str]) ->
     return both[:n] - both[n:]
 
 
-def judge_pairs(
-    writer: Writer,
-    pairs: Sequence[tuple[str, str, str]],
-    constitution: Constitution,
-    *,
-    examples: bool = False,
-) -> PairFeedback:
+def judge_pairs(writer: Writer, pairs: Sequence[tuple[str, str, str]], constitution: Constitution, *,
+                examples: bool = False) -> PairFeedback:
     """Ask about each pair, by every principle, in both orders.
 
     Args:
@@ -139,13 +134,8 @@ def judge_pairs(
     return PairFeedback((a + b) / 2, a, b, names, writer.name)
 
 
-def judge_texts(
-    writer: Writer,
-    texts: Sequence[tuple[str, str]],
-    constitution: Constitution,
-    *,
-    examples: bool = False,
-) -> Tensor:
+def judge_texts(writer: Writer, texts: Sequence[tuple[str, str]], constitution: Constitution, *,
+                examples: bool = False) -> Tensor:
     """Log-odds of yes against no for each text and principle, ``[B, P]``; higher is better.
 
     Args:
@@ -166,9 +156,8 @@ def judge_texts(
     return torch.stack(columns, 1)
 
 
-def judge_by_likelihood(
-    writer: Writer, texts: Sequence[tuple[str, str]], constitution: Constitution
-) -> Tensor:
+def judge_by_likelihood(writer: Writer, texts: Sequence[tuple[str, str]],
+                        constitution: Constitution) -> Tensor:
     """Log-likelihood ratio of each text under a principle's two headings, ``[B, P]``; higher is better.
 
         log p(text | heading) - log p(text | opposite), in nats, summed over the tokens
@@ -187,9 +176,8 @@ def judge_by_likelihood(
     columns = []
     for principle in constitution.principles:
         if principle.heading is None or principle.opposite is None:
-            raise ValueError(
-                f"principle {principle.id!r} needs heading and opposite to be judged by likelihood"
-            )
+            raise ValueError(f"principle {principle.id!r} needs heading and "
+                             "opposite to be judged by likelihood")
         sides = []
         for words in (principle.heading, principle.opposite):
             heads = [f"{prompt.strip()}\n{words}" if prompt.strip() else words for prompt, _ in texts]
@@ -198,9 +186,8 @@ def judge_by_likelihood(
     return torch.stack(columns, 1)
 
 
-def preferences(
-    pairs: Sequence[tuple[str, str, str]], feedback: PairFeedback, *, min_log_odds: float = 0.0
-) -> list[Preference]:
+def preferences(pairs: Sequence[tuple[str, str, str]], feedback: PairFeedback, *,
+                min_log_odds: float = 0.0) -> list[Preference]:
     """Preference records in the judge's favour; pairs that it hardly tells apart are left out.
 
     The records carry judge, principles and both orders' log-odds in ``meta``. They are a model's opinion, not
@@ -233,16 +220,9 @@ def preferences(
     return records
 
 
-def point_preferences(
-    prompts: Sequence[str],
-    candidates: Sequence[Sequence[str]],
-    log_odds: Tensor,
-    constitution: Constitution,
-    *,
-    judge: str,
-    method: str = "pointwise",
-    min_log_odds: float = 0.0,
-) -> list[Preference]:
+def point_preferences(prompts: Sequence[str], candidates: Sequence[Sequence[str]], log_odds: Tensor,
+                      constitution: Constitution, *, judge: str, method: str = "pointwise",
+                      min_log_odds: float = 0.0) -> list[Preference]:
     """One preference for each prompt, from judgements of single texts: its best against its worst candidate.
 
     Args:
@@ -260,10 +240,8 @@ def point_preferences(
     """
     total = sum(map(len, candidates))
     if len(prompts) != len(candidates) or log_odds.shape != (total, len(constitution.principles)):
-        raise ValueError(
-            f"got {len(prompts)} prompts, candidates of {len(candidates)} prompts ({total} texts) and "
-            f"judgements of shape {tuple(log_odds.shape)}"
-        )
+        raise ValueError(f"got {len(prompts)} prompts, candidates of {len(candidates)} prompts ({total} "
+                         f"texts) and judgements of shape {tuple(log_odds.shape)}")
     records, start, names = [], 0, [principle.id for principle in constitution.principles]
     for prompt, texts in zip(prompts, candidates, strict=True):
         rows = log_odds[start : start + len(texts)]

@@ -106,20 +106,9 @@ def chat_revision(principle: Principle, text: str, critique: str | None, templat
     return template([Message("user", asked)], True)
 
 
-def revise(
-    writer: Writer,
-    texts: Sequence[str],
-    constitution: Constitution,
-    *,
-    rounds: int,
-    seed: int,
-    prompts: Sequence[str] | None = None,
-    form: Form = "few_shot",
-    template: Template = plain_text,
-    critique: bool = True,
-    max_new_tokens: int = 40,
-    temperature: float = 0.7,
-) -> list[Chain]:
+def revise(writer: Writer, texts: Sequence[str], constitution: Constitution, *, rounds: int, seed: int,
+           prompts: Sequence[str] | None = None, form: Form = "few_shot", template: Template = plain_text,
+           critique: bool = True, max_new_tokens: int = 40, temperature: float = 0.7) -> list[Chain]:
     """Criticise and revise each text ``rounds`` times, each time by a principle drawn from ``seed``.
 
     A revision that is empty, copies an example, repeats the critique or runs in a loop is recorded and thrown
@@ -162,34 +151,22 @@ def revise(
                 few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
                 for p, t in zip(chosen, current, strict=True)
             ]
-            critiques = writer.write(
-                critique_prompts, seed=seed * 1_000_003 + 2 * number, stop=stop, **options
-            )
+            critiques = writer.write(critique_prompts, seed=seed * 1_000_003 + 2 * number, stop=stop,
+                                     **options)
         shown = critiques if critique else [None] * len(current)
         revision_prompts = [
             few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
             for p, t, c in zip(chosen, current, shown, strict=True)
         ]
-        revisions = writer.write(
-            revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, stop=stop, **options
-        )
+        revisions = writer.write(revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, stop=stop,
+                                 **options)
         for i, revision in enumerate(revisions):
             problem = find_problem(chosen[i], current[i], critiques[i], revision)
             overlap, kept = kept_words(current[i], revision), problem not in REFUSED
             current[i] = revision.strip() if kept else current[i]
-            step = RevisionStep(
-                principle=chosen[i].id,
-                critique_prompt=critique_prompts[i],
-                critique=critiques[i],
-                revision_prompt=revision_prompts[i],
-                revision=revision,
-                kept=kept,
-                text=current[i],
-                problem=problem,
-                overlap=overlap,
-            )
+            step = RevisionStep(principle=chosen[i].id, critique_prompt=critique_prompts[i],
+                                critique=critiques[i], revision_prompt=revision_prompts[i], revision=revision,
+                                kept=kept, text=current[i], problem=problem, overlap=overlap)
             steps[i].append(step)
-    return [
-        Chain(prompt, text, tuple(done), writer.name, constitution.name, seed)
-        for prompt, text, done in zip(prompts, texts, steps, strict=True)
-    ]
+    return [Chain(prompt, text, tuple(done), writer.name, constitution.name, seed)
+            for prompt, text, done in zip(prompts, texts, steps, strict=True)]

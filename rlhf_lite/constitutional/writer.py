@@ -32,15 +32,8 @@ class Writer(Protocol):
     name: str
     """Which model, for the records."""
 
-    def write(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        seed: int,
-        temperature: float = 1.0,
-        stop: Sequence[str] = (),
-    ) -> list[str]:
+    def write(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 1.0,
+              stop: Sequence[str] = ()) -> list[str]:
         """A continuation of each prompt, cut before the first stop string, without white space around it."""
         ...
 
@@ -78,17 +71,10 @@ class PolicyWriter:
         seeds = row_seeds(seed, rows=len(encoded))
         texts, ready = [""] * len(encoded), prepare(self._model, steps=max_new_tokens)
         for rows in batches_to_write(encoded, self._batch, steps=max_new_tokens):
-            rollout = sample(
-                ready,
-                *pad_left([encoded[row] for row in rows], self._tokenizer.pad_token_id),
-                max_new_tokens=max_new_tokens,
-                eos_token_id=self._tokenizer.eos_token_id,
-                pad_token_id=self._tokenizer.pad_token_id,
-                temperature=temperature,
-                seeds=[seeds[row] for row in rows],
-                stop=stop,
-                tokenizer=self._tokenizer,
-            )
+            rollout = sample(ready, *pad_left([encoded[row] for row in rows], self._tokenizer.pad_token_id),
+                             max_new_tokens=max_new_tokens, eos_token_id=self._tokenizer.eos_token_id,
+                             pad_token_id=self._tokenizer.pad_token_id, temperature=temperature,
+                             seeds=[seeds[row] for row in rows], stop=stop, tokenizer=self._tokenizer)
             ids = rollout.response_ids.where(rollout.response_mask, self._tokenizer.pad_token_id)
             written = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
             for row, text in zip(rows, written, strict=True):

@@ -70,9 +70,8 @@ def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor
     return gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0)[1]
 
 
-def group_advantages(
-    rewards: Tensor, *, group_size: int, scale: Literal["std", "none"] = "std", eps: float = 1e-4
-) -> Tensor:
+def group_advantages(rewards: Tensor, *, group_size: int, scale: Literal["std", "none"] = "std",
+                     eps: float = 1e-4) -> Tensor:
     """Reward minus the mean of its group, by default divided by the group's standard deviation + eps.
 
     Source: Shao et al. 2024 (GRPO, arXiv:2402.03300), section 4.1.2; ``none`` is Dr. GRPO (Liu et al. 2025,

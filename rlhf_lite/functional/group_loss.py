@@ -39,16 +39,8 @@ def reinforce_loss(logp: Tensor, advantages: Tensor) -> Tensor:
     return -logp * advantages.detach()
 
 
-def grpo_loss(
-    logp: Tensor,
-    old_logp: Tensor,
-    advantages: Tensor,
-    *,
-    clip: float,
-    clip_high: float | None = None,
-    ref_logp: Tensor | None = None,
-    kl_coef: float = 0.0,
-) -> Tensor:
+def grpo_loss(logp: Tensor, old_logp: Tensor, advantages: Tensor, *, clip: float,
+              clip_high: float | None = None, ref_logp: Tensor | None = None, kl_coef: float = 0.0) -> Tensor:
     """Clipped surrogate plus a KL penalty, per token: -min(ρ A, clip(ρ, 1-ε, 1+ε_high) A) + kl_coef · k3.
 
     Source: Shao et al. 2024 (DeepSeekMath, arXiv:2402.03300), equations 3 and 4; ε_high > ε is DAPO's "clip
@@ -115,9 +107,8 @@ def aggregation_weights(mask: Tensor, *, aggregation: Aggregation, max_tokens: i
     return _AGGREGATIONS[aggregation](mask.to(torch.get_default_dtype()), max_tokens)
 
 
-def aggregate_tokens(
-    losses: Tensor, mask: Tensor, *, aggregation: Aggregation, max_tokens: int | None = None
-) -> Tensor:
+def aggregate_tokens(losses: Tensor, mask: Tensor, *, aggregation: Aggregation,
+                     max_tokens: int | None = None) -> Tensor:
     """One number from ``[B, T]`` token losses; see :func:`aggregation_weights`. Masked places may be NaN."""
     require_same_shape(losses=losses, mask=mask)
     weights = aggregation_weights(mask, aggregation=aggregation, max_tokens=max_tokens)

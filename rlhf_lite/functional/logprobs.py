@@ -26,9 +26,8 @@ def token_logps(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: if the leading shapes differ.
     """
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(
-            f"logits {tuple(logits.shape)} must be labels {tuple(labels.shape)} plus a vocabulary dimension"
-        )
+        raise ValueError(f"logits {tuple(logits.shape)} must be labels "
+                         f"{tuple(labels.shape)} plus a vocabulary dimension")
     # bfloat16 keeps eight bits: a log-sum over 49,152 tokens is off by whole percents in it.
     wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     # Cross-entropy of one label is minus its log-probability, and its backward pass is a single kernel.

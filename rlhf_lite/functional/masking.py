@@ -61,9 +61,8 @@ def masked_var(x: Tensor, mask: Tensor, *, unbiased: bool = True) -> Tensor:
     return squared * count / (count - 1) if unbiased else squared
 
 
-def masked_whiten(
-    x: Tensor, mask: Tensor, *, shift_mean: bool = True, unbiased: bool = True, eps: float = 1e-8
-) -> Tensor:
+def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, unbiased: bool = True,
+                  eps: float = 1e-8) -> Tensor:
     """Scale the counted entries to variance one and, by default, mean zero.
 
     ``shift_mean=False`` adds the mean back after the scaling, as in OpenAI's 2019 code and TRL. Masked-out

@@ -31,9 +31,8 @@ def ppo_policy_loss(logp: Tensor, old_logp: Tensor, advantages: Tensor, *, clip:
     return clipped_surrogate(logp, old_logp, advantages, low=clip, high=clip)
 
 
-def clipped_surrogate(
-    logp: Tensor, old_logp: Tensor, advantages: Tensor, *, low: float, high: float
-) -> Tensor:
+def clipped_surrogate(logp: Tensor, old_logp: Tensor, advantages: Tensor, *, low: float,
+                      high: float) -> Tensor:
     """-min(ρ A, clip(ρ, 1-low, 1+high) A), the part that PPO and GRPO share."""
     require_same_shape(logp=logp, old_logp=old_logp, advantages=advantages)
     require_positive(clip=low, clip_high=high)

@@ -95,9 +95,8 @@ def fraction_of_optimum(value: Tensor, reference_value: Tensor, best_value: Tens
     """
     gap = best_value - reference_value
     if bool((gap <= 1e-12).any()):
-        raise ValueError(
-            f"nothing can be gained here: J* - J(reference) is {gap.min().item():.3g}; does the reward vary?"
-        )
+        raise ValueError("nothing can be gained here: J* - J(reference) is "
+                         f"{gap.min().item():.3g}; does the reward vary?")
     return (value - reference_value) / gap
 
 
@@ -129,10 +128,8 @@ def win_rates(rewards: Tensor, opponents: Tensor) -> Tensor:
     _require_one_shape(rewards=strengths, opponents=opponents)
     flat, probs = strengths.reshape(-1, strengths.shape[-1]), opponents.reshape(-1, strengths.shape[-1])
     # One prompt at a time, some rows at a time: N x N numbers per prompt would be 128 MB for 4,096 sequences.
-    rates = [
-        torch.cat([torch.sigmoid(part[:, None] - row) @ p for part in row.split(512)])
-        for row, p in zip(flat, probs, strict=True)
-    ]
+    rates = [torch.cat([torch.sigmoid(part[:, None] - row) @ p for part in row.split(512)])
+             for row, p in zip(flat, probs, strict=True)]
     return torch.stack(rates).reshape(strengths.shape)
 
 

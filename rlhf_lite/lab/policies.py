@@ -36,10 +36,8 @@ def chain(steps: Sequence[Tensor]) -> Tensor:
     logps = steps[0].new_zeros(steps[0].shape[0], 1)
     for number, step in enumerate(steps):
         if step.shape[:2] != logps.shape:
-            raise ValueError(
-                f"step {number} must have {logps.shape[1]} prefixes for {logps.shape[0]} prompts, "
-                f"got shape {tuple(step.shape)}"
-            )
+            raise ValueError(f"step {number} must have {logps.shape[1]} prefixes for {logps.shape[0]} "
+                             f"prompts, got shape {tuple(step.shape)}")
         logps = (logps[:, :, None] + step).flatten(1)
     return logps
 

@@ -19,9 +19,8 @@ from rlhf_lite.lab.world import World
 HIDDEN, LAYERS, HEADS = 64, 2, 4
 
 
-def tiny_transformer(
-    world: World, *, hidden: int = HIDDEN, layers: int = LAYERS, heads: int = HEADS, seed: int = 0
-) -> LlamaForCausalLM:
+def tiny_transformer(world: World, *, hidden: int = HIDDEN, layers: int = LAYERS, heads: int = HEADS,
+                     seed: int = 0) -> LlamaForCausalLM:
     """An untrained model for this world's vocabulary; 132,416 weights in the default size.
 
     Input and output embeddings are separate. There is no special token of any kind.
@@ -94,15 +93,8 @@ class TransformerPolicy(nn.Module):
         return sequence_log_probs(self.model, self.world)
 
 
-def pretrain(
-    model: PreTrainedModel,
-    world: World,
-    *,
-    steps: int = 150,
-    batch_size: int = 256,
-    learning_rate: float = 3e-3,
-    seed: int = 0,
-) -> PreTrainedModel:
+def pretrain(model: PreTrainedModel, world: World, *, steps: int = 150, batch_size: int = 256,
+             learning_rate: float = 3e-3, seed: int = 0) -> PreTrainedModel:
     """Next-token training on sequences drawn from the world's reference; about four seconds.
 
     Nothing asks it to be perfect: afterwards the *network's* own distribution is the reference

@@ -36,10 +36,8 @@ def all_sequences(tokens: int, length: int) -> Tensor:
     if tokens < 2 or length < 1:
         raise ValueError(f"a world needs at least 2 tokens and length 1, got {tokens} and {length}")
     if tokens**length > MAX_SEQUENCES:
-        raise ValueError(
-            f"{tokens} tokens and length {length} make {tokens**length:,} sequences; "
-            f"the lab enumerates at most {MAX_SEQUENCES:,}"
-        )
+        raise ValueError(f"{tokens} tokens and length {length} make {tokens**length:,} sequences; the lab "
+                         f"enumerates at most {MAX_SEQUENCES:,}")
     places = tokens ** torch.arange(length - 1, -1, -1)
     return torch.arange(tokens**length)[:, None] // places % tokens
 
@@ -142,26 +140,15 @@ class World:
         value = objective(probs, reference, rewards, beta=beta).mean()
         start = expected_reward(reference, rewards).mean()
         best = optimal_value(reference, rewards, beta=beta).mean()
-        return Evaluation(
-            fraction=float(fraction_of_optimum(value, start, best)),
-            objective=float(value),
-            expected_reward=float(expected_reward(probs, rewards).mean()),
-            kl_to_reference=float(exact_kl(probs, reference).mean()),
-            kl_to_optimum=float(exact_kl(probs, self.optimum).mean()),
-            best_objective=float(best),
-            reference_objective=float(start),
-        )
+        return Evaluation(fraction=float(fraction_of_optimum(value, start, best)), objective=float(value),
+                          expected_reward=float(expected_reward(probs, rewards).mean()),
+                          kl_to_reference=float(exact_kl(probs, reference).mean()),
+                          kl_to_optimum=float(exact_kl(probs, self.optimum).mean()),
+                          best_objective=float(best), reference_objective=float(start))
 
 
-def make_world(
-    name: str = "dense",
-    *,
-    tokens: int = 8,
-    length: int = 4,
-    prompts: int = 4,
-    beta: float | None = None,
-    seed: int = 0,
-) -> World:
+def make_world(name: str = "dense", *, tokens: int = 8, length: int = 4, prompts: int = 4,
+               beta: float | None = None, seed: int = 0) -> World:
     """Build a world. The same arguments give the same world on every machine.
 
     The reference is a random Markov chain: the chance of the next token depends on the one before and on the
@@ -189,20 +176,14 @@ def make_world(
     rest = torch.randint(tokens, (prompts, 2), generator=generator).tolist()
     made = tuple((first, *rest[p][: p % 3]) for p, first in enumerate(firsts))
     orders = torch.stack([torch.randperm(tokens, generator=generator) for _ in range(prompts)])
-    return World(
-        name=name,
-        tokens=tokens,
-        length=length,
-        prompts=made,
-        reference=_markov_probs(made, tokens, length, generator),
-        rewards=REWARDS[name](all_sequences(tokens, length), orders, generator),
-        beta=_BETAS.get(name, DEFAULT_BETA) if beta is None else beta,
-    )
+    return World(name=name, tokens=tokens, length=length, prompts=made,
+                 reference=_markov_probs(made, tokens, length, generator),
+                 rewards=REWARDS[name](all_sequences(tokens, length), orders, generator),
+                 beta=_BETAS.get(name, DEFAULT_BETA) if beta is None else beta)
 
 
-def _markov_probs(
-    prompts: tuple[tuple[int, ...], ...], tokens: int, length: int, generator: torch.Generator
-) -> Tensor:
+def _markov_probs(prompts: tuple[tuple[int, ...], ...], tokens: int, length: int,
+                  generator: torch.Generator) -> Tensor:
     """Sequence probabilities of a random Markov chain per prompt, ``[P, N]`` float64."""
     shared = torch.randn(tokens, tokens, generator=generator, dtype=torch.float64)
     own = 0.5 * torch.randn(len(prompts), 1, tokens, generator=generator, dtype=torch.float64)

@@ -6,17 +6,6 @@ from rlhf_lite.models.policy import Policy, PolicyScorer, TokenScores, load_poli
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.models.trunk import enable_checkpointing
 
-__all__ = [
-    "Policy",
-    "PolicyScorer",
-    "RewardModel",
-    "TokenScores",
-    "ValueHead",
-    "enable_checkpointing",
-    "final_logits",
-    "load_policy",
-    "load_reward_model",
-    "load_value_head",
-    "new_reward_model",
-    "resolve_precision",
-]
+__all__ = ["Policy", "PolicyScorer", "RewardModel", "TokenScores", "ValueHead", "enable_checkpointing",
+           "final_logits", "load_policy", "load_reward_model", "load_value_head", "new_reward_model",
+           "resolve_precision"]

@@ -18,16 +18,8 @@ from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import layers_name, linear_names
 
 
-def lora_config(
-    model: PreTrainedModel,
-    *,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    top_layers: int | None,
-    target_modules: Sequence[str] | str = "all-linear",
-    task: str = "CAUSAL_LM",
-) -> LoraConfig:
+def lora_config(model: PreTrainedModel, *, rank: int, alpha: float, dropout: float, top_layers: int | None,
+                target_modules: Sequence[str] | str = "all-linear", task: str = "CAUSAL_LM") -> LoraConfig:
     """A PEFT configuration that adapts the last ``top_layers`` blocks (None: all of them).
 
     Source of the method: Hu et al. 2021 (arXiv:2106.09685); the update is alpha / rank * B A, with B = 0 at
@@ -58,9 +50,8 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: LoraConfig, name: st
         return get_peft_model(model, config, adapter_name=name)
 
 
-def load_adapter(
-    model: PreTrainedModel | PeftModel, folder: Path, name: str, *, trainable: bool = False
-) -> PeftModel:
+def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
+                 trainable: bool = False) -> PeftModel:
     """Load an adapter saved by :func:`save_adapter` (or by PEFT) under the given name."""
     with quiet_loading():
         if isinstance(model, PeftModel):
@@ -78,9 +69,8 @@ def save_adapter(model: PeftModel, folder: Path, name: str, *, base: str) -> Non
     model.peft_config[name].base_model_name_or_path = base
     # Adapters sit in the blocks. Asked to find out about the embedding itself, PEFT would look on the Hub.
     with quiet_loading():
-        model.save_pretrained(
-            str(folder), selected_adapters=[name], safe_serialization=True, save_embedding_layers=False
-        )
+        model.save_pretrained(str(folder), selected_adapters=[name], safe_serialization=True,
+                              save_embedding_layers=False)
     # PEFT puts every adapter but "default" into a subfolder; plain PEFT code looks in the folder itself.
     nested = folder / name
     if nested.is_dir():
@@ -100,13 +90,8 @@ def adapter_parameters(model: PreTrainedModel | PeftModel, name: str) -> list[nn
     Raises:
         ValueError: if the model has no such adapter.
     """
-    parameters = [
-        parameter
-        for layer in lora_layers(model)
-        for half in (layer.lora_A, layer.lora_B)
-        if name in half
-        for parameter in half[name].parameters()
-    ]
+    parameters = [parameter for layer in lora_layers(model) for half in (layer.lora_A, layer.lora_B)
+                  if name in half for parameter in half[name].parameters()]
     if not parameters:
         known = sorted(model.peft_config) if isinstance(model, PeftModel) else []
         raise ValueError(f"there is no adapter {name!r}; there are {known}")

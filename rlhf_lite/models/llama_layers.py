@@ -60,10 +60,8 @@ def layers_fit(body: PreTrainedModel, *, bare: bool = False) -> bool:
     if any(plain_linear(module) is None or (bare and type(module) is not nn.Linear) for module in linears):
         return False
     # Somebody wants to see, or change, what passes through the modules.
-    return not any(
-        module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-        for module in body.modules()
-    )
+    return not any(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
+                   for module in body.modules())
 
 
 def worth_packing(weights: Sequence[Tensor]) -> bool:
@@ -73,15 +71,8 @@ def worth_packing(weights: Sequence[Tensor]) -> bool:
 
 def _linears(layer: nn.Module) -> tuple[nn.Module, ...]:
     attention, mlp = layer.self_attn, layer.mlp
-    return (
-        attention.q_proj,
-        attention.k_proj,
-        attention.v_proj,
-        attention.o_proj,
-        mlp.gate_proj,
-        mlp.up_proj,
-        mlp.down_proj,
-    )
+    return (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj,
+            mlp.up_proj, mlp.down_proj)
 
 
 def weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -113,15 +104,10 @@ class LlamaLayers:
 
     def _layer(self, layer: nn.Module, make: type[Linear]) -> _Layer:
         q, k, v, out, gate, up, down = _linears(layer)
-        return _Layer(
-            norm_in=layer.input_layernorm.weight.data,
-            qkv=make(*self._joined(q, k, v)),
-            out=make(*weight_and_bias(out)),
-            norm_mlp=layer.post_attention_layernorm.weight.data,
-            gate=make(*weight_and_bias(gate)),
-            up=make(*weight_and_bias(up)),
-            down=make(*weight_and_bias(down)),
-        )
+        return _Layer(norm_in=layer.input_layernorm.weight.data, qkv=make(*self._joined(q, k, v)),
+                      out=make(*weight_and_bias(out)), norm_mlp=layer.post_attention_layernorm.weight.data,
+                      gate=make(*weight_and_bias(gate)), up=make(*weight_and_bias(up)),
+                      down=make(*weight_and_bias(down)))
 
     def _joined(self, *modules: nn.Module) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one layer that computes queries, keys and values.
@@ -143,14 +129,8 @@ class LlamaLayers:
         half = self.head_size // 2  # the second half of the table repeats the first
         return torch.complex(cos[0, :, None, :half].float(), sin[0, :, None, :half].float())
 
-    def read(
-        self,
-        x: Tensor,
-        mask: Tensor,
-        turns: Tensor,
-        store: Store | None = None,
-        before: Sequence[tuple[Tensor, Tensor]] = (),
-    ) -> Tensor:
+    def read(self, x: Tensor, mask: Tensor, turns: Tensor, store: Store | None = None,
+             before: Sequence[tuple[Tensor, Tensor]] = ()) -> Tensor:
         """Run all layers over texts; only tokens that count are computed.
 
         Args:
@@ -179,10 +159,8 @@ class LlamaLayers:
             if store is not None:
                 store(number, k, v)
             if before:
-                k, v = (
-                    torch.cat([old.expand(batch, -1, -1, -1), new], dim=2)
-                    for old, new in zip(before[number], (k, v), strict=True)
-                )
+                k, v = (torch.cat([old.expand(batch, -1, -1, -1), new], dim=2)
+                        for old, new in zip(before[number], (k, v), strict=True))
             # The queries of all heads that share a key head stand in one row: [B, K, groups * P, D]
             q = q.unflatten(2, (-1, self.groups)).permute(0, 2, 3, 1, 4).flatten(2, 3)
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=visible)

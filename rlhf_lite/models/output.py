@@ -105,7 +105,5 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
         and torch.allclose(seen[0].float(), states.float(), rtol=0.02, atol=0.02)
     )
     if not same:
-        raise ValueError(
-            f"{name} changes its hidden states or logits around the vocabulary head in a way that is not "
-            "supported: its log-probabilities would be wrong. Use another model"
-        )
+        raise ValueError(f"{name} changes its hidden states or logits around the vocabulary head in a way "
+                         "that is not supported: its log-probabilities would be wrong. Use another model")

@@ -35,15 +35,8 @@ class RewardModel(nn.Module):
         max_tokens: longer texts are cut on the right.
     """
 
-    def __init__(
-        self,
-        model: PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        name: str,
-        top_layers: int | None,
-        max_tokens: int,
-    ) -> None:
+    def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, name: str,
+                 top_layers: int | None, max_tokens: int) -> None:
         super().__init__()
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.top_layers, self.max_tokens = top_layers, max_tokens
@@ -69,9 +62,8 @@ class RewardModel(nn.Module):
 
     def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids and bool mask, both ``[B, S]``, padded on the right."""
-        rows = self.tokenizer(
-            list(texts), add_special_tokens=False, truncation=True, max_length=self.max_tokens
-        )
+        rows = self.tokenizer(list(texts), add_special_tokens=False, truncation=True,
+                              max_length=self.max_tokens)
         # An empty text still needs one position to be scored at.
         ids = [row or [self.tokenizer.eos_token_id] for row in rows["input_ids"]]
         return pad_right(ids, self.tokenizer.pad_token_id)
@@ -121,31 +113,15 @@ def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedT
     return model, tokenizer
 
 
-def new_reward_model(
-    name_or_path: str | None,
-    *,
-    precision: Precision,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    top_layers: int | None,
-    target_modules: Sequence[str] | str,
-    max_tokens: int,
-    seed: int,
-) -> RewardModel:
+def new_reward_model(name_or_path: str | None, *, precision: Precision, rank: int, alpha: float,
+                     dropout: float, top_layers: int | None, target_modules: Sequence[str] | str,
+                     max_tokens: int, seed: int) -> RewardModel:
     """An untrained reward model; its score is zero everywhere until it is trained."""
     name = resolve_model(name_or_path)
     model, tokenizer = _classifier(name, precision)
     nn.init.zeros_(model.score.weight)
-    config = lora_config(
-        model,
-        rank=rank,
-        alpha=alpha,
-        dropout=dropout,
-        top_layers=top_layers,
-        target_modules=target_modules,
-        task="SEQ_CLS",
-    )
+    config = lora_config(model, rank=rank, alpha=alpha, dropout=dropout, top_layers=top_layers,
+                         target_modules=target_modules, task="SEQ_CLS")
     peft_model = add_adapter(model, config, ADAPTER, seed=seed)
     return RewardModel(peft_model, tokenizer, name=name, top_layers=top_layers, max_tokens=max_tokens)
 
@@ -165,8 +141,7 @@ def load_reward_model(folder: Path, *, precision: Precision = "auto") -> RewardM
     model, tokenizer = _classifier(name, precision)
     peft_model = load_adapter(model, folder, ADAPTER)
     peft_model.eval()
-    reward = RewardModel(
-        peft_model, tokenizer, name=name, top_layers=scale["top_layers"], max_tokens=scale["max_tokens"]
-    )
+    reward = RewardModel(peft_model, tokenizer, name=name, top_layers=scale["top_layers"],
+                         max_tokens=scale["max_tokens"])
     reward.mean, reward.std = scale["mean"], scale["std"]
     return reward

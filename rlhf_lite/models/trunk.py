@@ -45,10 +45,8 @@ def layers_name(body: nn.Module) -> str:
 def _one_of(body: nn.Module, names: tuple[str, ...]) -> str:
     name = next((name for name in names if isinstance(getattr(body, name, None), nn.Module)), None)
     if name is None:
-        raise ValueError(
-            f"{type(body).__name__} has no {' or '.join(names)}: only decoders built like Llama or GPT-2 "
-            "can be used here"
-        )
+        raise ValueError(f"{type(body).__name__} has no {' or '.join(names)}: only decoders built like "
+                         "Llama or GPT-2 can be used here")
     return name
 
 
@@ -105,19 +103,12 @@ class _Recomputed(nn.Module):
         again = self._entry[0].context
         # use_reentrant=False: the trunk's states need no gradient, and the reentrant form would then give
         # the weights none either.
-        return checkpoint(
-            self.layer,
-            hidden,
-            *args,
-            use_reentrant=False,
-            context_fn=lambda: (nullcontext(), again()),
-            **options,
-        )
+        return checkpoint(self.layer, hidden, *args, use_reentrant=False,
+                          context_fn=lambda: (nullcontext(), again()), **options)
 
 
-def _part(
-    body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module, kinds: list[str] | None
-) -> PreTrainedModel:
+def _part(body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module,
+          kinds: list[str] | None) -> PreTrainedModel:
     """A view of ``body`` with other ``layers`` and ``norm``; every weight is shared, nothing is copied.
 
     ``kinds`` are the attention kinds of these layers, for models that mix them: the forward pass looks a
@@ -170,9 +161,8 @@ class SplitBody:
             states = x.new_zeros(*mask.shape, x.shape[-1])
             states[mask] = fast.read(x, mask, fast.turns(mask.shape[1], x)[place])
             return states
-        return self.lower(
-            input_ids=input_ids, attention_mask=mask.long(), position_ids=positions(mask), use_cache=False
-        ).last_hidden_state
+        return self.lower(input_ids=input_ids, attention_mask=mask.long(), position_ids=positions(mask),
+                          use_cache=False).last_hidden_state
 
     def _reader(self) -> LlamaLayers | None:
         """The lower half arranged for reading, made anew when weights changed; None if it cannot be."""
@@ -185,13 +175,8 @@ class SplitBody:
             self._fast["weights"] = now
         return self._fast["layers"]
 
-    def top(
-        self,
-        hidden: Tensor,
-        mask: Tensor,
-        *,
-        context: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> Tensor:
+    def top(self, hidden: Tensor, mask: Tensor, *,
+            context: Callable[[], AbstractContextManager[None]] = nullcontext) -> Tensor:
         """Final hidden states ``[B, S, H]`` from the trunk's ``hidden`` ``[B, S, H]``, with gradient.
 
         Args:
@@ -203,12 +188,8 @@ class SplitBody:
         self._entry.states, self._entry.context = hidden, context
         try:
             with context():
-                return self.upper(
-                    inputs_embeds=hidden,
-                    attention_mask=mask.long(),
-                    position_ids=positions(mask),
-                    use_cache=False,
-                ).last_hidden_state
+                return self.upper(inputs_embeds=hidden, attention_mask=mask.long(),
+                                  position_ids=positions(mask), use_cache=False).last_hidden_state
         finally:
             self._entry.states, self._entry.context = None, nullcontext
 
@@ -260,9 +241,8 @@ def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
     layers = list(getattr(body, name))
     top = len(layers) if top_layers is None else top_layers
     if not 0 < top <= len(layers):
-        raise ValueError(
-            f"lora.top_layers must be between 1 and {len(layers)} for this model, got {top_layers}"
-        )
+        raise ValueError(f"lora.top_layers must be between 1 and {len(layers)} "
+                         f"for this model, got {top_layers}")
     tested = body.config.model_type in _TESTED
     try:
         split = _halves(body, layers, norm, depth=len(layers) - top)
@@ -272,10 +252,9 @@ def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
             raise
         raise ValueError(f"{type(body).__name__} cannot be split: {error}") from error
     if not same:
-        raise ValueError(
-            f"{type(body).__name__} cannot be split: its halves do not give what the whole gives, because "
-            "its forward pass does more than run the layers in order. Use another model"
-        )
+        raise ValueError(f"{type(body).__name__} cannot be split: its halves do not give what the whole "
+                         "gives, because its forward pass does more than run the "
+                         "layers in order. Use another model")
     return split
 
 

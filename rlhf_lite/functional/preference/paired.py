@@ -40,15 +40,8 @@ def implicit_reward(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> 
     return beta * (policy_logps - ref_logps.detach())
 
 
-def dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+             beta: float, label_smoothing: float = 0.0) -> Tensor:
     """Direct preference optimisation: -(1-ε) log σ(β h) - ε log σ(-β h).
 
     Source: Rafailov et al. 2023 (arXiv:2305.18290), equation 7, for ε = 0. With ε > 0 it is *conservative*
@@ -99,17 +92,9 @@ def robust_dpo_loss(
     return ((1.0 - label_smoothing) * clean - label_smoothing * flipped) / (1.0 - 2.0 * label_smoothing)
 
 
-def ipo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    tau: float,
-    normalise: Literal["sum", "mean"] = "sum",
-    chosen_lengths: Tensor | None = None,
-    rejected_lengths: Tensor | None = None,
-) -> Tensor:
+def ipo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+             tau: float, normalise: Literal["sum", "mean"] = "sum", chosen_lengths: Tensor | None = None,
+             rejected_lengths: Tensor | None = None) -> Tensor:
     """Identity preference optimisation: (h - 1/(2τ))².
 
     Source: Azar et al. 2023 (arXiv:2310.12036), equation 17. Two things go by this name. ``sum``: h is made
@@ -137,9 +122,8 @@ def ipo_loss(
     return (chosen - rejected - 0.5 / tau) ** 2
 
 
-def hinge_loss(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
-) -> Tensor:
+def hinge_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+               beta: float) -> Tensor:
     """Hinge on the DPO margin: max(0, 1 - β h).
 
     Source: the normalised form of SLiC that Liu et al. 2023 (RSO, arXiv:2309.06657) give, and
@@ -201,15 +185,8 @@ def nca_loss(
     return -logsigmoid(z_chosen) - 0.5 * logsigmoid(-z_chosen) - 0.5 * logsigmoid(-z_rejected)
 
 
-def sppo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
-    win_rate: float = 1.0,
-) -> Tensor:
+def sppo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+              beta: float, win_rate: float = 1.0) -> Tensor:
     """Self-play preference optimisation: (Δ_w - (p - ½)/β)² + (Δ_l - (½ - p)/β)².
 
     Source: Wu et al. 2024 (arXiv:2405.00675), equation 4.7, with η = 1/β. p is the probability that the

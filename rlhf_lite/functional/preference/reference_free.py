@@ -15,15 +15,8 @@ from rlhf_lite.functional.checks import require_positive, require_rank, require_
 from rlhf_lite.functional.preference.terms import per_token, require_smoothing
 
 
-def simpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    chosen_lengths: Tensor,
-    rejected_lengths: Tensor,
-    *,
-    beta: float,
-    gamma: float = 0.5,
-) -> Tensor:
+def simpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, chosen_lengths: Tensor,
+               rejected_lengths: Tensor, *, beta: float, gamma: float = 0.5) -> Tensor:
     """Simple preference optimisation: -log σ(β (mean_w - mean_l) - γ), with mean log-probabilities per token.
 
     Source: Meng et al. 2024 (arXiv:2405.14734), equation 6. γ is the target margin in units of reward and is
@@ -45,15 +38,8 @@ def simpo_loss(
     return -logsigmoid(beta * (chosen - rejected) - gamma)
 
 
-def orpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    chosen_lengths: Tensor,
-    rejected_lengths: Tensor,
-    *,
-    beta: float,
-    nll_weight: float = 1.0,
-) -> Tensor:
+def orpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, chosen_lengths: Tensor,
+              rejected_lengths: Tensor, *, beta: float, nll_weight: float = 1.0) -> Tensor:
     """Odds-ratio preference optimisation: -mean_w - β log σ(log odds_w - log odds_l), odds = p / (1 - p).
 
     p = exp(mean log-probability per token), the geometric mean of the token probabilities.
@@ -76,15 +62,8 @@ def orpo_loss(
     return -nll_weight * chosen - beta * logsigmoid(log_odds_ratio)
 
 
-def cpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    chosen_lengths: Tensor,
-    *,
-    beta: float,
-    nll_weight: float = 1.0,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def cpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, chosen_lengths: Tensor, *, beta: float,
+             nll_weight: float = 1.0, label_smoothing: float = 0.0) -> Tensor:
     """Contrastive preference optimisation: DPO with a uniform reference, plus imitation of the chosen answer.
 
         -(1-ε) log σ(z) - ε log σ(-z) - nll_weight · mean_w,   z = β (log π(y_w) - log π(y_l))
@@ -133,13 +112,8 @@ def log1mexp(x: Tensor) -> Tensor:
     return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
 
 
-def _per_token(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    chosen_lengths: Tensor,
-    rejected_lengths: Tensor,
-    beta: float,
-) -> tuple[Tensor, Tensor]:
+def _per_token(policy_chosen: Tensor, policy_rejected: Tensor, chosen_lengths: Tensor,
+               rejected_lengths: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     require_rank(1, policy_chosen=policy_chosen)
     require_same_shape(policy_chosen=policy_chosen, policy_rejected=policy_rejected)
     require_positive(beta=beta)

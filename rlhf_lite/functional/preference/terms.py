@@ -19,22 +19,12 @@ def per_token(logps: Tensor, lengths: Tensor) -> Tensor:
     return logps / lengths
 
 
-def log_ratios(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+def log_ratios(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+               beta: float = 1.0) -> tuple[Tensor, Tensor]:
     """Δ_w and Δ_l, ``[B]`` each, after the checks that all these losses share."""
     require_rank(1, policy_chosen=policy_chosen)
-    require_same_shape(
-        policy_chosen=policy_chosen,
-        policy_rejected=policy_rejected,
-        ref_chosen=ref_chosen,
-        ref_rejected=ref_rejected,
-    )
+    require_same_shape(policy_chosen=policy_chosen, policy_rejected=policy_rejected, ref_chosen=ref_chosen,
+                       ref_rejected=ref_rejected)
     require_positive(beta=beta)
     return policy_chosen - ref_chosen.detach(), policy_rejected - ref_rejected.detach()
 

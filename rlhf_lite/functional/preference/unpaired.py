@@ -10,16 +10,8 @@ from rlhf_lite.functional.checks import require_positive, require_rank, require_
 from rlhf_lite.functional.preference.terms import log_ratios
 
 
-def kto_loss(
-    policy_logps: Tensor,
-    ref_logps: Tensor,
-    desirable: Tensor,
-    *,
-    beta: float,
-    kl: float | Tensor,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
-) -> Tensor:
+def kto_loss(policy_logps: Tensor, ref_logps: Tensor, desirable: Tensor, *, beta: float, kl: float | Tensor,
+             desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> Tensor:
     """Kahneman-Tversky optimisation: λ_D (1 - σ(β (Δ - z))) or λ_U (1 - σ(β (z - Δ))), Δ = log π/π_ref.
 
     Source: Ethayarajh et al. 2024 (arXiv:2402.01306), up to the constant λ. z = max(0, kl) is the reference
@@ -50,11 +42,8 @@ def kto_loss(
         raise ValueError(f"kl must be one number for the whole batch, got shape {tuple(point.shape)}")
     gain = policy_logps - ref_logps.detach() - point.reshape(()).clamp(min=0.0)  # (B,)
     # 1 - σ(x) = σ(-x), which keeps its digits for large x.
-    return torch.where(
-        desirable,
-        desirable_weight * torch.sigmoid(-beta * gain),
-        undesirable_weight * torch.sigmoid(beta * gain),
-    )
+    return torch.where(desirable, desirable_weight * torch.sigmoid(-beta * gain),
+                       undesirable_weight * torch.sigmoid(beta * gain))
 
 
 def kto_baseline(policy_logps: Tensor, ref_logps: Tensor) -> Tensor:
@@ -69,15 +58,8 @@ def kto_baseline(policy_logps: Tensor, ref_logps: Tensor) -> Tensor:
     return (policy_logps - ref_logps).mean().clamp(min=0.0).detach()
 
 
-def bco_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
-    delta: float | Tensor = 0.0,
-) -> Tensor:
+def bco_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+             beta: float, delta: float | Tensor = 0.0) -> Tensor:
     """Binary classifier optimisation: -log σ(β Δ_w - δ) - log σ(-(β Δ_l - δ)).
 
     Source: Jung et al. 2024 (arXiv:2404.04656). Each answer is classified on its own, so

@@ -28,16 +28,12 @@ from rlhf_lite.models.lora.model import adaptable, check_new, lora_layers, lora_
 CONFIG_FILE, TENSOR_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 # Fields that say what the update is; load_lora computes with them.
-_READ = {
-    "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern",
-    "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
-    "peft_type", "init_lora_weights", "bias",
-}  # fmt: skip
+_READ = {"r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules",
+         "exclude_modules", "layers_to_transform", "layers_pattern", "peft_type", "init_lora_weights",
+         "bias"}
 # Fields that change no number. fan_in_fan_out follows from the layer: it is True for Conv1D.
-_INERT = {
-    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode",
-    "megatron_core", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
-}  # fmt: skip
+_INERT = {"auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "megatron_core",
+          "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type"}
 # Starts that leave the base weights alone. Others, such as pissa, store the update relative to changed ones.
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")
 
@@ -102,9 +98,8 @@ def _config_of(layers: Mapping[str, LoRALayer], name: str, base: str) -> dict[st
     }
 
 
-def load_lora(
-    model: PreTrainedModel, folder: Path, name: str = "default", *, trainable: bool = False
-) -> PreTrainedModel:
+def load_lora(model: PreTrainedModel, folder: Path, name: str = "default", *,
+              trainable: bool = False) -> PreTrainedModel:
     """Attach an adapter written by :func:`save_lora` or by PEFT, and activate it.
 
     Settings, names and shapes are all checked before the model is touched.
@@ -200,12 +195,8 @@ def _spec(config: Mapping[str, Any], path: str) -> LoRASpec:
         return config[field]
 
     try:
-        return LoRASpec(
-            rank=value("r", "rank_pattern"),
-            alpha=value("lora_alpha", "alpha_pattern"),
-            dropout=config.get("lora_dropout") or 0.0,
-            rslora=bool(config.get("use_rslora")),
-        )
+        return LoRASpec(rank=value("r", "rank_pattern"), alpha=value("lora_alpha", "alpha_pattern"),
+                        dropout=config.get("lora_dropout") or 0.0, rslora=bool(config.get("use_rslora")))
     except KeyError as error:
         raise ValueError(f"{CONFIG_FILE} has no field {error}") from error
 
@@ -222,19 +213,13 @@ def _without_base_weights(tensors: Mapping[str, Tensor], model: nn.Module, folde
         if path not in layers:
             own[key] = tensor
         elif not torch.equal(layers[path].weight.float(), tensor.float()):
-            raise ValueError(
-                f"{folder} brings its own weights for {path}, and they differ from the model's: it was "
-                "trained on another model. Load it with peft"
-            )
+            raise ValueError(f"{folder} brings its own weights for {path}, and they differ from the model's: "
+                             "it was trained on another model. Load it with peft")
     return own
 
 
-def _checked(
-    specs: Mapping[str, LoRASpec],
-    layers: Mapping[str, nn.Module],
-    tensors: Mapping[str, Tensor],
-    folder: Path,
-) -> dict[str, dict[str, Tensor]]:
+def _checked(specs: Mapping[str, LoRASpec], layers: Mapping[str, nn.Module], tensors: Mapping[str, Tensor],
+             folder: Path) -> dict[str, dict[str, Tensor]]:
     """Path to A and B, if the file holds exactly what the settings ask for, in the right shapes."""
     if not specs:
         raise ValueError(f"{folder} adapts no layer of this model: its target_modules match nothing")

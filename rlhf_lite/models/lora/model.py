@@ -20,22 +20,8 @@ from rlhf_lite.models.folding import fold
 from rlhf_lite.models.lora.layer import WRAPPERS, LoRAEmbedding, LoRALayer, LoRALinear, LoRASpec, Merged
 from rlhf_lite.models.trunk import layers_name, linear_names
 
-__all__ = [
-    "LoRAEmbedding",
-    "LoRALinear",
-    "LoRASpec",
-    "adaptable",
-    "add_lora",
-    "check_new",
-    "lora_layers",
-    "lora_parameters",
-    "merge",
-    "merged",
-    "set_adapter",
-    "unmerge",
-    "using_adapter",
-    "wrap",
-]
+__all__ = ["LoRAEmbedding", "LoRALinear", "LoRASpec", "adaptable", "add_lora", "check_new", "lora_layers",
+           "lora_parameters", "merge", "merged", "set_adapter", "unmerge", "using_adapter", "wrap"]
 
 
 def _refuse_merged(layers: Mapping[str, LoRALayer]) -> None:
@@ -89,18 +75,9 @@ def wrap(model: nn.Module, path: str) -> LoRALayer:
     return module
 
 
-def add_lora(
-    model: PreTrainedModel,
-    *,
-    rank: int,
-    alpha: float,
-    name: str = "default",
-    dropout: float = 0.0,
-    rslora: bool = False,
-    target_modules: Sequence[str] | str = "all-linear",
-    top_layers: int | None = None,
-    seed: int = 0,
-) -> PreTrainedModel:
+def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, name: str = "default", dropout: float = 0.0,
+             rslora: bool = False, target_modules: Sequence[str] | str = "all-linear",
+             top_layers: int | None = None, seed: int = 0) -> PreTrainedModel:
     """Attach a new adapter in place and activate it; everything else is frozen.
 
     Args:
@@ -153,13 +130,8 @@ def add_lora(
 
 def lora_parameters(model: nn.Module, name: str | None = None) -> list[nn.Parameter]:
     """A and B of every layer, of one adapter or of all: what an optimiser needs."""
-    return [
-        parameters[key]
-        for layer in lora_layers(model, name).values()
-        for key in layer.specs
-        if name in (None, key)
-        for parameters in (layer.A, layer.B)
-    ]
+    return [parameters[key] for layer in lora_layers(model, name).values() for key in layer.specs
+            if name in (None, key) for parameters in (layer.A, layer.B)]
 
 
 def set_adapter(model: nn.Module, name: str | None) -> None:
