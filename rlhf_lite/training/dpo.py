@@ -12,93 +12,22 @@ from functools import partial
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.batches import drawn_rows
 from rlhf_lite.training.distributed import BatchMeans
 from rlhf_lite.training.preference.data import JudgedAnswer
-from rlhf_lite.training.preference.scoring import CompletionScorer, Reference
-from rlhf_lite.training.preference.tasks import DPOSettings, Losses, PreferenceTask
+from rlhf_lite.training.preference.scoring import CompletionScorer, PreparedTask, Reference
+from rlhf_lite.training.preference.tasks import DPOSettings
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.settings import OptimiserSettings, Resume, RunSettings
-from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
+from rlhf_lite.training.settings import OptimiserSettings, RunSettings
+from rlhf_lite.training.step import Optimisation, require_frozen_trunk
 
 __all__ = ["DPOSettings", "reference_logps", "train_dpo"]
 
 Data = Sequence[EncodedPair] | Sequence[JudgedAnswer]
-
-
-class _Learning:
-    """A task on its data: log-probabilities in, losses and metrics out.
-
-    Args:
-        task: what is learned, and from which completions.
-        scorer: the policy.
-        reference: see :func:`train_dpo`.
-        known: the reference's log-probabilities, if they have been computed before.
-        resume: a checkpoint that may hold them.
-        rows: the data rows that the run will use.
-        name: of them in a checkpoint.
-        accelerator: see :func:`train_dpo`.
-        options: further arguments of :class:`CompletionScorer`.
-    """
-
-    def __init__(
-        self,
-        task: PreferenceTask,
-        scorer: PolicyScorer,
-        *,
-        reference: Reference | None,
-        known: Tensor | None,
-        resume: Resume | None,
-        rows: Sequence[int],
-        name: str,
-        accelerator: Accelerator,
-        **options: int,
-    ) -> None:
-        if reference is None and known is None and task.needs_reference:
-            raise ValueError("this loss compares the policy with a reference: give reference")
-        self.task, self._accelerator = task, accelerator
-        self.completions = CompletionScorer(
-            scorer, task.examples, accelerator=accelerator, name=name, **options
-        )
-        saved = None if resume is None else self.completions.saved_reference(resume.tensors)
-        used = [*task.completions(rows), *task.baseline(rows)]
-        self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
-
-    def losses(
-        self, rows: Sequence[int], module: nn.Module, baseline: float
-    ) -> tuple[Losses, dict[str, Tensor]]:
-        """Loss and metrics of some rows, and the tokens that they were computed from."""
-        index = self.task.completions(rows)
-        logps, seen = self.completions.logps(index, module)
-        refs, lengths = self.completions.reference_logps, self.completions.lengths[index]
-        return self.task.losses(rows, logps, None if refs is None else refs[index], lengths, baseline), seen
-
-    @torch.no_grad()
-    def baseline(self, parts: Sequence[Sequence[int]], module: nn.Module) -> float:
-        """Mean log-ratio of the baseline completions of all parts, in all processes; 0 if there are none."""
-        sums = torch.zeros(2, device=self._accelerator.device)
-        for part in parts:
-            index = self.task.baseline(part)
-            if index:
-                ratio = self.completions.logps(index, module)[0] - self.completions.reference_logps[index]
-                sums += torch.stack([ratio.sum(), torch.ones_like(ratio).sum()])
-        total, count = self._accelerator.reduce(sums, "sum").tolist()
-        return total / count if count else 0.0
-
-    def validate(self, scorer: PolicyScorer, *, batch_size: int) -> dict[str, float]:
-        """The task's metrics on all rows, each process on its share."""
-        rows = range(self._accelerator.process_index, len(self.task.sizes), self._accelerator.num_processes)
-        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        means = BatchMeans(self.task.names, self._accelerator)
-        with evaluating(scorer):
-            baseline = self.baseline(parts, scorer)
-            for part in parts:
-                means.add(self.losses(part, scorer, baseline)[0].values)
-        return {f"val_{name}": value for name, value in means.result().items()}
 
 
 def reference_logps(
@@ -135,9 +64,10 @@ def train_dpo(
 ) -> None:
     """Train the scorer's trainable parameters on preferences.
 
-    The loss is the mean over the rows of the *whole* batch, so that neither padding, nor accumulation, nor
-    the number of processes changes the gradient. The policy is trained in the mode (dropout or not) that the
-    scorer is in; reference and validation are computed without dropout.
+    With h = log π/π_ref(chosen) - log π/π_ref(rejected), the loss of a pair is -log σ(β h) (Rafailov et al.
+    2023, equation 7), or another one of the family. The mean runs over the rows of the *whole* batch, so that
+    neither padding, nor accumulation, nor the number of processes changes the gradient. The policy is trained
+    in the mode (dropout or not) that the scorer is in; reference and validation are computed without dropout.
 
     Args:
         scorer: the policy.
@@ -169,8 +99,8 @@ def train_dpo(
     require_frozen_trunk(scorer.body)
     scorer.body.checkpoint_top(run.gradient_checkpointing)
     optimisation = Optimisation(scorer, optimiser, run)
-    learning = partial(
-        _Learning,
+    prepare = partial(
+        PreparedTask,
         scorer=scorer,
         reference=reference,
         resume=run.resume,
@@ -179,13 +109,13 @@ def train_dpo(
     )
     task, held_out = settings.task(data, seed=run.seed), None
     drawn = drawn_rows(len(task.sizes), run.batch_size, run.steps, seed=run.seed, lengths=task.sizes)
-    train = learning(
+    train = prepare(
         task, rows=drawn, known=known_reference, name="reference", cache_megabytes=settings.cache_megabytes
     )
     saved = train.completions.tensors()
     if validation:
         others = settings.task(validation, seed=run.seed)
-        held_out = learning(others, rows=range(len(others.sizes)), known=None, name="val_reference")
+        held_out = prepare(others, rows=range(len(others.sizes)), known=None, name="val_reference")
         saved |= held_out.completions.tensors()
     progress = Progress(optimisation, run)
     for step, rows, parts in progress.batches(task.sizes):

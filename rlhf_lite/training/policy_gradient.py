@@ -147,33 +147,36 @@ def update(
     for index in minibatch_rows(
         len(batch), epochs=settings.epochs, minibatches=settings.minibatches, seed=seed
     ):
-        tokens = batch.response_mask[index].sum()
         weights = algorithm.weights(batch.response_mask[index])
-        places = torch.arange(len(index))
+        tokens, places = batch.response_mask[index].sum(), torch.arange(len(index))
         for place in micro_rows(places, micro_batch_size=micro_batch_size, accelerator=accelerator):
-            rows, weight = index[place], weights[place]
-            part = batch.rows(rows)
+            part, weight = batch.rows(index[place]), weights[place]
             new = optimisation.module(
                 part.hidden, part.ids, part.mask, part.response_mask, temperature=settings.temperature
             )
             losses = algorithm.losses(part, new)
-            optimisation.backward((weight * losses.loss).sum(), {"rows": rows, "token_ids": part.ids})
-
+            loss = (weight * losses.loss).sum()
+            optimisation.backward(loss, {"rows": index[place], "token_ids": part.ids})
             if totals.updates == 0:
                 totals.largest("ratio/first_error", (losses.ratio - 1).abs().max())
-            token = part.response_mask / tokens  # the share of each token, or of each completion
-            unit = token if losses.ratio.shape == token.shape else 1 / len(index)
-            drift = kl_estimate(part.old_logps, new.logps.detach())
             totals.add({name: (weight * term.detach()).sum() for name, term in losses.terms.items()})
-            totals.add(
-                {
-                    "clip/fraction": (unit * losses.clipped.float()).sum(),
-                    "ratio/mean": (unit * losses.ratio).sum(),
-                    "kl/update_nats_per_token": (token * drift).sum(),
-                }
-            )
+            totals.add(_drift(part, new, losses, tokens=tokens, completions=len(index)))
         totals.updated(optimisation.step())
     return totals.result(largest=["ratio/first_error"])
+
+
+def _drift(
+    part: Batch, new: TokenScores, losses: UnitLosses, *, tokens: Tensor, completions: int
+) -> dict[str, Tensor]:
+    """How far the policy has moved: what some rows contribute to the means over their minibatch."""
+    token = part.response_mask / tokens  # the share of each token
+    unit = token if losses.ratio.shape == token.shape else 1 / completions
+    kl = kl_estimate(part.old_logps, new.logps.detach())
+    return {
+        "clip/fraction": (unit * losses.clipped.float()).sum(),
+        "ratio/mean": (unit * losses.ratio).sum(),
+        "kl/update_nats_per_token": (token * kl).sum(),
+    }
 
 
 def train(

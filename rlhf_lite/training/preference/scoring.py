@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.batches import split_by_length
+from rlhf_lite.training.distributed import BatchMeans
+from rlhf_lite.training.preference.tasks import Losses, PreferenceTask
+from rlhf_lite.training.settings import Resume
 from rlhf_lite.training.sft import Example, collate_examples
 from rlhf_lite.training.step import evaluating
 
@@ -189,3 +192,77 @@ class CompletionScorer:
                 "with, or start anew"
             )
         return tensors[logps].clone()
+
+
+class PreparedTask:
+    """A task on its data, with everything that never changes computed: rows in, losses and metrics out.
+
+    Args:
+        task: what is learned, and from which completions.
+        scorer: the policy.
+        reference: a context in which the scorer computes the reference policy; None if there is none.
+        known: the reference's log-probabilities, if they have been computed before.
+        resume: a checkpoint that may hold them.
+        rows: the data rows that the run will use.
+        name: of the reference's log-probabilities in a checkpoint.
+        accelerator: its processes share the work.
+        **options: further arguments of :class:`CompletionScorer`.
+
+    Raises:
+        ValueError: if the loss needs a reference and there is none.
+    """
+
+    def __init__(
+        self,
+        task: PreferenceTask,
+        scorer: PolicyScorer,
+        *,
+        reference: Reference | None,
+        known: Tensor | None,
+        resume: Resume | None,
+        rows: Sequence[int],
+        name: str,
+        accelerator: Accelerator,
+        **options: int,
+    ) -> None:
+        if reference is None and known is None and task.needs_reference:
+            raise ValueError("this loss compares the policy with a reference: give reference")
+        self.task, self._accelerator = task, accelerator
+        self.completions = CompletionScorer(
+            scorer, task.examples, accelerator=accelerator, name=name, **options
+        )
+        saved = None if resume is None else self.completions.saved_reference(resume.tensors)
+        used = [*task.completions(rows), *task.baseline(rows)]
+        self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
+
+    def losses(
+        self, rows: Sequence[int], module: nn.Module, baseline: float
+    ) -> tuple[Losses, dict[str, Tensor]]:
+        """Loss and metrics of some rows, and the tokens that they were computed from."""
+        index = self.task.completions(rows)
+        logps, seen = self.completions.logps(index, module)
+        refs, lengths = self.completions.reference_logps, self.completions.lengths[index]
+        return self.task.losses(rows, logps, None if refs is None else refs[index], lengths, baseline), seen
+
+    @torch.no_grad()
+    def baseline(self, parts: Sequence[Sequence[int]], module: nn.Module) -> float:
+        """Mean log-ratio of the baseline completions of all parts, in all processes; 0 if there are none."""
+        sums = torch.zeros(2, device=self._accelerator.device)
+        for part in parts:
+            index = self.task.baseline(part)
+            if index:
+                ratio = self.completions.logps(index, module)[0] - self.completions.reference_logps[index]
+                sums += torch.stack([ratio.sum(), torch.ones_like(ratio).sum()])
+        total, count = self._accelerator.reduce(sums, "sum").tolist()
+        return total / count if count else 0.0
+
+    def validate(self, scorer: PolicyScorer, *, batch_size: int) -> dict[str, float]:
+        """The task's metrics on all rows, each process on its share."""
+        rows = range(self._accelerator.process_index, len(self.task.sizes), self._accelerator.num_processes)
+        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        means = BatchMeans(self.task.names, self._accelerator)
+        with evaluating(scorer):
+            baseline = self.baseline(parts, scorer)
+            for part in parts:
+                means.add(self.losses(part, scorer, baseline)[0].values)
+        return {f"val_{name}": value for name, value in means.result().items()}
