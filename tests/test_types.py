@@ -78,3 +78,12 @@ def test_data_room_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_rows_of_a_rollout_are_rows_of_everything_that_it_holds() -> None:
+    import torch
+
+    rollout = _rollout(response_ids=torch.arange(8).view(2, 4), ended=torch.tensor([True, False]))
+    part = rollout.rows(torch.tensor([1]))
+    assert len(part) == 1 and part.response_ids.tolist() == [[4, 5, 6, 7]]
+    assert part.ended.tolist() == [False] and part.ref_logps is None

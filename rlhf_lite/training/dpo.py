@@ -78,8 +78,6 @@ def train_dpo(
             asked once, before the first step, about the rows that the run will draw. None for losses without
             a reference; given to those, it is used for a metric only.
         pad_token_id: fills rows.
-        optimiser: see there.
-        run: see there.
         known_reference: what :func:`reference_logps` gave for this data, to ask once for several runs.
         validation: held-out rows, or none.
 

@@ -92,8 +92,6 @@ def train_reward(
         model: a new or partly trained reward model.
         pairs: from ``preference.data.encode_texts``; the loss of each counts the same.
         settings: of the loss.
-        optimiser: see there.
-        run: see there.
         validation: held-out preferences, or none.
 
     Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``loss/centring`` (the

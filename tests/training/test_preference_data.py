@@ -59,6 +59,9 @@ def test_whole_texts_are_cut_by_the_same_rule():
     ]
     assert encoded.refused == [2, 5]
     assert encoded.pairs[1].characters == (11, 9)
+    cut = encode_texts(tokenizer, texts, max_tokens=9, cut_answers=True)
+    assert not cut.refused and decode(cut.pairs[1].chosen_ids) == "abcdefghk"
+    assert all(p.chosen_ids == q.chosen_ids for p, q in zip(cut.pairs[:1], encoded.pairs[:1], strict=True))
 
 
 def test_an_end_that_is_there_is_not_doubled():

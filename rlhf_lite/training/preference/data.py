@@ -119,7 +119,11 @@ def encode_preferences(
 
 
 def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *, max_tokens: int
+    tokenizer: PreTrainedTokenizerBase,
+    preferences: Sequence[Preference],
+    *,
+    max_tokens: int,
+    cut_answers: bool = False,
 ) -> EncodedTexts:
     """Token ids of both whole texts of each preference, for a reward model, which reads texts.
 
@@ -131,6 +135,7 @@ def encode_texts(
         tokenizer: adds no special tokens.
         preferences: their texts are used as they are.
         max_tokens: most tokens of a text.
+        cut_answers: refuse nothing: what is too long loses its end, as when the reward model scores a text.
     """
 
     def ids(texts: list[str]) -> list[list[int]]:
@@ -143,6 +148,8 @@ def encode_texts(
     rejected = ids([p.prompt + p.rejected for p in preferences])
     pairs, refused = [], []
     for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
+        if cut_answers:
+            good, bad = good[:max_tokens], bad[:max_tokens]
         excess = max(0, len(good) - max_tokens, len(bad) - max_tokens)
         if excess and excess >= len(prompt):
             refused.append(i)
