@@ -89,12 +89,12 @@ def read_phase(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def verify_phase(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
+def verify_phase(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """Check that the finished phase in ``folder`` fits what the next phase is about to build on.
 
     Args:
         folder: for example ``run/sft``.
-        wanted: the entries that must agree, such as model and tokenizer fingerprints and LoRA settings.
+        expected: the entries that must agree, such as model and tokenizer fingerprints and LoRA settings.
 
     Raises:
         CheckpointError: naming every entry that differs, with both values and what to do.
@@ -106,7 +106,7 @@ def verify_phase(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any]:
         )
     differing = [
         f"{key} is {record.get(key)!r} there and {value!r} here"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if record.get(key) != value
     ]
     if differing:

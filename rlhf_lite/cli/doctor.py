@@ -149,8 +149,8 @@ def _libraries() -> Iterator[Check]:
         yield Check("Libraries", "rlhf-lite", value, "missing", "pip install -e . in the checkout")
     for requirement in by_extra.pop("", []):
         yield _library(requirement)
-    for extra, wanted in sorted(by_extra.items()):
-        absent = [requirement.name for requirement in wanted if _library(requirement).state != "ok"]
+    for extra, needed in sorted(by_extra.items()):
+        absent = [requirement.name for requirement in needed if _library(requirement).state != "ok"]
         if absent:
             fix = f'pip install "rlhf-lite[{extra}]"'
             yield Check("Extras", extra, f"without {', '.join(absent)}", "note", fix)

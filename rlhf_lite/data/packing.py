@@ -62,13 +62,13 @@ class PackedBatch:
         ids: ``[R, S]`` token ids.
         positions: ``[R, S]`` place of each token within its own text, from 0; 0 on padding.
         texts: ``[R, S]`` number of the text that a position belongs to, ``PADDING`` (-1) where there is none.
-        wanted: bool ``[R, S]``, True where a token counts.
+        response_mask: bool ``[R, S]``, True where a token counts.
     """
 
     ids: Tensor
     positions: Tensor
     texts: Tensor
-    wanted: Tensor
+    response_mask: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -99,23 +99,23 @@ def block_causal_mask(texts: Tensor) -> Tensor:
 
 
 def pack(
-    rows: Sequence[Sequence[int]], wanted: Sequence[Sequence[bool]], *, capacity: int, pad_id: int
+    rows: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]], *, capacity: int, pad_id: int
 ) -> PackedBatch:
     """Put texts into as few rows as :func:`first_fit` finds.
 
     Args:
         rows: N lists of token ids.
-        wanted: for each token, whether it counts. The first token of a text cannot count: what stands before
-            it in the row belongs to another text.
+        masks: for each text, which of its tokens count. The first token of a text cannot count: what stands
+            before it in the row belongs to another text.
         capacity: tokens that a row holds.
         pad_id: fills what is left of a row.
 
     Raises:
         ValueError: if there is no text, lengths differ, a first token counts, or a text does not fit.
     """
-    if not rows or len(rows) != len(wanted):
-        raise ValueError(f"expected as many masks as texts, at least one, got {len(wanted)} and {len(rows)}")
-    for index, (row, counts) in enumerate(zip(rows, wanted, strict=True)):
+    if not rows or len(rows) != len(masks):
+        raise ValueError(f"expected as many masks as texts, at least one, got {len(masks)} and {len(rows)}")
+    for index, (row, counts) in enumerate(zip(rows, masks, strict=True)):
         if len(row) != len(counts):
             raise ValueError(f"text {index} has {len(row)} tokens and a mask of {len(counts)}")
         if counts and counts[0]:
@@ -131,6 +131,6 @@ def pack(
             ids[number, place] = torch.as_tensor(rows[index], dtype=torch.long)
             positions[number, place] = torch.arange(len(rows[index]))
             texts[number, place] = index
-            counted[number, place] = torch.as_tensor(wanted[index], dtype=torch.bool)
+            counted[number, place] = torch.as_tensor(masks[index], dtype=torch.bool)
             start = place.stop
     return PackedBatch(ids, positions, texts, counted)

@@ -50,7 +50,7 @@ def test_pack_by_hand() -> None:
     assert batch.ids.tolist() == [[8, 9, 10, 11, 12, 13], [5, 6, 7, 0, 0, 0]]
     assert batch.positions.tolist() == [[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]]
     assert batch.texts.tolist() == [[1, 1, 1, 1, 2, 2], [0, 0, 0, PADDING, PADDING, PADDING]]
-    assert batch.wanted.int().tolist() == [[0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0]]
+    assert batch.response_mask.int().tolist() == [[0, 0, 1, 1, 0, 1], [0, 1, 1, 0, 0, 0]]
     assert batch.mask.int().tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0]]
 
 

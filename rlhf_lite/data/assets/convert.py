@@ -102,8 +102,9 @@ def unpack_ratings(archive: Path, target: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
         for member in inner.getmembers():
             name = Path(member.name).name  # flat, so no path in the archive can lead out of the folder
-            wanted = name.endswith(("_GroundTruth.txt", "_anonDataRatings.txt")) or name == "_README_.txt"
-            if member.isfile() and wanted:
+            if member.isfile() and name.endswith(
+                ("_GroundTruth.txt", "_anonDataRatings.txt", "_README_.txt")
+            ):
                 (target / name).write_bytes(_member(inner, member.name))
     (target / "PROVENANCE.md").write_text(_RATINGS_NOTE, encoding="utf-8")
 

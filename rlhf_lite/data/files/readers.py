@@ -7,7 +7,7 @@ line numbers for JSON lines and CSV, and count rows from 1 otherwise.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +106,12 @@ def _hub(name: str, split: str | None) -> Iterator[Row]:
 
 def _dataset_rows(data: Any, name: str, split: str | None) -> Iterator[Row]:
     if isinstance(data, Mapping):
-        wanted = split or "train"
-        if wanted not in data:
-            raise DataError(
-                "has no such split", file=name, field="split", value=wanted, fix=f"use one of {list(data)}"
-            )
-        data = data[wanted]
+        split = split or "train"
+        if split not in data:
+            fix = f"use one of {list(data)}"
+            raise DataError("has no such split", file=name, field="split", value=split, fix=fix)
+        data = data[split]
     elif split is not None:
         raise DataError("has no splits", file=name, field="split", value=split, fix="leave split out")
     require_columns(dict.fromkeys(data.column_names), Place(name, None))
-    return _numbered(data)
-
-
-def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    yield from enumerate(rows, start=1)
+    return enumerate(data, start=1)
