@@ -65,7 +65,7 @@ PREFERENCE_CASES: Mapping[str, PreferenceCase] = MappingProxyType(
         "ipo": _case("ipo", target=_tilted_by_win_rate),
         "hinge": _case("hinge"),
         "kto": PreferenceCase(
-            "none that is finite: an answer liked more often than not rises without bound, any other falls; "
+            "none that is finite: an answer wanted more often than not rises without bound, any other falls; "
             "near the reference the slope is the share of wins, far from it the loss saturates."
         ),
         "nca": _case("nca"),
