@@ -95,7 +95,7 @@ def test_both_formats_define_the_same_parts():
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_prose_of_shared_templates_holds_no_markup(form):
     # Their literal text goes into HTML and Markdown as it is, so it may hold nothing that either would read.
-    for path in rendering.TEMPLATES.glob("*.j2"):
+    for path in rendering.TEMPLATES.rglob("*.j2"):
         if path.name.count(".") > 1 or path.stem in ("listings", "sentences"):
             continue
         literal = re.sub(
