@@ -16,9 +16,8 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models.adapters import add_adapter, lora_config, lora_layers, merged
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.runtime import keep_freed_memory
-from rlhf_lite.rollout.decoder import Generic, prepare
-from rlhf_lite.rollout.llama_decoder import prepare_llama
-from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.decoder import Generic, prepare, prepare_llama
+from rlhf_lite.rollout.draw import LogitRules
 from rlhf_lite.rollout.sampler import decode, row_seeds, sample
 
 POLICY = "policy"

@@ -22,9 +22,8 @@ from rlhf_lite.constitutional.principles import (
     load_constitution,
     sentiment_questions,
 )
-from rlhf_lite.constitutional.problems import PROBLEMS, find_problem, kept_words
 from rlhf_lite.constitutional.prompts import PromptSet, load_prompts, printable
-from rlhf_lite.constitutional.revise import Chain, RevisionStep, revise
+from rlhf_lite.constitutional.revise import PROBLEMS, Chain, RevisionStep, find_problem, kept_words, revise
 from rlhf_lite.constitutional.writer import PolicyWriter, Writer
 
 __all__ = ["PROBLEMS", "Chain", "Constitution", "PairFeedback", "PolicyWriter", "Principle", "PromptSet",

@@ -57,15 +57,8 @@ class PolicyWriter:
         self._scorer = PolicyScorer(policy.model, top_layers=None)
         self._batch, self._max = batch_size, max_tokens
 
-    def write(
-        self,
-        prompts: Sequence[str],
-        *,
-        max_new_tokens: int,
-        seed: int,
-        temperature: float = 1.0,
-        stop: Sequence[str] = (),
-    ) -> list[str]:
+    def write(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 1.0,
+              stop: Sequence[str] = ()) -> list[str]:
         """See :class:`Writer`; the text after prompt i depends on ``seed`` and i, not on its neighbours."""
         encoded = [ids[-self._max :] for ids in encode_prompts(self._tokenizer, prompts)]
         seeds = row_seeds(seed, rows=len(encoded))

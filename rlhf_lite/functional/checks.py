@@ -9,13 +9,10 @@ from torch import Tensor
 
 
 def require_same_shape(**tensors: Tensor) -> None:
-    """Raise if the named tensors differ in shape.
+    """Raise a ValueError that names every tensor and its shape, if the named tensors differ in shape.
 
     Broadcasting is refused on purpose: a ``[B]`` against a ``[B, T]`` tensor runs without an error and
     gives a wrong number.
-
-    Raises:
-        ValueError: naming every tensor and its shape.
     """
     if len({tuple(tensor.shape) for tensor in tensors.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
@@ -23,43 +20,27 @@ def require_same_shape(**tensors: Tensor) -> None:
 
 
 def require_rank(rank: int, **tensors: Tensor) -> None:
-    """Raise if a named tensor does not have ``rank`` dimensions.
-
-    Raises:
-        ValueError: naming the tensor and its shape.
-    """
+    """Raise a ValueError that names the tensor and its shape, if it does not have ``rank`` dimensions."""
     for name, tensor in tensors.items():
         if tensor.dim() != rank:
             raise ValueError(f"{name} must have {rank} dimensions, got shape {tuple(tensor.shape)}")
 
 
 def require_mask(mask: Tensor) -> None:
-    """Raise if ``mask`` is not boolean (``True`` counts).
-
-    Raises:
-        TypeError: naming the received dtype.
-    """
+    """Raise a TypeError that names the received dtype, if ``mask`` is not boolean (``True`` counts)."""
     if mask.dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor where True counts, got {mask.dtype}; use mask.bool()")
 
 
 def require_positive(**numbers: float) -> None:
-    """Raise if a named number is not larger than zero.
-
-    Raises:
-        ValueError: naming the number and its value.
-    """
+    """Raise a ValueError that names the number and its value, if it is not larger than zero."""
     for name, number in numbers.items():
         if not number > 0:
             raise ValueError(f"{name} must be positive, got {number}")
 
 
 def require_one_of(choices: Iterable[str], **values: str) -> None:
-    """Raise if a named value is not one of ``choices``.
-
-    Raises:
-        ValueError: naming the value and the choices.
-    """
+    """Raise a ValueError that names the value and the choices, if it is not one of ``choices``."""
     allowed = sorted(choices)
     for name, value in values.items():
         if value not in allowed:

@@ -7,7 +7,7 @@ language models run on it unchanged, and small enough to ask for the probability
 from __future__ import annotations
 
 import copy
-from functools import lru_cache
+from collections.abc import Hashable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from rlhf_lite.lab.policies import chain
 from rlhf_lite.lab.world import World
 
 HIDDEN, LAYERS, HEADS = 64, 2, 4
+# Trained models of half a megabyte each, by what they were trained on.
+_PRETRAINED: dict[Hashable, LlamaForCausalLM] = {}
 
 
 def tiny_transformer(world: World, *, hidden: int = HIDDEN, layers: int = LAYERS, heads: int = HEADS,
@@ -141,24 +143,9 @@ def pretrained_world(world: World, *, seed: int = 0, steps: int = 150) -> tuple[
         a model of the caller's own (the training is remembered, the weights are copied), all weights
         trainable, and ``world.with_reference(sequence_probs(model, world))``.
     """
-    model = copy.deepcopy(_pretrained(_Corpus(world), seed, steps))
+    # What pre-training reads, and nothing else.
+    key = (world.tokens, world.length, world.prompts, world.reference.numpy().tobytes(), seed, steps)
+    if key not in _PRETRAINED:
+        _PRETRAINED[key] = pretrain(tiny_transformer(world, seed=seed), world, steps=steps, seed=seed)
+    model = copy.deepcopy(_PRETRAINED[key])
     return model, world.with_reference(sequence_probs(model, world))
-
-
-class _Corpus:
-    """A world as a key: what pre-training reads, and nothing else."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self._key = (world.tokens, world.length, world.prompts, world.reference.numpy().tobytes())
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Corpus) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-
-@lru_cache(maxsize=8)
-def _pretrained(corpus: _Corpus, seed: int, steps: int) -> LlamaForCausalLM:
-    return pretrain(tiny_transformer(corpus.world, seed=seed), corpus.world, steps=steps, seed=seed)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lite.models.folding import Folded, fold
+from rlhf_lite.models.lora.layer import fold
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import layers_name, linear_names
 
@@ -135,15 +135,16 @@ def merged(model: PeftModel, name: str | None) -> Iterator[None]:
     Raises:
         ValueError: if a merged weight is not finite.
     """
-    done: list[Folded] = []
+    originals: list[tuple[nn.Module, nn.Parameter]] = []
     with using_adapter(model, None):
         try:
             if name is not None:
                 for layer in lora_layers(model):
                     if name in layer.scaling:
                         update = layer.get_delta_weight(name).float()
-                        done.append(fold(layer.get_base_layer(), update, f"a layer of adapter {name!r}"))
+                        base = layer.get_base_layer()
+                        originals.append((base, fold(base, update, f"a layer of adapter {name!r}")))
             yield
         finally:
-            for folded in reversed(done):
-                folded.undo()
+            for base, weight in reversed(originals):
+                base.weight = weight

@@ -63,9 +63,8 @@ def load_value_head(folder: Path, *, hidden_size: int) -> ValueHead:
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if shapes != expected:
-        raise ValueError(
-            f"{path} does not fit a model with hidden size {hidden_size}: it holds {shapes}, not {expected}"
-        )
+        raise ValueError(f"{path} does not fit a model with hidden size {hidden_size}: it "
+                         f"holds {shapes}, not {expected}")
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
         raise ValueError(f"{path} holds numbers that are not finite: train the critic again")
     head.load_state_dict(tensors)

@@ -6,8 +6,6 @@ cap it (Gemma 2 and later): leaving that out gives a different distribution over
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -17,20 +15,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 _TESTED = frozenset({"cohere", "gemma2", "gpt2", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3"})
 
 
-class OutputRule(NamedTuple):
-    """What happens to the head's output: cap · tanh(scale · logits / cap), or only the scale.
+def output_rule(config: PretrainedConfig) -> tuple[float, float | None]:
+    """Scale and cap of a family, from the fields that transformers' own forward passes read.
 
-    Attributes:
-        scale: multiplies the logits.
-        cap: the bound of a soft cap, or None.
+    The head's output becomes cap · tanh(scale · logits / cap), or scale · logits where the cap is None.
     """
-
-    scale: float
-    cap: float | None
-
-
-def output_rule(config: PretrainedConfig) -> OutputRule:
-    """The rule of a family, from the fields that transformers' own forward passes read."""
     config = config.get_text_config()
     scale = 1.0
     for name in ("logit_scale", "lm_head_multiplier", "logits_scaling"):  # Cohere, Falcon-H1, Granite
@@ -38,8 +27,7 @@ def output_rule(config: PretrainedConfig) -> OutputRule:
             # Granite divides by the field of this name, HyperCLOVA X multiplies by it.
             divides = name == "logits_scaling" and not config.model_type.startswith("hyperclovax")
             scale *= 1.0 / factor if divides else factor
-    cap = getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
-    return OutputRule(scale, cap)
+    return scale, getattr(config, "final_logit_softcapping", None)  # Gemma 2 and later
 
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -47,10 +35,11 @@ def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _apply(rule: OutputRule, logits: Tensor) -> Tensor:
-    if rule.scale != 1.0:
-        logits = logits * rule.scale
-    return logits if rule.cap is None else torch.tanh(logits / rule.cap) * rule.cap
+def _apply(config: PretrainedConfig, logits: Tensor) -> Tensor:
+    scale, cap = output_rule(config)
+    if scale != 1.0:
+        logits = logits * scale
+    return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def final_logits(model: PreTrainedModel | PeftModel, states: Tensor) -> Tensor:
@@ -59,7 +48,7 @@ def final_logits(model: PreTrainedModel | PeftModel, states: Tensor) -> Tensor:
     Give it a contiguous ``[N, H]``: on a slice of ``[B, S, H]`` a bfloat16 head is many times slower.
     """
     causal = causal_model(model)
-    return _apply(output_rule(causal.config), causal.get_output_embeddings()(states).float())
+    return _apply(causal.config, causal.get_output_embeddings()(states).float())
 
 
 @torch.no_grad()
@@ -97,7 +86,7 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
         for module in training:
             module.training = True
     width = head.weight.shape[0]
-    expected = _apply(output_rule(causal.config), torch.linspace(-60, 60, width, device=logits.device))
+    expected = _apply(causal.config, torch.linspace(-60, 60, width, device=logits.device))
     same = (
         logits.shape[-1] == width
         and torch.allclose(logits[0, -1], expected, rtol=0.02, atol=0.02)

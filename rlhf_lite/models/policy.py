@@ -137,14 +137,8 @@ class PolicyScorer(nn.Module):
             head, or there is no such adapter.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        *,
-        top_layers: int | None,
-        value_head: ValueHead | None = None,
-        values_from: str | None = None,
-    ) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, *, top_layers: int | None,
+                 value_head: ValueHead | None = None, values_from: str | None = None) -> None:
         super().__init__()
         self.model = model
         self.value_head, self.values_from = value_head, values_from
@@ -162,16 +156,8 @@ class PolicyScorer(nn.Module):
         """The two halves of the transformer."""
         return self._shared[0]
 
-    def forward(
-        self,
-        hidden: Tensor,
-        input_ids: Tensor,
-        mask: Tensor,
-        score_mask: Tensor,
-        *,
-        temperature: float = 1.0,
-        with_entropy: bool = False,
-    ) -> TokenScores:
+    def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, score_mask: Tensor, *,
+                temperature: float = 1.0, with_entropy: bool = False) -> TokenScores:
         """Score the tokens under ``score_mask``.
 
         Args:
@@ -205,11 +191,9 @@ class PolicyScorer(nn.Module):
             full = torch.zeros(input_ids.shape, dtype=flat.dtype, device=flat.device)
             return full.masked_scatter(score_mask, flat)
 
-        return TokenScores(
-            logps=spread(token_logps(logits, input_ids[score_mask])),
-            values=None if values is None else spread(values),
-            entropies=spread(entropy(logits.detach())) if with_entropy else None,
-        )
+        return TokenScores(logps=spread(token_logps(logits, input_ids[score_mask])),
+                           values=None if values is None else spread(values),
+                           entropies=spread(entropy(logits.detach())) if with_entropy else None)
 
     def _critic_rows(self, hidden: Tensor, mask: Tensor, score_mask: Tensor, rows: Tensor) -> Tensor:
         """The states ``[N, H]`` that the critic reads: the policy's ``rows``, or those of its own adapter."""
@@ -218,8 +202,7 @@ class PolicyScorer(nn.Module):
         other = partial(using_adapter, self.model, self.values_from)
         return self.body.top(hidden, mask, context=other)[:, :-1][score_mask[:, 1:]]
 
-    def score(
-        self, input_ids: Tensor, mask: Tensor, score_mask: Tensor, **options: float | bool
-    ) -> TokenScores:
+    def score(self, input_ids: Tensor, mask: Tensor, score_mask: Tensor,
+              **options: float | bool) -> TokenScores:
         """Trunk and :meth:`forward` in one call, for code that scores a batch only once."""
         return self(self.body.trunk(input_ids, mask), input_ids, mask, score_mask, **options)

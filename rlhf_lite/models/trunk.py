@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -196,8 +196,9 @@ class SplitBody:
     def checkpoint_top(self, on: bool = True) -> None:
         """Trade time for memory: recompute each top layer during the backward pass, or stop doing so.
 
-        Only this upper half is changed. The model itself, which may be sampling with a key-value cache, is
-        not. Dropout draws the same masks again, so that no number changes.
+        Gradient checkpointing, Chen et al. 2016 (arXiv:1604.06174). Only this upper half is changed, not the
+        model itself, which may be sampling with a key-value cache. Dropout draws the same masks again, so
+        that no number changes.
         """
         layers = getattr(self.upper, layers_name(self.upper))
         for place, layer in enumerate(layers):
@@ -205,22 +206,6 @@ class SplitBody:
                 layers[place] = _Recomputed(layer, self._entry)
             elif not on and isinstance(layer, _Recomputed):
                 layers[place] = layer.layer
-
-
-class HasBody(Protocol):
-    """A policy scorer or a reward model."""
-
-    @property
-    def body(self) -> SplitBody:
-        """The two halves of its transformer."""
-
-
-def enable_checkpointing(scorer: HasBody, on: bool = True) -> None:
-    """Switch gradient checkpointing of a scorer's trainable layers on or off: less memory, the same numbers.
-
-    Source: Chen et al. 2016 (arXiv:1604.06174). See :meth:`SplitBody.checkpoint_top`.
-    """
-    scorer.body.checkpoint_top(on)
 
 
 def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:

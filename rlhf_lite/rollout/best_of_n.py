@@ -59,21 +59,10 @@ def choose_best(scores: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def best_of_n(
-    model: PreTrainedModel,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    *,
-    n: int,
-    reward: Reward,
-    max_new_tokens: int,
-    eos_token_id: int | None,
-    pad_token_id: int,
-    seeds: Sequence[int],
-    temperature: float = 1.0,
-    decode: Decode | None = None,
-    trunk: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> BestOfN:
+def best_of_n(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, *, n: int, reward: Reward,
+              max_new_tokens: int, eos_token_id: int | None, pad_token_id: int, seeds: Sequence[int],
+              temperature: float = 1.0, decode: Decode | None = None,
+              trunk: Callable[[Tensor, Tensor], Tensor] | None = None) -> BestOfN:
     """Sample n continuations per prompt and choose the best.
 
     Args:
@@ -96,17 +85,9 @@ def best_of_n(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    rollout = sample(
-        model,
-        prompt_ids,
-        prompt_mask,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=() if eos_token_id is None else eos_token_id,
-        pad_token_id=pad_token_id,
-        seeds=seeds,
-        temperature=temperature,
-        repeats=n,
-    )
+    rollout = sample(model, prompt_ids, prompt_mask, max_new_tokens=max_new_tokens,
+                     eos_token_id=() if eos_token_id is None else eos_token_id, pad_token_id=pad_token_id,
+                     seeds=seeds, temperature=temperature, repeats=n)
     batch = Completions.of(rollout, eos_token_id=eos_token_id, decode=decode, trunk=trunk)
     scores = evaluate(reward, batch).scores.view(-1, n)
     place = choose_best(scores)

@@ -22,8 +22,9 @@ process scores its own rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -31,27 +32,82 @@ from torch import Tensor
 
 from rlhf_lite.errors import RewardError
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.rollout.completions import Completions, Decode
-from rlhf_lite.types import RewardFn
+from rlhf_lite.rollout.sampler import join
+from rlhf_lite.types import RewardFn, Rollout
 
-__all__ = [
-    "Completions",
-    "Decode",
-    "Mixture",
-    "Part",
-    "Reward",
-    "Rewards",
-    "Scale",
-    "evaluate",
-    "length_penalty",
-    "measure_scale",
-    "missing_end_penalty",
-    "model_reward",
-    "text_reward",
-]
-
-
+Decode = Callable[[list[list[int]]], list[str]]
 _SHOWN = 60  # characters of a text in an error
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What a reward may look at: B rows of S = P + T columns, prompts (padded on the left) then responses.
+
+    Attributes:
+        ids: ``[B, S]`` token ids.
+        mask: bool ``[B, S]``; True on every token of prompt and response, the end token included.
+        response_mask: bool ``[B, S]``; True on the response's tokens, the end token included.
+        prompt_width: P.
+        ended: bool ``[B]``; False where the length limit cut the response.
+        eos_token_id: the end token; None where there is none.
+        hidden: ``[B, S, H]`` states of the policy's frozen trunk, or None.
+        decode: rows of token ids to texts, or None without a tokenizer.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    response_mask: Tensor
+    prompt_width: int
+    ended: Tensor
+    eos_token_id: int | None = None
+    hidden: Tensor | None = None
+    decode: Decode | None = None
+
+    @classmethod
+    def of(cls, rollout: Rollout, *, eos_token_id: int | None, decode: Decode | None = None,
+           trunk: Callable[[Tensor, Tensor], Tensor] | None = None) -> Completions:
+        """The completions of a rollout; ``trunk`` maps (ids, mask) to hidden states."""
+        ids, mask, response = join(rollout)
+        ended = mask[:, 0].new_zeros(len(mask)) if rollout.ended is None else rollout.ended
+        hidden = None if trunk is None else trunk(ids, mask)
+        width = rollout.prompt_ids.shape[1]
+        return cls(ids, mask, response, width, ended, eos_token_id, hidden, decode)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def response_ids(self) -> Tensor:
+        """``[B, T]``, the responses' columns; what follows a response is padding."""
+        return self.ids[:, self.prompt_width :]
+
+    @cached_property
+    def text_mask(self) -> Tensor:
+        """Mask ``[B, S]``: ``mask`` without the end tokens, which are no text."""
+        if self.eos_token_id is None:
+            return self.mask
+        return self.mask & ~(self.response_mask & (self.ids == self.eos_token_id))
+
+    @cached_property
+    def prompts(self) -> list[str]:
+        """The prompts as texts."""
+        return self._decoded(self.mask & ~self.response_mask)
+
+    @cached_property
+    def completions(self) -> list[str]:
+        """The responses as texts, without the end token."""
+        return self._decoded(self.text_mask & self.response_mask)
+
+    @property
+    def texts(self) -> list[str]:
+        """Prompt and response together."""
+        return [prompt + text for prompt, text in zip(self.prompts, self.completions, strict=True)]
+
+    def _decoded(self, keep: Tensor) -> list[str]:
+        if self.decode is None:
+            raise RewardError("this reward reads texts, but there is no "
+                              "tokenizer: pass decode, or use token ids")
+        return self.decode([row[kept].tolist() for row, kept in zip(self.ids, keep, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -129,19 +185,16 @@ def _number(value: Any, batch: Completions, name: str, row: int) -> float:
             return float(value)
     except (TypeError, ValueError):
         pass  # not a number either: the error below says what it is
-    raise RewardError(
-        f"reward part {name!r} gave {value!r} ({type(value).__name__}) for {_shown(batch, row)}; "
-        "expected a number"
-    )
+    raise RewardError(f"reward part {name!r} gave {value!r} ({type(value).__name__}) for "
+                      f"{_shown(batch, row)}; expected a number")
 
 
 def _shown(batch: Completions, row: int) -> str:
     """How an error names a row: its number, and its text or tokens."""
     if batch.decode is None:
         return f"row {row}, tokens {batch.ids[row][batch.mask[row]].tolist()}"
-    return (
-        f"row {row}, prompt {batch.prompts[row][-_SHOWN:]!r}, completion {batch.completions[row][:_SHOWN]!r}"
-    )
+    return (f"row {row}, prompt {batch.prompts[row][-_SHOWN:]!r}, completion "
+            f"{batch.completions[row][:_SHOWN]!r}")
 
 
 # --- Kinds of reward
@@ -195,18 +248,16 @@ class Scale:
 
     def __post_init__(self) -> None:
         if not (self.std > 0 and math.isfinite(self.mean) and math.isfinite(self.std)):
-            raise ValueError(
-                f"a scale needs a finite mean and std > 0, got mean {self.mean} and std {self.std}"
-            )
+            raise ValueError("a scale needs a finite mean and std > 0, got mean "
+                             f"{self.mean} and std {self.std}")
 
     def __call__(self, scores: Tensor) -> Tensor:
         """``[B]`` to ``[B]``."""
         return (scores - self.mean) / self.std
 
 
-def measure_scale(
-    reward: Reward, batches: Iterable[Completions], *, shift: bool = True, name: str = "reward"
-) -> Scale:
+def measure_scale(reward: Reward, batches: Iterable[Completions], *, shift: bool = True,
+                  name: str = "reward") -> Scale:
     """Mean and standard deviation of a reward, kept up batch by batch; the reference's texts are the measure.
 
     Measured once, before training: a scale that moved with the policy would change what is maximised.

@@ -1,25 +1,26 @@
 """The sampling engine: one way to continue texts, for rollouts, evaluation, serving and the command line.
 
 :func:`decode` is the loop; :func:`sample` collects it into a :class:`~rlhf_lite.types.Rollout`, and
-:func:`rlhf_lite.rollout.stream.stream` turns it into text while it runs.
+:func:`stream` turns it into text while it runs, for the demo and the server.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.rollout.decoder import Prepared, prepare
-from rlhf_lite.rollout.draw import draw, row_seeds, uniforms
-from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, uniforms
 from rlhf_lite.rollout.text import TextStream
 from rlhf_lite.types import Rollout
 
-__all__ = ["DecodeStep", "decode", "join", "row_seeds", "sample"]
+__all__ = ["DecodeStep", "TextPiece", "decode", "join", "row_seeds", "sample", "stream"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,8 @@ def _check(ids: Tensor, mask: Tensor, seeds: Sequence[int], repeats: int, max_ne
         times = f" x {repeats} repeats" if repeats > 1 else ""
         raise ValueError(f"one seed per row: got {len(seeds)} seeds for {len(ids)} prompts{times}")
     if ids.shape != mask.shape or mask.dtype != torch.bool:
-        raise ValueError(
-            f"prompt_mask must be bool with the shape of prompt_ids {tuple(ids.shape)}, "
-            f"got {mask.dtype} {tuple(mask.shape)}"
-        )
+        raise ValueError(f"prompt_mask must be bool with the shape of prompt_ids {tuple(ids.shape)}, got "
+                         f"{mask.dtype} {tuple(mask.shape)}")
     # Counting tokens only ever begins after padding: the mask never falls from True to False.
     if not bool(mask[:, -1].all()) or bool((mask[:, :-1] & ~mask[:, 1:]).any()):
         raise ValueError("prompts must be padded on the left: True, once begun, must last to the last column")
@@ -74,19 +73,10 @@ def _survivors(running: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode(
-    model: PreTrainedModel | Prepared,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    *,
-    max_new_tokens: int,
-    eos_token_id: int | Sequence[int],
-    seeds: Sequence[int],
-    rules: LogitRules,
-    repeats: int = 1,
-    stops: Callable[[Tensor, Tensor], Tensor] | None = None,
-    idle: float = 0.05,
-) -> Iterator[DecodeStep]:
+def decode(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int,
+           eos_token_id: int | Sequence[int], seeds: Sequence[int], rules: LogitRules, repeats: int = 1,
+           stops: Callable[[Tensor, Tensor], Tensor] | None = None,
+           idle: float = 0.05) -> Iterator[DecodeStep]:
     """Continue left-padded prompts step by step. Closing the generator stops decoding.
 
     Args:
@@ -138,25 +128,12 @@ def decode(
 
 
 @torch.no_grad()
-def sample(
-    model: PreTrainedModel | Prepared,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    *,
-    max_new_tokens: int,
-    eos_token_id: int | Sequence[int],
-    pad_token_id: int,
-    seeds: Sequence[int],
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    min_p: float = 0.0,
-    repetition_penalty: float = 1.0,
-    stop: Sequence[str] = (),
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    repeats: int = 1,
-    on_token: Callable[[int], None] | None = None,
-) -> Rollout:
+def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int,
+           eos_token_id: int | Sequence[int], pad_token_id: int, seeds: Sequence[int],
+           temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
+           repetition_penalty: float = 1.0, stop: Sequence[str] = (),
+           tokenizer: PreTrainedTokenizerBase | None = None, repeats: int = 1,
+           on_token: Callable[[int], None] | None = None) -> Rollout:
     """Continue left-padded prompts with a key-value cache; rows that have ended leave the batch.
 
     Args:
@@ -170,7 +147,7 @@ def sample(
         seeds: one per row of the result; the same seed, prompt and model give the same continuation in any
             batch, up to floating-point ties.
         temperature: divides the logits; 0 is greedy decoding, which gives its token probability 1.
-        top_k, top_p, min_p, repetition_penalty: see :class:`rlhf_lite.rollout.logit_rules.LogitRules`.
+        top_k, top_p, min_p, repetition_penalty: see :class:`rlhf_lite.rollout.draw.LogitRules`.
         stop: strings that end a row as soon as its text holds one of them. The tokens up to and including the
             one that completes the string are kept and count; cut the decoded text with
             :func:`rlhf_lite.rollout.text.cut_at_stop`.
@@ -192,54 +169,90 @@ def sample(
         ValueError: if the prompts are not left-padded, ``seeds`` has another length than the result, a
             number is out of range, or ``stop`` is given without a tokenizer.
     """
-    rules = LogitRules(
-        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, repetition_penalty=repetition_penalty
-    )
+    rules = LogitRules(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                       repetition_penalty=repetition_penalty)
+    if stop and tokenizer is None:
+        raise ValueError("stop strings are looked for in the decoded text: give the tokenizer as well")
+    texts = [TextStream(tokenizer, stop) for _ in seeds] if stop else None
     count, device = len(seeds), prompt_ids.device
     tokens = torch.full((count, max_new_tokens), pad_token_id, device=device)
     mask = torch.zeros(count, max_new_tokens, dtype=torch.bool, device=device)
     logps = torch.zeros(count, max_new_tokens, device=device)
     ended = torch.zeros(count, dtype=torch.bool, device=device)
-    for step in decode(
-        model,
-        prompt_ids,
-        prompt_mask,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=eos_token_id,
-        seeds=seeds,
-        rules=rules,
-        repeats=repeats,
-        stops=_stop_strings(stop, tokenizer, count),
-    ):
+    for step in decode(model, prompt_ids, prompt_mask, max_new_tokens=max_new_tokens,
+                       eos_token_id=eos_token_id, seeds=seeds, rules=rules, repeats=repeats,
+                       stops=None if texts is None else _stops(texts, {})):
         tokens[step.rows, step.position] = step.tokens
         logps[step.rows, step.position] = step.logps
         mask[step.rows, step.position] = True
         ended[step.rows] = step.ended
         if on_token is not None:
             on_token(step.position + 1)
-    return Rollout(
-        prompt_ids=prompt_ids.repeat_interleave(repeats, dim=0),
-        prompt_mask=prompt_mask.repeat_interleave(repeats, dim=0),
-        response_ids=tokens,
-        response_mask=mask,
-        logps=logps,
-        ended=ended,
-    )
+    return Rollout(prompt_ids=prompt_ids.repeat_interleave(repeats, dim=0),
+                   prompt_mask=prompt_mask.repeat_interleave(repeats, dim=0), response_ids=tokens,
+                   response_mask=mask, logps=logps, ended=ended)
 
 
-def _stop_strings(
-    stop: Sequence[str], tokenizer: PreTrainedTokenizerBase | None, count: int
-) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """A ``stops`` for :func:`decode` that reads each row's text; None without stop strings."""
-    if not stop:
-        return None
-    if tokenizer is None:
-        raise ValueError("stop strings are looked for in the decoded text: give the tokenizer as well")
-    texts = [TextStream(tokenizer, stop) for _ in range(count)]
+def _stops(texts: Sequence[TextStream], pieces: dict[int, str]) -> Callable[[Tensor, Tensor], Tensor]:
+    """A ``stops`` for :func:`decode` that reads each row's text and leaves its next piece in ``pieces``."""
 
     def stops(rows: Tensor, tokens: Tensor) -> Tensor:
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-            texts[row].push(token)
+            pieces[row] = texts[row].push(token)
         return torch.tensor([texts[row].stopped for row in rows.tolist()], device=rows.device)
 
     return stops
+
+
+class TextPiece(NamedTuple):
+    """The next piece of one row's text.
+
+    Attributes:
+        row: which row of the batch.
+        text: only whole characters, and nothing of a stop string; empty at most in a row's last piece.
+        finish: None while the row goes on; in its last piece ``stop`` (end token or stop string) or
+            ``length`` (the limit).
+        tokens: how many tokens the row has drawn so far, end token included.
+    """
+
+    row: int
+    text: str
+    finish: Literal["stop", "length"] | None
+    tokens: int
+
+
+def stream(model: PreTrainedModel | Prepared, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor,
+           prompt_mask: Tensor, *, max_new_tokens: int, seeds: Sequence[int],
+           eos_token_id: int | Sequence[int] | None = None, stop: Sequence[str] = (), repeats: int = 1,
+           temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
+           repetition_penalty: float = 1.0) -> Iterator[TextPiece]:
+    """Continue prompts and yield their text as it comes. Close the iterator to stop decoding.
+
+    The pieces of a row, joined, are the text of what :func:`sample` returns for the same arguments: without
+    special tokens, cut before the first stop string.
+
+    Args:
+        tokenizer: decodes; its end token is the default of ``eos_token_id``. The others: see :func:`sample`.
+
+    Yields:
+        Pieces of all rows in turn; exactly one per row has ``finish`` set, and it is the row's last.
+    """
+    rules = LogitRules(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p,
+                       repetition_penalty=repetition_penalty)
+    texts = [TextStream(tokenizer, stop) for _ in seeds]
+    pieces: dict[int, str] = {}
+    steps = decode(model, prompt_ids, prompt_mask, max_new_tokens=max_new_tokens,
+                   eos_token_id=tokenizer.eos_token_id if eos_token_id is None else eos_token_id, seeds=seeds,
+                   rules=rules, repeats=repeats, stops=_stops(texts, pieces))
+    with closing(steps):
+        for step in steps:
+            drawn = step.position + 1
+            for row, ended in zip(step.rows.tolist(), step.ended.tolist(), strict=True):
+                text = pieces.pop(row)
+                if ended or drawn == max_new_tokens:
+                    text += texts[row].finish()
+                    # The last token may hold what completes a stop string that had begun before it.
+                    finish = "stop" if ended or texts[row].stopped else "length"
+                    yield TextPiece(row, text, finish, drawn)
+                elif text:
+                    yield TextPiece(row, text, None, drawn)

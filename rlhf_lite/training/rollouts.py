@@ -18,8 +18,7 @@ from torch import Tensor
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import kl_estimate, masked_mean, masked_sum
-from rlhf_lite.rollout.completions import Completions
-from rlhf_lite.rollout.rewards import evaluate
+from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import sample
 from rlhf_lite.training.distributed import gather_rows, largest_of_all, local_rows
 from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module

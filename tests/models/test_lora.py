@@ -14,10 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import HIDDEN, LAYERS, VOCAB, family, gpt2, llama, qwen2, token_rows
 
 from rlhf_lite.data.collate import pad_left
+from rlhf_lite.models.lora.layer import LoRAEmbedding, LoRALinear, LoRASpec
 from rlhf_lite.models.lora.model import (
-    LoRAEmbedding,
-    LoRALinear,
-    LoRASpec,
     add_lora,
     lora_layers,
     lora_parameters,

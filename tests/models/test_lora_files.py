@@ -17,14 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import family, llama, token_rows
 
 from rlhf_lite.models.lora.files import CONFIG_FILE, TENSOR_FILE, load_lora, save_lora
-from rlhf_lite.models.lora.model import (
-    LoRALinear,
-    LoRASpec,
-    add_lora,
-    lora_layers,
-    lora_parameters,
-    set_adapter,
-)
+from rlhf_lite.models.lora.layer import LoRALinear, LoRASpec
+from rlhf_lite.models.lora.model import add_lora, lora_layers, lora_parameters, set_adapter
 
 IDS = torch.tensor(token_rows([8, 8]))
 SHAPE = {"rank": 4, "alpha": 8.0}

@@ -17,7 +17,6 @@ from rlhf_lite.models import policy as policy_module
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config, using_adapter
 from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.policy import PolicyScorer, load_policy, pick_dtype, resolve_model, resolve_precision
-from rlhf_lite.models.trunk import enable_checkpointing
 
 ROWS = token_rows([9, 4, 2, 7])
 
@@ -190,7 +189,7 @@ def of(scorer, name: str) -> list[torch.Tensor]:
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_critic_of_its_own_reads_its_adapters_states(checkpointing):
     scorer, shared = with_critic(values_from="critic"), with_critic()
-    enable_checkpointing(scorer, checkpointing)
+    scorer.body.checkpoint_top(checkpointing)
     ids, mask = pad_left(ROWS, 0)
     wanted = all_but_first(mask)
     scores = scorer.score(ids, mask, wanted)
@@ -238,7 +237,7 @@ def test_checkpointing_gives_the_same_loss_and_gradient(dropout):
     hidden, wanted = scorer.body.trunk(ids, mask), all_but_first(mask)
     found = []
     for on in (False, True, False):
-        enable_checkpointing(scorer, on)
+        scorer.body.checkpoint_top(on)
         torch.manual_seed(3)
         scores = scorer(hidden, ids, mask, wanted)
         loss = scores.logps.sum() + scores.values.square().sum()

@@ -21,9 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import VOCAB, gpt2, llama, qwen2, token_rows
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.rollout.decoder import Generic, prepare
-from rlhf_lite.rollout.llama_decoder import Llama
-from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.decoder import Generic, Llama, prepare
+from rlhf_lite.rollout.draw import LogitRules
 from rlhf_lite.rollout.sampler import row_seeds, sample
 
 PAD, LENGTH = 0, 14

@@ -16,9 +16,8 @@ from rlhf_lite.models import llama_layers
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
 from rlhf_lite.models.linear import PackedLinear, PlainLinear, can_pack
 from rlhf_lite.models.lora import model as lora
-from rlhf_lite.rollout import llama_decoder
-from rlhf_lite.rollout.decoder import Generic, prepare
-from rlhf_lite.rollout.llama_decoder import Llama, prepare_llama
+from rlhf_lite.rollout import decoder as decoder_module
+from rlhf_lite.rollout.decoder import Generic, Llama, prepare, prepare_llama
 from rlhf_lite.rollout.sampler import row_seeds, sample
 
 ROWS = token_rows([6, 1, 3, 5])
@@ -292,7 +291,7 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(kind, repeats, monk
     ids, mask = pad_left(rows, 0)
     found = {}
     for name, least in (("shared", 16), ("apart", 10**6)):
-        monkeypatch.setattr(llama_decoder, "_SHARED_TOKENS", least)
+        monkeypatch.setattr(decoder_module, "_SHARED_TOKENS", least)
         decoder = prepare(model).decoder()
         logits = [decoder.prefill(ids, mask, repeats=repeats, room=4)]
         order = torch.arange(3 * repeats - 1, -1, -1)  # rows may leave, or change places, as ever
@@ -305,7 +304,7 @@ def test_a_shared_beginning_is_read_once_and_changes_nothing(kind, repeats, monk
 
 
 def test_where_prompts_begin_to_differ():
-    shared = llama_decoder.shared_beginning
+    shared = decoder_module.shared_beginning
     head = list(range(3, 23))
     assert shared(*pad_left([[*head, 1], [*head, 2, 3]], 0)) == 20
     assert shared(*pad_left([[*head, 1], head], 0)) == 19  # one token of each is left over

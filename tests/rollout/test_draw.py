@@ -6,8 +6,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from rlhf_lite.rollout.draw import draw, row_seeds, uniforms
-from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, uniforms
 
 # Nearest numbers to 0 and 1 that torch.rand can give
 LOW, HIGH = 0.0, 1 - 2**-24

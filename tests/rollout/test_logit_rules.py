@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlhf_lite.rollout import logit_rules
-from rlhf_lite.rollout.logit_rules import LogitRules, keep_min_p, keep_top_k, keep_top_p, repetition_penalty
+from rlhf_lite.rollout import draw as draw_module
+from rlhf_lite.rollout.draw import LogitRules, keep_min_p, keep_top_k, keep_top_p, repetition_penalty
 
 # Probabilities 0.5, 0.25, 0.125, 0.125
 LOGITS = torch.tensor([[0.125, 0.5, 0.25, 0.125]]).log()
@@ -49,7 +49,7 @@ def test_top_p_sorts_everything_only_when_it_must(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(4, 400, generator=generator)
     whole = [keep_top_p(logits, p) for p in (0.1, 0.5, 0.95)]
-    monkeypatch.setattr(logit_rules, "_CANDIDATES", 16)
+    monkeypatch.setattr(draw_module, "_CANDIDATES", 16)
     for p, expected in zip((0.1, 0.5, 0.95), whole, strict=True):
         assert torch.equal(keep_top_p(logits, p), expected)
 

@@ -14,7 +14,7 @@ from tiny_models import VOCAB, gpt2, llama, naive_logps, qwen2, shake, token_row
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.rollout.logit_rules import LogitRules
+from rlhf_lite.rollout.draw import LogitRules
 from rlhf_lite.rollout.sampler import decode, join, row_seeds, sample
 
 PAD = 0

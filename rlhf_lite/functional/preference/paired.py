@@ -64,15 +64,8 @@ def dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor,
     return -(1.0 - label_smoothing) * logsigmoid(z) - label_smoothing * logsigmoid(-z)
 
 
-def robust_dpo_loss(
-    policy_chosen: Tensor,
-    policy_rejected: Tensor,
-    ref_chosen: Tensor,
-    ref_rejected: Tensor,
-    *,
-    beta: float,
-    label_smoothing: float = 0.0,
-) -> Tensor:
+def robust_dpo_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor,
+                    *, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """DPO made unbiased for flipped labels: (-(1-ε) log σ(β h) + ε log σ(-β h)) / (1 - 2ε).
 
     Source: Chowdhury et al. 2024 (arXiv:2403.00409). If a share ε of the pairs is swapped at
@@ -137,9 +130,8 @@ def hinge_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tenso
     return torch.relu(1.0 - beta * (chosen - rejected))
 
 
-def apo_zero_loss(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
-) -> Tensor:
+def apo_zero_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+                  beta: float) -> Tensor:
     """Anchored preference optimisation, for chosen answers *better* than the model's own:
     (1 - σ(β Δ_w)) + σ(β Δ_l).
 
@@ -153,9 +145,8 @@ def apo_zero_loss(
     return torch.sigmoid(-beta * chosen) + torch.sigmoid(beta * rejected)
 
 
-def apo_down_loss(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
-) -> Tensor:
+def apo_down_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+                  beta: float) -> Tensor:
     """Anchored preference optimisation, for chosen answers *worse* than the model's own:
     σ(β Δ_w) + (1 - σ(β (Δ_w - Δ_l))).
 

@@ -86,13 +86,8 @@ def _ipo(pairs: PairLogps, *, beta: float) -> Tensor:
 
 def _ipo_mean(pairs: PairLogps, *, beta: float) -> Tensor:
     chosen_lengths, rejected_lengths = pairs.get(*LENGTHS)
-    return paired.ipo_loss(
-        *pairs.get(*FOUR),
-        tau=beta,
-        normalise="mean",
-        chosen_lengths=chosen_lengths,
-        rejected_lengths=rejected_lengths,
-    )
+    return paired.ipo_loss(*pairs.get(*FOUR), tau=beta, normalise="mean", chosen_lengths=chosen_lengths,
+                           rejected_lengths=rejected_lengths)
 
 
 def _options(**defaults: Any) -> Mapping[str, Any]:
@@ -101,85 +96,54 @@ def _options(**defaults: Any) -> Mapping[str, Any]:
 
 _TABLE = {
     "sigmoid": PreferenceLoss(
-        _on(FOUR, paired.dpo_loss),
-        True,
-        "π ∝ π_ref exp(r/β) when labels follow Bradley-Terry with reward r: RLHF's own optimum; "
-        "with label_smoothing ε the fitted win rates shrink to (1-ε)p + ε(1-p).",
-        options=_options(label_smoothing=0.0),
-    ),
+        _on(FOUR, paired.dpo_loss), True, options=_options(label_smoothing=0.0),
+        optimum="π ∝ π_ref exp(r/β) when labels follow Bradley-Terry with reward r: RLHF's own optimum; "
+        "with label_smoothing ε the fitted win rates shrink to (1-ε)p + ε(1-p)."),
     "robust": PreferenceLoss(
-        _on(FOUR, paired.robust_dpo_loss),
-        True,
-        "the optimum of DPO on clean labels, although a share label_smoothing of the labels is flipped.",
-        options=_options(label_smoothing=0.0),
-    ),
+        _on(FOUR, paired.robust_dpo_loss), True, options=_options(label_smoothing=0.0),
+        optimum="the optimum of DPO on clean labels, although a share label_smoothing of the labels is "
+        "flipped."),
     "ipo": PreferenceLoss(
-        _ipo,
-        True,
-        "every pair's log-ratio gap h is (p - ½)/β with p the win rate: bounded even when p is 0 or 1.",
-    ),
+        _ipo, True,
+        "every pair's log-ratio gap h is (p - ½)/β with p the win rate: bounded even when p is 0 or 1."),
     "ipo_mean": PreferenceLoss(
-        _ipo_mean,
-        True,
-        "the gap of the per-token log-ratios is (p - ½)/β, so the gap of sequences grows with their length.",
-        needs_lengths=True,
-    ),
+        _ipo_mean, True, needs_lengths=True,
+        optimum="the gap of the per-token log-ratios is (p - ½)/β, so the gap of sequences grows with their "
+        "length."),
     "hinge": PreferenceLoss(
-        _on(FOUR, paired.hinge_loss),
-        True,
-        "the majority's winner leads by exactly 1/β nats, however narrow the majority.",
-    ),
+        _on(FOUR, paired.hinge_loss), True,
+        "the majority's winner leads by exactly 1/β nats, however narrow the majority."),
     "simpo": PreferenceLoss(
-        _on((*FOUR[:2], *LENGTHS), reference_free.simpo_loss),
-        False,
-        "per-token log-probabilities rank answers by win rate (for gamma 0 their gap is logit(p)/β); the "
-        "reference plays no part, so this is not RLHF's optimum.",
-        needs_lengths=True,
-        options=_options(gamma=0.5),
-    ),
+        _on((*FOUR[:2], *LENGTHS), reference_free.simpo_loss), False,
+        needs_lengths=True, options=_options(gamma=0.5),
+        optimum="per-token log-probabilities rank answers by win rate (for gamma 0 their gap is logit(p)/β); "
+        "the reference plays no part, so this is not RLHF's optimum."),
     "orpo": PreferenceLoss(
-        _on((*FOUR[:2], *LENGTHS), reference_free.orpo_loss),
-        False,
-        "a compromise between imitating the chosen answers and odds that separate the pairs; no reference.",
-        needs_lengths=True,
-        options=_options(nll_weight=1.0),
-    ),
+        _on((*FOUR[:2], *LENGTHS), reference_free.orpo_loss), False,
+        needs_lengths=True, options=_options(nll_weight=1.0),
+        optimum="a compromise between imitating the chosen answers and odds that separate the pairs; no "
+        "reference."),
     "cpo": PreferenceLoss(
-        _on((*FOUR[:2], LENGTHS[0]), reference_free.cpo_loss),
-        False,
-        "without the imitation term π ∝ exp(r/β), DPO's optimum for a uniform reference; the term pulls "
-        "towards the chosen answers.",
-        needs_lengths=True,
-        options=_options(nll_weight=1.0, label_smoothing=0.0),
-    ),
+        _on((*FOUR[:2], LENGTHS[0]), reference_free.cpo_loss), False,
+        needs_lengths=True, options=_options(nll_weight=1.0, label_smoothing=0.0),
+        optimum="without the imitation term π ∝ exp(r/β), DPO's optimum for a uniform reference; the term "
+        "pulls towards the chosen answers."),
     "apo_zero": PreferenceLoss(
-        _on(FOUR, paired.apo_zero_loss),
-        True,
-        "none that is finite: answers that win more often than they lose rise, others fall; it saturates.",
-    ),
+        _on(FOUR, paired.apo_zero_loss), True,
+        "none that is finite: answers that win more often than they lose rise, others fall; it saturates."),
     "apo_down": PreferenceLoss(
-        _on(FOUR, paired.apo_down_loss),
-        True,
-        "none that is finite: both answers fall, rejected ones faster; it saturates.",
-    ),
+        _on(FOUR, paired.apo_down_loss), True,
+        "none that is finite: both answers fall, rejected ones faster; it saturates."),
     "bco": PreferenceLoss(
-        _on(FOUR, unpaired.bco_loss),
-        True,
-        "each answer's implicit reward is δ plus the log-odds that it was the chosen one.",
-        options=_options(delta=0.0),
-    ),
+        _on(FOUR, unpaired.bco_loss), True, options=_options(delta=0.0),
+        optimum="each answer's implicit reward is δ plus the log-odds that it was the chosen one."),
     "nca": PreferenceLoss(
-        _on(FOUR, paired.nca_loss),
-        True,
-        "each answer's implicit reward is log(2p) with p the rate at which it wins: π ∝ π_ref (2p)^(1/β).",
-    ),
+        _on(FOUR, paired.nca_loss), True,
+        "each answer's implicit reward is log(2p) with p the rate at which it wins: π ∝ π_ref (2p)^(1/β)."),
     "sppo": PreferenceLoss(
-        _on(FOUR, paired.sppo_loss),
-        True,
-        "each answer's log-ratio is (p - ½)/β with p its win rate: one multiplicative-weights step from the "
-        "reference.",
-        options=_options(win_rate=1.0),
-    ),
+        _on(FOUR, paired.sppo_loss), True, options=_options(win_rate=1.0),
+        optimum="each answer's log-ratio is (p - ½)/β with p its win rate: one multiplicative-weights step "
+        "from the reference."),
 }
 
 PREFERENCE_LOSSES: Mapping[str, PreferenceLoss] = MappingProxyType(_TABLE)

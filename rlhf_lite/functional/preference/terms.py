@@ -30,10 +30,6 @@ def log_ratios(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tenso
 
 
 def require_smoothing(label_smoothing: float) -> None:
-    """Raise if ε is not in [0, 0.5): beyond it the loss would follow the flipped labels.
-
-    Raises:
-        ValueError: naming the value.
-    """
+    """Raise a ValueError if ε is not in [0, 0.5): beyond it the loss would follow the flipped labels."""
     if not 0.0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must lie in [0, 0.5), got {label_smoothing}")

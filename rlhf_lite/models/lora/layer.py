@@ -22,8 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rlhf_lite.models.folding import Folded
-
 
 @dataclass(frozen=True)
 class LoRASpec:
@@ -57,7 +55,33 @@ class Merged(NamedTuple):
     """What a merge changed on one layer: the adapter that was active, and its weight if that was replaced."""
 
     active: str | None
-    folded: Folded | None
+    weight: nn.Parameter | None
+
+
+@torch.no_grad()
+def fold(layer: nn.Module, update: Tensor, name: str) -> nn.Parameter:
+    """Replace ``layer.weight`` by weight + update, and return the weight that was there.
+
+    To undo it, give the layer that very parameter again: nothing is computed back, so that nothing drifts.
+    The sum is taken in float32 and rounded once, also for bfloat16 weights. The layer gets a new parameter:
+    writing into the old one would change every layer that it is tied to, such as the vocabulary head when an
+    embedding is adapted.
+
+    Args:
+        layer: has a ``weight``.
+        update: in the shape of the weight.
+        name: what an error calls the layer.
+
+    Raises:
+        ValueError: if the result is not finite; the layer is left alone.
+    """
+    original = layer.weight
+    total = torch.add(update, original)  # float32 + bfloat16 is float32
+    # One number that is not finite makes the sum so, and a sum is cheaper than a look at every entry.
+    if not bool(torch.isfinite(total.sum())):
+        raise ValueError(f"merging makes the weight of {name} infinite or NaN: the adapter is broken")
+    layer.weight = nn.Parameter(total.to(original.dtype), requires_grad=False)
+    return original
 
 
 class LoRALinear(nn.Module):

@@ -16,12 +16,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from rlhf_lite.models.folding import fold
-from rlhf_lite.models.lora.layer import WRAPPERS, LoRAEmbedding, LoRALayer, LoRALinear, LoRASpec, Merged
+from rlhf_lite.models.lora.layer import WRAPPERS, LoRALayer, LoRASpec, Merged, fold
 from rlhf_lite.models.trunk import layers_name, linear_names
-
-__all__ = ["LoRAEmbedding", "LoRALinear", "LoRASpec", "adaptable", "add_lora", "check_new", "lora_layers",
-           "lora_parameters", "merge", "merged", "set_adapter", "unmerge", "using_adapter", "wrap"]
 
 
 def _refuse_merged(layers: Mapping[str, LoRALayer]) -> None:
@@ -177,9 +173,9 @@ def merge(model: nn.Module, name: str) -> None:
     _refuse_merged(layers)
     try:
         for path, layer in layers.items():
-            folded = fold(layer.base, layer.update(name), path) if path in carriers else None
+            weight = fold(layer.base, layer.update(name), path) if path in carriers else None
             # Switched off: an active adapter would be added a second time.
-            layer.merged, layer.active = Merged(layer.active, folded), None
+            layer.merged, layer.active = Merged(layer.active, weight), None
     except ValueError:
         unmerge(model)
         raise
@@ -189,8 +185,8 @@ def unmerge(model: nn.Module) -> None:
     """Put weights and active adapter from before :func:`merge` back: the very same tensors."""
     for layer in lora_layers(model).values():
         if layer.merged is not None:
-            if layer.merged.folded is not None:
-                layer.merged.folded.undo()
+            if layer.merged.weight is not None:
+                layer.base.weight = layer.merged.weight
             layer.active, layer.merged = layer.merged.active, None
 
 
