@@ -170,10 +170,10 @@ def measure(
     scores, missing = _under_reference(reading, judges, temperature, perplexity_temperature)
     if not with_coherence:
         missing["coherence"] = "it was switched off"
-    elif len(set(read.texts)) < 3:
-        missing["coherence"] = "it needs at least three different prompts"
+    elif coherent := reading.coherence(judges, -scores["reference_nats"], seed=seed):
+        scores |= coherent
     else:
-        scores |= reading.coherence(judges, -scores["reference_nats"], seed=seed)
+        missing["coherence"] = "it needs at least three different prompts"
     with bare([policy, judges.reference]):
         scores |= judges.of_texts([prompt for prompt in prompts for _ in range(samples)], texts)
     for name in ("gold", "reward"):
@@ -241,9 +241,11 @@ class _Reading:
     def coherence(
         self, judges: Judges, own: NDArray[np.float64], *, seed: int
     ) -> dict[str, NDArray[np.float64]]:
-        """Coherence of every answer with its prompt, and the control, under the reference."""
+        """Coherence of every answer with its prompt, and the control; empty with too few prompts."""
         reader = judges.fluency or judges.reference
         heads, ids = self.rows_for(reader)
+        if len(set(map(tuple, heads))) < 3:  # prompts that lost their beginning may have become equal
+            return {}
         logps = partial(reader.network.logps, adapter=reader.adapter)
         score, control = coherence(logps, heads, ids, seed=seed, own=own)
         return {"coherence": score, "coherence_control": control}

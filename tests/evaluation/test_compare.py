@@ -300,6 +300,11 @@ def test_a_long_prompt_keeps_its_end_and_is_said(policies):
         compare_policies(policies[:1], PROMPTS, **OPTIONS | {"max_new_tokens": 128})
 
 
+def test_prompts_that_become_equal_when_they_are_cut_have_no_coherence(policies):
+    found = compare_policies(policies[:1], [letter + "x" * 200 for letter in "abc"], **OPTIONS)
+    assert "three different prompts" in found.metrics["policies"]["base"]["missing"]["coherence"]
+
+
 def test_repeated_prompts_are_said(policies):
     found = compare_policies(policies[:1], ["a", "a", "b"], **OPTIONS)
     assert "1 of 3 prompts repeat" in found.metrics["problems"][0]
