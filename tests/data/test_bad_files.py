@@ -379,7 +379,7 @@ def test_empty_file(tmp_path: Path, name: str) -> None:
         ("p.jsonl", b"\n \n"),
         ("p.json", b"[]"),
         ("p.csv", b"chosen,rejected\n"),
-        ("q.jsonl.gz", gzip.compress(b"")),
+        ("q.jsonl.gz", gzip.compress(b"", mtime=0)),
     ],
 )
 def test_file_without_rows(tmp_path: Path, name: str, content: bytes) -> None:
