@@ -209,13 +209,9 @@ def preferences(pairs: Sequence[tuple[str, str, str]], feedback: PairFeedback, *
         if abs(odds) <= min_log_odds or first == second:
             continue
         chosen, rejected = (first, second) if odds > 0 else (second, first)
-        meta = {
-            "judge": feedback.judge,
-            "method": "pairwise",
-            "principles": list(feedback.principles),
-            "log_odds_as_given": [round(value, 4) for value in feedback.as_given[i].tolist()],
-            "log_odds_swapped": [round(value, 4) for value in feedback.swapped[i].tolist()],
-        }
+        meta = {"judge": feedback.judge, "method": "pairwise", "principles": list(feedback.principles),
+                "log_odds_as_given": [round(value, 4) for value in feedback.as_given[i].tolist()],
+                "log_odds_swapped": [round(value, 4) for value in feedback.swapped[i].tolist()]}
         records.append(Preference(prompt, chosen, rejected, round(abs(odds), 6), meta))
     return records
 
@@ -251,13 +247,9 @@ def point_preferences(prompts: Sequence[str], candidates: Sequence[Sequence[str]
         margin = float(score[best] - score[worst])
         if margin <= min_log_odds or texts[best] == texts[worst]:
             continue
-        meta = {
-            "judge": judge,
-            "method": method,
-            "principles": names,
-            "log_odds_chosen": [round(value, 4) for value in rows[best].tolist()],
-            "log_odds_rejected": [round(value, 4) for value in rows[worst].tolist()],
-            "candidates": len(texts),
-        }
+        meta = {"judge": judge, "method": method, "principles": names,
+                "log_odds_chosen": [round(value, 4) for value in rows[best].tolist()],
+                "log_odds_rejected": [round(value, 4) for value in rows[worst].tolist()],
+                "candidates": len(texts)}
         records.append(Preference(prompt, texts[best], texts[worst], round(margin, 6), meta))
     return records

@@ -75,6 +75,15 @@ def resolve_model(name_or_path: str | None) -> str:
     return str(ensure_model()) if name_or_path is None else name_or_path
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id, able to pad."""
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.pad_token_id is None:
+        # Padding is masked out everywhere, so any id will do; the end token always exists.
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto") -> Policy:
     """Load a causal language model and its tokenizer.
 
@@ -94,10 +103,7 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
     name = resolve_model(name_or_path)
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.pad_token_id is None:
-        # Padding is masked out everywhere, so any id will do; the end token always exists.
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(name)
     model.eval().requires_grad_(False)
     check_output(model)
     return Policy(model, tokenizer, name)
@@ -184,7 +190,11 @@ class PolicyScorer(nn.Module):
 
         values = None
         if self.value_head is not None:
-            values = self.value_head(self._critic_rows(hidden, mask, score_mask, rows))
+            seen = rows
+            if self.values_from is not None:  # the same positions, as the critic's own adapter sees them
+                other = partial(using_adapter, self.model, self.values_from)
+                seen = self.body.top(hidden, mask, context=other)[:, :-1][score_mask[:, 1:]]
+            values = self.value_head(seen)
 
         def spread(flat: Tensor) -> Tensor:
             """(N,) -> (B, S) with zeros elsewhere."""
@@ -194,13 +204,6 @@ class PolicyScorer(nn.Module):
         return TokenScores(logps=spread(token_logps(logits, input_ids[score_mask])),
                            values=None if values is None else spread(values),
                            entropies=spread(entropy(logits.detach())) if with_entropy else None)
-
-    def _critic_rows(self, hidden: Tensor, mask: Tensor, score_mask: Tensor, rows: Tensor) -> Tensor:
-        """The states ``[N, H]`` that the critic reads: the policy's ``rows``, or those of its own adapter."""
-        if self.values_from is None:
-            return rows
-        other = partial(using_adapter, self.model, self.values_from)
-        return self.body.top(hidden, mask, context=other)[:, :-1][score_mask[:, 1:]]
 
     def score(self, input_ids: Tensor, mask: Tensor, score_mask: Tensor,
               **options: float | bool) -> TokenScores:

@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_right
+from rlhf_lite.files import write_json
 from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
-from rlhf_lite.models.policy import Precision, pick_dtype, resolve_model
+from rlhf_lite.models.policy import Precision, load_tokenizer, pick_dtype, resolve_model
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
@@ -90,25 +91,17 @@ class RewardModel(nn.Module):
         """Write adapter, score head, tokenizer and scale into ``folder``."""
         save_adapter(self.model, folder, ADAPTER, base=self.name)
         self.tokenizer.save_pretrained(str(folder))
-        scale = {
-            "mean": self.mean,
-            "std": self.std,
-            "top_layers": self.top_layers,
-            "max_tokens": self.max_tokens,
-        }
-        (folder / SCALE_FILE).write_text(json.dumps(scale, indent=2) + "\n", encoding="utf-8")
+        fields = ("mean", "std", "top_layers", "max_tokens")
+        write_json(folder / SCALE_FILE, {name: getattr(self, name) for name in fields})
 
 
 def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     with quiet_loading():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name, num_labels=1, dtype=pick_dtype(precision)
-        )
+        dtype = pick_dtype(precision)
+        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=dtype)
     model.requires_grad_(False)
     model.score.float()
-    tokenizer = AutoTokenizer.from_pretrained(name)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(name)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
