@@ -12,8 +12,7 @@ from typing import Any
 from benchmarks.common import Gate, e_share, random_score
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import add_adapter, lora_config, merged, using_adapter
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, load_policy
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.pipeline.context import make_accelerator
 from rlhf_lite.rollout.rewards import Reward, model_reward, text_reward

@@ -26,7 +26,9 @@ from rlhf_lite.constitutional.prompts import PromptSet, load_prompts, printable
 from rlhf_lite.constitutional.revise import PROBLEMS, Chain, RevisionStep, find_problem, kept_words, revise
 from rlhf_lite.constitutional.writer import PolicyWriter, Writer
 
-__all__ = ["PROBLEMS", "Chain", "Constitution", "PairFeedback", "PolicyWriter", "Principle", "PromptSet",
-           "RevisionExample", "RevisionStep", "Writer", "default_constitution", "find_problem",
-           "judge_by_likelihood", "judge_pairs", "judge_texts", "kept_words", "load_constitution",
-           "load_prompts", "point_preferences", "preferences", "printable", "revise", "sentiment_questions"]
+__all__ = [
+    "PROBLEMS", "Chain", "Constitution", "PairFeedback", "PolicyWriter", "Principle", "PromptSet",
+    "RevisionExample", "RevisionStep", "Writer", "default_constitution", "find_problem",
+    "judge_by_likelihood", "judge_pairs", "judge_texts", "kept_words", "load_constitution", "load_prompts",
+    "point_preferences", "preferences", "printable", "revise", "sentiment_questions",
+]

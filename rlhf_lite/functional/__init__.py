@@ -39,12 +39,13 @@ from rlhf_lite.functional.reward_loss import (
     rating_regression_loss,
 )
 
-__all__ = ["PREFERENCE_LOSSES", "AdaptiveKLController", "FixedKLController", "PairLogps", "PreferenceLoss",
-           "RunningDelta", "aggregate_tokens", "aggregation_weights", "apo_down_loss", "apo_zero_loss",
-           "bco_loss", "best_of_n_estimate", "best_of_n_kl_bound", "best_of_n_probs", "bradley_terry_loss",
-           "categorical_kl", "centring_penalty", "cpo_loss", "discounted_returns", "dpo_loss", "entropy",
-           "gae", "group_advantages", "grpo_loss", "hinge_loss", "implicit_reward", "ipo_loss", "kl_estimate",
-           "kto_baseline", "kto_loss", "masked_mean", "masked_sum", "masked_var", "masked_whiten", "nca_loss",
-           "ordinal_loss", "orpo_loss", "ppo_policy_loss", "ppo_value_loss", "rating_regression_loss",
-           "reinforce_loss", "rloo_advantages", "robust_dpo_loss", "sequence_logps", "simpo_loss",
-           "sppo_loss", "token_logps"]
+__all__ = [
+    "PREFERENCE_LOSSES", "AdaptiveKLController", "FixedKLController", "PairLogps", "PreferenceLoss",
+    "RunningDelta", "aggregate_tokens", "aggregation_weights", "apo_down_loss", "apo_zero_loss", "bco_loss",
+    "best_of_n_estimate", "best_of_n_kl_bound", "best_of_n_probs", "bradley_terry_loss", "categorical_kl",
+    "centring_penalty", "cpo_loss", "discounted_returns", "dpo_loss", "entropy", "gae", "group_advantages",
+    "grpo_loss", "hinge_loss", "implicit_reward", "ipo_loss", "kl_estimate", "kto_baseline", "kto_loss",
+    "masked_mean", "masked_sum", "masked_var", "masked_whiten", "nca_loss", "ordinal_loss", "orpo_loss",
+    "ppo_policy_loss", "ppo_value_loss", "rating_regression_loss", "reinforce_loss", "rloo_advantages",
+    "robust_dpo_loss", "sequence_logps", "simpo_loss", "sppo_loss", "token_logps",
+]

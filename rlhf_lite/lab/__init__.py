@@ -30,8 +30,9 @@ from rlhf_lite.lab.tiny import (
 )
 from rlhf_lite.lab.world import Evaluation, World, all_sequences, make_world
 
-__all__ = ["REWARDS", "Evaluation", "ExactPolicy", "TabularPolicy", "TransformerPolicy", "World",
-           "all_sequences", "chain", "exact_gradient", "exact_kl", "expected_reward", "fraction_of_optimum",
-           "make_world", "next_token_logps", "objective", "optimal_policy", "optimal_value",
-           "policy_objective", "pretrain", "pretrained_world", "sequence_log_probs", "sequence_probs",
-           "tiny_transformer", "win_rates"]
+__all__ = [
+    "REWARDS", "Evaluation", "ExactPolicy", "TabularPolicy", "TransformerPolicy", "World", "all_sequences",
+    "chain", "exact_gradient", "exact_kl", "expected_reward", "fraction_of_optimum", "make_world",
+    "next_token_logps", "objective", "optimal_policy", "optimal_value", "policy_objective", "pretrain",
+    "pretrained_world", "sequence_log_probs", "sequence_probs", "tiny_transformer", "win_rates",
+]

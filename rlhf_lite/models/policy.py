@@ -1,26 +1,30 @@
-"""Load a language model, and score tokens with it."""
+"""Load a language model, and score tokens with it: log-probabilities, entropies, and a critic's values."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.assets.ensure import ensure_model
+from rlhf_lite.files import atomic_file
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.adapters import adapter_parameters, using_adapter
-from rlhf_lite.models.heads import ValueHead
 from rlhf_lite.models.output import causal_model, check_output, final_logits
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
 Precision = Literal["auto", "fp32", "bf16"]
+VALUE_FILE = "value_head.safetensors"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -107,6 +111,63 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
     model.eval().requires_grad_(False)
     check_output(model)
     return Policy(model, tokenizer, name)
+
+
+class ValueHead(nn.Module):
+    """A linear critic, in float32, that starts at zero.
+
+    Zero start: the first advantages are then the rewards themselves instead of noise (Huang et al. 2024, "The
+    N implementation details of RLHF with PPO").
+
+    Args:
+        hidden_size: H.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., H]`` hidden states to ``[...]`` values."""
+        return self.linear(hidden.float()).squeeze(-1)
+
+    def save(self, folder: Path) -> None:
+        """Write ``value_head.safetensors`` into ``folder``; a kill leaves the old file or the new."""
+        with atomic_file(folder / VALUE_FILE) as temporary:
+            save_file({name: tensor.detach() for name, tensor in self.state_dict().items()}, str(temporary))
+
+
+def load_value_head(folder: Path, *, hidden_size: int) -> ValueHead:
+    """The head that :meth:`ValueHead.save` wrote.
+
+    Args:
+        folder: holds ``value_head.safetensors``.
+        hidden_size: H of the model that it shall sit on.
+
+    Raises:
+        FileNotFoundError: if the folder holds no value head.
+        ValueError: if the file is damaged, holds other tensors, numbers that are not finite, or a head for
+            another hidden size.
+    """
+    path = folder / VALUE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no value head: {VALUE_FILE} is missing")
+    try:
+        tensors = load_file(str(path))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): train the critic again") from error
+    head = ValueHead(hidden_size)
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if shapes != expected:
+        raise ValueError(f"{path} does not fit a model with hidden size {hidden_size}: it "
+                         f"holds {shapes}, not {expected}")
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        raise ValueError(f"{path} holds numbers that are not finite: train the critic again")
+    head.load_state_dict(tensors)
+    return head
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,7 @@ from rlhf_lite.models.adapters import (
     save_adapter,
     using_adapter,
 )
-from rlhf_lite.models.heads import ValueHead, load_value_head
-from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, load_policy, load_value_head
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward

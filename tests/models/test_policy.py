@@ -15,8 +15,14 @@ from tiny_models import HIDDEN, llama, naive_logps, save_base, shake, token_rows
 from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.models import policy as policy_module
 from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_config, using_adapter
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer, load_policy, pick_dtype, resolve_model, resolve_precision
+from rlhf_lite.models.policy import (
+    PolicyScorer,
+    ValueHead,
+    load_policy,
+    pick_dtype,
+    resolve_model,
+    resolve_precision,
+)
 
 ROWS = token_rows([9, 4, 2, 7])
 

@@ -18,8 +18,7 @@ from tiny_models import HIDDEN, byte_tokenizer, llama, naive_logps, shake, token
 from rlhf_lite.checkpoint import load_step, save_step, saved_steps
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.policy import PolicyScorer, ValueHead
 from rlhf_lite.models.reward_model import RewardModel, new_reward_model
 from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Reward

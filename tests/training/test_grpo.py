@@ -21,8 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_setup, weights
 
 from rlhf_lite.errors import NonFiniteError
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer, TokenScores
+from rlhf_lite.models.policy import PolicyScorer, TokenScores, ValueHead
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.batches import minibatch_rows
 from rlhf_lite.training.grpo import GRPO, METHODS, GRPOSettings, train_grpo

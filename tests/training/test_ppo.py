@@ -20,8 +20,7 @@ from runners import TOKENS, WANTED_TOKEN, assert_resume_is_exact, policy_setup, 
 
 from rlhf_lite.errors import RewardError
 from rlhf_lite.models.adapters import add_adapter, lora_config
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.policy import PolicyScorer, ValueHead
 from rlhf_lite.rollout.rewards import Mixture, Part, Scale
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.policy_gradient import collect

@@ -24,8 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlhf_lite.lab import World, optimal_policy, pretrained_world, sequence_probs
-from rlhf_lite.models.heads import ValueHead
-from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.policy import PolicyScorer, ValueHead
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.grpo import GRPOSettings, train_grpo

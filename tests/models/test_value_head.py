@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_models import HIDDEN
 
-from rlhf_lite.models.heads import VALUE_FILE, ValueHead, load_value_head
+from rlhf_lite.models.policy import VALUE_FILE, ValueHead, load_value_head
 
 
 def trained() -> ValueHead:
@@ -42,7 +42,7 @@ def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rlhf_lite.models.heads.save_file", fails)
+    monkeypatch.setattr("rlhf_lite.models.policy.save_file", fails)
     with pytest.raises(KeyboardInterrupt):
         ValueHead(HIDDEN).save(tmp_path)
     assert (tmp_path / VALUE_FILE).read_bytes() == before
