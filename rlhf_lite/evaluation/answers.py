@@ -23,9 +23,16 @@ from torch import Tensor
 
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.evaluation.coherence import coherence
-from rlhf_lite.evaluation.eval_policy import EvalPolicy, bare, same_vocabulary
+from rlhf_lite.evaluation.eval_policy import (
+    EvalPolicy,
+    PromptRows,
+    bare,
+    decoded,
+    encode_for,
+    same_vocabulary,
+    write,
+)
 from rlhf_lite.evaluation.judges import Judges
-from rlhf_lite.evaluation.sampling import PromptRows, decoded, encode_for, write
 from rlhf_lite.evaluation.statistics import Interval, mean_ci
 from rlhf_lite.evaluation.text_metrics import words
 from rlhf_lite.functional import best_of_n_kl_bound

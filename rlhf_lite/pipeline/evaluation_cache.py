@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_lite.evaluation.answers import Answers
-from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.sampling import PromptRows
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
 from rlhf_lite.files import atomic_file, write_json
 
 

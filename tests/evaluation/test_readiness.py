@@ -17,6 +17,7 @@ from rlhf_lite.evaluation.readiness import (
     Threshold,
     Thresholds,
     best_of_n_curve,
+    calibration_error_ci,
     check_readiness,
     length_correlation,
     powers_of_two,
@@ -24,7 +25,6 @@ from rlhf_lite.evaluation.readiness import (
     sample_pool,
     skill_ci,
 )
-from rlhf_lite.evaluation.readiness.measures import calibration_error_ci
 from rlhf_lite.evaluation.statistics import Interval, expected_calibration_error
 from rlhf_lite.types import Preference, Rating
 

@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama
 
 from rlhf_lite.evaluation.answers import Answers
-from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.sampling import PromptRows
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
 from rlhf_lite.pipeline.judging import run_evaluation

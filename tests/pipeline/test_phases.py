@@ -15,7 +15,7 @@ from tiny_models import byte_tokenizer
 
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.evaluation import answers as answers_module
-from rlhf_lite.evaluation import sampling as sampling_module
+from rlhf_lite.evaluation import eval_policy as eval_policy_module
 from rlhf_lite.evaluation.answers import measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
@@ -94,13 +94,13 @@ def test_the_best_of_n_is_a_policy_under_test(run, ppo_setup, monkeypatch):
     assert len(best.texts) == 8 and plain.missing["gold"] == "no such judge was given"
     # What is in memory at once is counted in rows, not in prompts: 100 prompts of 54 candidates took 13 GB.
     held: list[int] = []
-    real = sampling_module.best_of_n
+    real = eval_policy_module.best_of_n
 
     def counting(model, ids, mask, *, n, **others):
         held.append(len(ids) * n)
         return real(model, ids, mask, n=n, **others)
 
-    monkeypatch.setattr(sampling_module, "best_of_n", counting)
+    monkeypatch.setattr(eval_policy_module, "best_of_n", counting)
     again = measure(eight, prompts, judges, **options | {"batch_size": 24})
     assert held == [24, 24, 16] and again.texts == best.texts
     with pytest.raises(ValueError, match="best of 8"):

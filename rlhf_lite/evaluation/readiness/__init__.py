@@ -26,32 +26,23 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.evaluation.readiness.measures import (
-    best_of_n_curve,
-    calibration_error_ci,
-    length_correlation,
-    powers_of_two,
-    skill_ci,
-)
 from rlhf_lite.evaluation.readiness.result import Criterion, Readiness, Threshold, Thresholds
-from rlhf_lite.evaluation.statistics import Interval, bootstrap_mean_ci, wilson_interval
+from rlhf_lite.evaluation.statistics import (
+    Interval,
+    bootstrap_mean_ci,
+    expected_calibration_error,
+    pair_accuracy,
+    pearson_ci,
+)
+from rlhf_lite.evaluation.statistics.intervals import vector
+from rlhf_lite.functional import best_of_n_estimate
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Preference, Rating
 
 __all__ = [
-    "DEFAULT_THRESHOLDS",
-    "Criterion",
-    "Evidence",
-    "Readiness",
-    "Threshold",
-    "Thresholds",
-    "best_of_n_curve",
-    "check_readiness",
-    "length_correlation",
-    "powers_of_two",
-    "readiness",
-    "sample_pool",
-    "skill_ci",
+    "DEFAULT_THRESHOLDS", "Criterion", "Evidence", "Readiness", "Threshold", "Thresholds", "best_of_n_curve",
+    "calibration_error_ci", "check_readiness", "length_correlation", "powers_of_two", "readiness",
+    "sample_pool", "skill_ci",
 ]
 
 DEFAULT_THRESHOLDS = Thresholds()
@@ -169,9 +160,7 @@ def _on_pairs(
 ) -> list[Criterion]:
     difference = np.asarray(chosen, float) - np.asarray(rejected, float)
     skill = skill_ci(difference, agreement, seed=seed)
-    right = float(((difference > 0) + 0.5 * (difference == 0)).sum())
-    accuracy = wilson_interval(right, difference.size)
-    words = f"right on {accuracy.estimate:.0%} of {difference.size} pairs"
+    words = f"right on {pair_accuracy(difference).estimate:.0%} of {difference.size} pairs"
     if agreement is not None:
         words += f"; single raters side with the better mean {float(np.mean(agreement)):.0%} of the time"
     error = calibration_error_ci(difference, seed=seed)
@@ -246,3 +235,107 @@ def sample_pool(
     written = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [[prompt + text for text in texts[i * n : (i + 1) * n]] for i, prompt in enumerate(prompts)]
+
+
+def skill_ci(
+    difference: ArrayLike, agreement: ArrayLike | None = None, *, resamples: int = 2000, seed: int
+) -> Interval:
+    """Accuracy on a scale where 0 is guessing and 1 is the ceiling that the raters' disagreement sets.
+
+        skill = (A - 1/2) / (C - 1/2)
+
+    A is the probability that the model agrees with a *single* rater of each text, C the same for somebody who
+    knows every mean rating. Pair i weighs 2 agreement_i - 1 in both: a pair that divides people says little.
+
+    Args:
+        difference: ``[n]`` score of the chosen text minus score of the rejected one; 0 is a tie.
+        agreement: ``[n]`` in [0, 1]; None counts every label as certain, so that C is 1.
+        resamples: of the percentile bootstrap over pairs.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: if lengths differ, a number is not finite or an agreement is outside [0, 1], or the raters
+            do not side with the chosen texts at all.
+    """
+    sign = np.sign(vector(difference, "difference"))
+    weight = np.ones_like(sign)
+    if agreement is not None:
+        sided = vector(agreement, "agreement")
+        if sided.size != sign.size or sided.min() < 0 or sided.max() > 1:
+            raise ValueError(f"agreement: expected {sign.size} numbers between 0 and 1, got {sided.size}")
+        weight = 2 * sided - 1
+    if not weight.sum() > 0:
+        raise ValueError("agreement: raters side with the rejected texts; are chosen and rejected swapped?")
+    rows = np.random.default_rng(seed).integers(0, sign.size, size=(resamples, sign.size))
+    below = weight[rows].sum(1)
+    drawn = (weight * sign)[rows].sum(1)[below > 0] / below[below > 0]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float((weight * sign).sum() / weight.sum()), float(low), float(high))
+
+
+def calibration_error_ci(
+    difference: ArrayLike, *, bins: int = 10, resamples: int = 500, seed: int
+) -> Interval:
+    """Expected calibration error of sigmoid(difference), with a bootstrap interval over pairs.
+
+    Each pair enters both ways round, so that outcomes are 1 and 0 equally often. The error of a resample is
+    larger than that of the data on average (empty noise counts as error): the interval is shifted upwards,
+    which is the careful side here.
+
+    Args:
+        difference: ``[n]`` score of the chosen text minus score of the rejected one.
+        bins: of equal width.
+        resamples: of the percentile bootstrap over pairs.
+        seed: of the bootstrap.
+    """
+    values = vector(difference, "difference")
+    forecast = torch.sigmoid(torch.from_numpy(values)).numpy()
+
+    def error(p: NDArray[np.float64]) -> float:
+        outcomes = np.repeat([1.0, 0.0], p.size)
+        return expected_calibration_error(np.concatenate([p, 1 - p]), outcomes, bins=bins)
+
+    rng = np.random.default_rng(seed)
+    drawn = [error(forecast[rng.integers(0, values.size, values.size)]) for _ in range(resamples)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    estimate = error(forecast)
+    return Interval(estimate, min(float(low), estimate), max(float(high), estimate))
+
+
+def length_correlation(scores: ArrayLike, words: ArrayLike, ratings: ArrayLike) -> Interval:
+    """Correlation of score and length among texts that people rate alike, with Fisher's interval.
+
+    What a parabola in the rating explains is taken out of both first (a partial correlation). A score that is
+    the same for every text correlates with nothing: 0.
+
+    Args:
+        scores, words, ratings: ``[k]`` of the same texts, k >= 8.
+    """
+    y, x, rating = (vector(v, n) for v, n in ((scores, "scores"), (words, "words"), (ratings, "ratings")))
+    if not y.size == x.size == rating.size >= 8:
+        raise ValueError(f"expected equal lengths of 8 or more, got {y.size}, {x.size} and {rating.size}")
+    if np.ptp(y) == 0 or np.ptp(x) == 0:
+        return Interval(0.0, 0.0, 0.0)
+    basis = np.stack([np.ones_like(rating), rating, rating**2], axis=1)  # (k, 3)
+
+    def rest(v: NDArray[np.float64]) -> NDArray[np.float64]:
+        return v - basis @ np.linalg.lstsq(basis, v, rcond=None)[0]
+
+    return pearson_ci(rest(y), rest(x))
+
+
+def powers_of_two(largest: int) -> list[int]:
+    """1, 2, 4, ... and ``largest`` itself."""
+    return [2**k for k in range(largest.bit_length()) if 2**k < largest] + [largest]
+
+
+def best_of_n_curve(scores: ArrayLike, values: ArrayLike, ns: Sequence[int]) -> NDArray[np.float64]:
+    """Expected value of the best of n for each prompt and each n, ``[P, len(ns)]``; unbiased.
+
+    Args:
+        scores: ``[P, M]`` of the judge that chooses.
+        values: ``[P, M]`` of the judge that is asked about the winner.
+        ns: numbers of samples, each between 1 and M.
+    """
+    rows = list(zip(torch.as_tensor(scores).double(), torch.as_tensor(values).double(), strict=True))
+    return np.array([[float(best_of_n_estimate(s, v, n=n)) for n in ns] for s, v in rows])

@@ -25,17 +25,15 @@ from rlhf_lite.evaluation.statistics.intervals import (
     share_ci,
     wilson_interval,
 )
-from rlhf_lite.evaluation.statistics.sample_size import (
-    comparisons_needed,
-    prompts_needed,
-    sign_test,
-    sign_test_power,
-)
 from rlhf_lite.evaluation.statistics.win_rates import (
     LengthControlled,
     WinRate,
+    comparisons_needed,
     length_controlled_win_rate,
     outcomes,
+    prompts_needed,
+    sign_test,
+    sign_test_power,
     win_rate,
     win_rate_of,
 )

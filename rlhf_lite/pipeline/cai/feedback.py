@@ -20,8 +20,7 @@ from rlhf_lite.constitutional import (
     preferences,
 )
 from rlhf_lite.data import save_preferences
-from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.sampling import decoded, encode_for, write
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, write
 from rlhf_lite.evaluation.statistics import Interval, auc, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
