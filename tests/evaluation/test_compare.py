@@ -20,9 +20,14 @@ from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network, PromptRows, encode_for
-from rlhf_lite.evaluation.report.comparison import check_output, sample_rows, summary, write_comparison
-from rlhf_lite.evaluation.report.comparison.context import pick_rows
-from rlhf_lite.evaluation.report.comparison.figures import pareto
+from rlhf_lite.evaluation.report.comparison import (
+    check_output,
+    pick_rows,
+    sample_rows,
+    summary,
+    write_comparison,
+)
+from rlhf_lite.evaluation.report.figures import pareto
 from rlhf_lite.evaluation.statistics import length_controlled_win_rate, outcomes, share_ci
 from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.models.adapters import add_adapter, lora_config

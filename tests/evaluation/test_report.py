@@ -17,7 +17,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic_run
 
-from rlhf_lite.evaluation.report.numbers import integer, number, ratio
+from rlhf_lite.evaluation.report.render import integer, number, ratio
 from rlhf_lite.evaluation.report.run import summary_lines, write_report
 
 VOID = {"meta", "link", "img", "br", "source"}

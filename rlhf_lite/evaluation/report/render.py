@@ -1,9 +1,12 @@
-"""Templates to HTML, Markdown and plain text.
+"""Numbers of JSON files to text, and templates to HTML, Markdown and plain text.
 
 The body of a report (``run.j2``, ``comparison.j2``, ``constitutional.j2``) is written once, for every format:
 it is made of parts such as ``r.section`` or ``r.table``, which ``parts.html.j2`` and ``parts.md.j2`` define.
 Whatever a template prints is escaped for its format, so that a file name or a model's words can never become
 markup; only the templates themselves hold any.
+
+Every reader of numbers answers ``None`` for a value that is absent, null, NaN or of the wrong type. A report
+says that such a value is missing; it never fills it in.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,17 +24,73 @@ import jinja2
 import markupsafe
 from markupsafe import Markup
 
-from rlhf_lite.evaluation.report import numbers
-
-__all__ = ["TEMPLATES", "environment", "escape_html", "escape_markdown", "listing", "render", "say"]
+__all__ = [
+    "MISSING", "TEMPLATES", "environment", "escape_html", "escape_markdown", "get_path", "integer",
+    "interval", "interval_text", "listing", "number", "numeric", "ratio", "render", "say",
+]
 
 Measure = tuple[str, str, str, str, int | None, str]
 
+MISSING = "–"
 TEMPLATES = Path(__file__).with_name("templates")
 # Control characters are not allowed in HTML; a lone surrogate cannot be written as UTF-8.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#+|~$!])")
 _LIST_OR_RULE = re.compile(r"^(\s*)(?:([-=])|(\d+)(?=[.)](?:\s|$)))", re.MULTILINE)
+
+
+def get_path(tree: Any, *path: str) -> Any:
+    """Walk nested mappings; None as soon as a key is absent."""
+    for key in path:
+        if not isinstance(tree, Mapping):
+            return None
+        tree = tree.get(key)
+    return tree
+
+
+def numeric(value: Any) -> float | None:
+    """``value`` as a float if it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def interval(value: Any) -> tuple[float, float] | None:
+    """``[low, high]`` as a pair of finite numbers, else None."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    low, high = numeric(value[0]), numeric(value[1])
+    return None if low is None or high is None else (low, high)
+
+
+def number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
+    """``value`` with ``digits`` decimals and a true minus sign; a dash where there is no number."""
+    finite = numeric(value)
+    if finite is None:
+        return MISSING
+    text = f"{finite:{'+' if sign else ''},.{digits}f}"
+    if float(text.replace(",", "")) == 0:  # no "-0.00"
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "−")
+
+
+def integer(value: Any) -> str:
+    """A count with thousands separators; a dash where there is no number."""
+    return number(value, 0)
+
+
+def interval_text(value: Any, digits: int = 2, *, sign: bool = False) -> str:
+    """``"0.50 to 0.72"``, or an empty string where there is no interval."""
+    ends = interval(value)
+    return "" if ends is None else " to ".join(number(end, digits, sign=sign) for end in ends)
+
+
+def ratio(nats: float) -> str:
+    """exp(nats) with the two digits that mean something: 545 becomes 550; large ones as a power of ten."""
+    value = math.exp(min(nats, 700.0))
+    if value >= 1e6:
+        return f"10 to the power {math.log10(value):.0f}"
+    return f"{float(f'{value:.2g}'):,g}"
 
 
 def _clean(value: object) -> str:
@@ -100,14 +160,14 @@ def _titles(body: str) -> list[tuple[str, Markup]]:
 
 def _pick(table: Mapping[str, Any], names: Iterable[str], *path: str) -> list[Any]:
     """The entries under these names, or what lies below them at a path of keys."""
-    return [numbers.get_path(table, name, *path) for name in names]
+    return [get_path(table, name, *path) for name in names]
 
 
 def _is_measured(measure: Measure, entries: Iterable[Any]) -> bool:
     key, _, _, _, digits, _ = measure
-    values = [numbers.get_path(entry, key) for entry in entries]
+    values = [get_path(entry, key) for entry in entries]
     return any(
-        value is not None if digits is None else numbers.numeric(value) is not None for value in values
+        value is not None if digits is None else numeric(value) is not None for value in values
     )
 
 
@@ -128,10 +188,10 @@ def _rows(
         key, ends, name, unit, digits, meaning = measure
         cells = []
         for entry in entries:
-            value = numbers.get_path(entry, key)
-            text = (value or numbers.MISSING) if digits is None else numbers.number(value, digits)
-            mark = numbers.get_path(entry, "marks", key) or ""
-            cells.append((text + mark, numbers.interval_text(numbers.get_path(entry, ends), digits or 0)))
+            value = get_path(entry, key)
+            text = (value or MISSING) if digits is None else number(value, digits)
+            mark = get_path(entry, "marks", key) or ""
+            cells.append((text + mark, interval_text(get_path(entry, ends), digits or 0)))
         rows.append({"name": name, "unit": unit, "meaning": meaning, "cells": cells})
     return rows
 
@@ -149,11 +209,11 @@ def _as_yaml(value: object) -> Markup:
 
 _FILTERS = {
     "absent": _absent, "anchor": lambda title: re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-"),
-    "as_json": lambda value: json.dumps(value, indent=2), "as_yaml": _as_yaml, "at": numbers.get_path,
+    "as_json": lambda value: json.dumps(value, indent=2), "as_yaml": _as_yaml, "at": get_path,
     "cell": _cell, "code_block": _code_block, "code_span": _code_span, "compact": _compact,
-    "data_uri": _data_uri, "ends": numbers.interval_text, "html": escape_html, "integer": numbers.integer,
-    "number": numbers.number, "numeric": numbers.numeric, "one_line": _one_line, "pair": numbers.interval,
-    "pick": _pick, "rows": _rows, "times": numbers.ratio, "titles": _titles,
+    "data_uri": _data_uri, "ends": interval_text, "html": escape_html, "integer": integer,
+    "number": number, "numeric": numeric, "one_line": _one_line, "pair": interval,
+    "pick": _pick, "rows": _rows, "times": ratio, "titles": _titles,
 }  # fmt: skip
 
 
@@ -169,7 +229,7 @@ def environment(form: str) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.filters |= _FILTERS
-    env.globals |= {"say": say, "listing": listing, "missing": numbers.MISSING}
+    env.globals |= {"say": say, "listing": listing, "missing": MISSING}
     if form != "txt":
         css = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
         env.globals |= {"css": css, "r": env.get_template(f"parts.{form}.j2").module}

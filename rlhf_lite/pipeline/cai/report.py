@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_lite.constitutional import printable
-from rlhf_lite.evaluation.report.numbers import interval_text, number
-from rlhf_lite.evaluation.report.render import render
+from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.files import write_text
 from rlhf_lite.pipeline.cai.records import read_chains
 

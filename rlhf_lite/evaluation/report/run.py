@@ -1,17 +1,32 @@
-"""What the templates of a run's report need, from the files of its folder."""
+"""The report of a run: ``report.html`` (one file) and ``report.md``, from what the run folder holds.
+
+Nothing is computed anew and nothing is filled in: a number comes from a file, or the report says that it is
+missing.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from rlhf_lite.evaluation.report.numbers import MISSING, get_path, integer, interval, number, numeric
-from rlhf_lite.evaluation.report.render import say
-from rlhf_lite.evaluation.report.run import figures
-from rlhf_lite.evaluation.report.run.folder import Run
+from rlhf_lite.evaluation.report import figures
+from rlhf_lite.evaluation.report.render import (
+    MISSING,
+    get_path,
+    integer,
+    interval,
+    number,
+    numeric,
+    render,
+    say,
+)
+from rlhf_lite.files import write_bytes, write_text
 
-__all__ = ["findings", "hardware_text", "report_context"]
+__all__ = ["Run", "hardware_text", "load_run", "summary_lines", "write_report"]
 
 _LABELS = {"reference": "Reference", "sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
 _PHASES = {"load": "loading", "sft": "SFT", "reward": "reward model", "ppo": "PPO", "dpo": "DPO"}
@@ -20,6 +35,36 @@ _SAMPLES_SHOWN = 8
 _SCORES = (("gold", "gold", 2), ("vader", "VADER", 2), ("rm", "reward model", 2), ("kl_nats", "KL", 1),
            ("toxicity", "toxicity", 2), ("tokens", "tokens", 0))  # fmt: skip
 _SUMMARY = (("gold_reward", 2), ("vader", 2), ("kl_nats_per_seq", 1), ("length_tokens", 1), ("distinct_2", 2))
+
+
+def write_report(run_dir: Path) -> tuple[Path, Path]:
+    """Write ``report.html``, ``report.md`` and ``figures/`` into a run folder.
+
+    Reads ``metrics.json``, ``metrics.jsonl``, ``samples.jsonl`` and ``config.yaml``; each may be absent. An
+    existing report is replaced, each file at once.
+
+    Returns:
+        The paths of the HTML and of the Markdown file.
+
+    Raises:
+        FileNotFoundError: if ``run_dir`` is not a folder.
+    """
+    run = load_run(Path(run_dir))
+    context = report_context(run)
+    for chart in figures.charts_in(context):
+        write_bytes(run.folder / "figures" / chart.file, chart.content)
+    page, document = run.folder / "report.html", run.folder / "report.md"
+    write_text(page, render("report.html.j2", body="run.j2", **context))
+    write_text(document, render("report.md.j2", body="run.j2", **context))
+    return page, document
+
+
+def summary_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """What a terminal should show at the end of a run: verdict, reward model, one line per policy.
+
+    ``metrics`` is the content of ``metrics.json``; whatever is absent is left out or shown as a dash.
+    """
+    return render("run.txt.j2", **findings(metrics)).splitlines()
 
 
 def _ordered(names: Sequence[str]) -> list[str]:
@@ -123,7 +168,7 @@ def report_context(run: Run) -> dict[str, Any]:
                            if numeric(n) is not None) or MISSING,
         "passed": False if False in states else True if states == {True} else None,
         "labels": [_label(name) for name in policies],
-        "charts": figures.draw(run, [(_label(name), name, row) for name, row in policies.items()]),
+        "charts": figures.draw_run(run, [(_label(name), name, row) for name, row in policies.items()]),
         "training": figures.training(run),
         "samples": _samples(run, _SAMPLES_SHOWN if shown is None else max(0, int(shown))),
         "merged": [name for name in ("ppo", "dpo")
@@ -192,3 +237,121 @@ def _answers(policies: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str
         )
         for name, entry in entries.items()
     ]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder in memory. ``problems`` lists files that are absent or unreadable, in words."""
+
+    folder: Path
+    metrics: Mapping[str, Any]
+    steps: Mapping[str, list[dict[str, Any]]]
+    samples: list[dict[str, Any]]
+    config_text: str
+    config: Mapping[str, Any]
+    date: str
+    problems: list[str] = field(default_factory=list)
+
+    def get(self, *path: str) -> Any:
+        """Value below ``metrics`` at this path of keys, or None."""
+        return get_path(self.metrics, *path)
+
+    def value(self, *path: str) -> float | None:
+        """Finite number below ``metrics``, or None."""
+        return numeric(self.get(*path))
+
+    def setting(self, *path: str) -> float | None:
+        """Finite number in the saved settings, or None."""
+        return numeric(get_path(self.config, *path))
+
+    def column(self, phase: str, name: str) -> tuple[list[float], list[float | None]]:
+        """Steps and values of one logged quantity; steps that did not log it are left out."""
+        rows = [row for row in self.steps.get(phase, []) if name in row]
+        return [row["step"] for row in rows], [numeric(row[name]) for row in rows]
+
+
+def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """JSON objects, one a line; an unreadable line is counted, not fatal."""
+    if not path.is_file():
+        problems.append(f"{path.name} is not in the run folder")
+        return []
+    rows, bad = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:  # counted below, and named in the report
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            bad += 1
+    if bad:
+        problems.append(f"{path.name} has {bad} unreadable line{'s' if bad > 1 else ''}, left out here")
+    return rows
+
+
+def _read_metrics(path: Path, problems: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        problems.append(f"{path.name} is not in the run folder: the run has not been evaluated")
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+    except ValueError as error:
+        problems.append(f"{path.name} is not valid JSON ({error})")
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"{path.name} holds a {type(content).__name__}, expected an object")
+        return {}
+    return content
+
+
+def _read_config(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        problems.append(f"{path.name} is not in the run folder")
+        return "", {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    import yaml
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        problems.append(f"{path.name} is not valid YAML")
+        content = None
+    return text, content if isinstance(content, dict) else {}
+
+
+def _date(folder: Path, metrics: Mapping[str, Any]) -> str:
+    for key in ("finished", "date", "started"):
+        if isinstance(metrics.get(key), str):
+            return metrics[key]
+    for name in ("metrics.json", "metrics.jsonl"):
+        if (folder / name).is_file():
+            moment = datetime.fromtimestamp((folder / name).stat().st_mtime, tz=UTC)
+            return f"{moment:%d %B %Y, %H:%M} UTC"
+    return MISSING
+
+
+def load_run(folder: Path) -> Run:
+    """Read a run folder; whatever is absent or damaged ends up in ``problems``.
+
+    Raises:
+        FileNotFoundError: if ``folder`` is not a folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"run folder {folder} does not exist; pass the --output folder of a run")
+    problems: list[str] = []
+    metrics = _read_metrics(folder / "metrics.json", problems)
+    steps: dict[str, list[dict[str, Any]]] = {}
+    for row in _read_lines(folder / "metrics.jsonl", problems):
+        if isinstance(row.get("phase"), str) and numeric(row.get("step")) is not None:
+            steps.setdefault(row["phase"], []).append(row)
+    samples = [
+        row
+        for row in _read_lines(folder / "samples.jsonl", problems)
+        if isinstance(row.get("prompt"), str) and isinstance(row.get("policies"), dict)
+    ]
+    config_text, config = _read_config(folder / "config.yaml", problems)
+    return Run(folder, metrics, steps, samples, config_text, config, _date(folder, metrics), problems)
