@@ -221,8 +221,8 @@ def revise(writer: Writer, texts: Sequence[str], constitution: Constitution, *, 
             raise ValueError(f"text {i} is empty: there is nothing to revise")
     draw = random.Random(seed)
     current, steps = list(texts), [list[RevisionStep]() for _ in texts]
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature}
-    stop = _END if form == "few_shot" else ()
+    options = {"max_new_tokens": max_new_tokens, "temperature": temperature,
+               "stop": _END if form == "few_shot" else ()}
     for number in range(rounds):
         chosen = [draw.choice(constitution.principles) for _ in texts]
         critique_prompts, critiques = [""] * len(current), [""] * len(current)
@@ -231,15 +231,13 @@ def revise(writer: Writer, texts: Sequence[str], constitution: Constitution, *, 
                 few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
                 for p, t in zip(chosen, current, strict=True)
             ]
-            critiques = writer.write(critique_prompts, seed=seed * 1_000_003 + 2 * number, stop=stop,
-                                     **options)
+            critiques = writer.write(critique_prompts, seed=seed * 1_000_003 + 2 * number, **options)
         shown = critiques if critique else [None] * len(current)
         revision_prompts = [
             few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
             for p, t, c in zip(chosen, current, shown, strict=True)
         ]
-        revisions = writer.write(revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, stop=stop,
-                                 **options)
+        revisions = writer.write(revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, **options)
         for i, revision in enumerate(revisions):
             problem = find_problem(chosen[i], current[i], critiques[i], revision)
             overlap, kept = kept_words(current[i], revision), problem not in REFUSED
