@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rlhf_lite.cli.cai import cai
 from rlhf_lite.cli.common import (
     MaxNewTokens,
     OnError,
@@ -26,7 +25,6 @@ from rlhf_lite.cli.common import (
     Seed,
     Settings,
     SettingsFile,
-    SkipBroken,
     Temperature,
     red,
     resumable,
@@ -50,22 +48,8 @@ app = typer.Typer(
 )
 
 
-class Phase(StrEnum):
-    """The phases of a run, in order."""
-
-    sft = "sft"
-    reward = "reward"
-    ppo = "ppo"
-    dpo = "dpo"
-    evaluation = "evaluation"
-
-
-class Method(StrEnum):
-    """How the policy learns from preferences."""
-
-    ppo = "ppo"
-    dpo = "dpo"
-    both = "both"
+Phase = StrEnum("Phase", "sft reward ppo dpo evaluation")  # typer takes no list of Literal
+Method = Literal["ppo", "dpo", "both"]
 
 
 @app.callback(invoke_without_command=True)
@@ -90,7 +74,7 @@ def quickstart(
     resume: Resume = False,
 ) -> None:
     """The whole path on real human ratings, in about five minutes."""
-    config = _load(None, settings, output=output, seed=seed, method=method and method.value)
+    config = _load(None, settings, output=output, seed=seed, method=method)
     folder = Path(config.output)
     if not resume and "output" not in config.model_fields_set:
         folder = _free(folder)
@@ -113,13 +97,7 @@ def pipeline(
     resolved = _load(config, settings, output=output, seed=seed)
     # Two settings files without an output must not write into the same folder.
     folder = resolved.output if "output" in resolved.model_fields_set else f"runs/{config.stem}"
-    _run(
-        resolved,
-        Path(folder),
-        resume=resume,
-        skip=[phase.value for phase in skip or ()],
-        only=[phase.value for phase in only or ()],
-    )
+    _run(resolved, Path(folder), resume=resume, skip=skip or [], only=only or [])
 
 
 @app.command()
@@ -162,11 +140,11 @@ def reward(
     data: Annotated[str, typer.Option("--data", help="preference file, datasets folder or Hub id")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the reward model")],
     model: Annotated[str | None, typer.Option("--model", help="folder or Hub id (default: SmolLM2)")] = None,
-    on_error: SkipBroken = OnError.stop,
+    on_error: OnError = "raise",
     settings: Settings = None,
 ) -> None:
     """Train a reward model on a preference file."""
-    config = _load(None, [f"data.on_error={on_error.value}", *(settings or ())])
+    config = _load(None, [f"data.on_error={on_error}", *(settings or ())])
     from rlhf_lite.pipeline import train_reward_file
 
     _show_numbers(train_reward_file(data, model, output, config), f"Reward model in {output}")
@@ -176,13 +154,13 @@ def reward(
 def score(
     model_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a reward model made by this program")],
     data: Annotated[str, typer.Argument(metavar="FILE", help="preference file")],
-    on_error: SkipBroken = OnError.stop,
+    on_error: OnError = "raise",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="scores of each row, JSONL")] = None,
 ) -> None:
     """Accuracy and scores of a reward model on a preference file."""
     from rlhf_lite.pipeline import score_file
 
-    numbers = score_file(model_dir, data, on_error=on_error.value, output=output)
+    numbers = score_file(model_dir, data, on_error=on_error, output=output)
     _show_numbers(numbers, f"{model_dir} on {data}")
     if output is not None:
         typer.echo(f"Scores of each row: {output}")
@@ -208,7 +186,32 @@ def generate(
 
 
 app.command("eval")(compare)
-app.command()(cai)
+
+
+@app.command()
+def cai(
+    output: Output = None,
+    config: SettingsFile = None,
+    settings: Settings = None,
+    seed: Seed = None,
+    resume: Resume = False,
+) -> None:
+    """Constitutional AI: revise, learn the revisions, ask a model for preferences, learn those, judge."""
+    from rlhf_lite.pipeline.cai.config import load_cai_config
+    from rlhf_lite.pipeline.cai.run import run_cai
+
+    resolved = settings_from(load_cai_config, config, settings, output=output, seed=seed)
+    folder = Path(resolved.output)
+    with resumable(folder):
+        metrics = run_cai(resolved, output=folder, resume=resume, command=typed_command())
+    for name, row in metrics["policies"].items():
+        low, high = row["toxicity_ci95"]
+        ends = "" if low is None else f" ({low:.3f} to {high:.3f})"
+        typer.echo(
+            f"{name}: toxicity {row['toxicity']:.3f}{ends}, VADER {row['vader']:+.2f}, "
+            f"KL {row['kl_nats_per_seq']:.2f} nats per answer"
+        )
+    typer.echo(f"Report: {folder / 'report.md'}")
 
 
 @app.command()

@@ -6,9 +6,8 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -17,23 +16,14 @@ from rlhf_lite.errors import ConfigError
 ConfigT = TypeVar("ConfigT")
 
 
-class OnError(StrEnum):
-    """What to do with a row that cannot be used."""
-
-    stop = "raise"
-    skip = "skip"
-
-
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="such as sft.steps=5; a run's config.yaml lists all"),
-]
+_SETTINGS_HELP = "such as sft.steps=5; a run's config.yaml lists all"
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_SETTINGS_HELP)]
 SettingsFile = Annotated[Path | None, typer.Option("--config", "-c", help="settings, YAML")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the run")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seeds everything random (same as seed=N)")]
 SampleSeed = Annotated[int, typer.Option("--seed", min=0, help="same seed, same texts")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a killed run where it stopped")]
-SkipBroken = Annotated[OnError, typer.Option("--on-error", help="stop at a broken row, or skip and list it")]
+OnError = Annotated[Literal["raise", "skip"], typer.Option(help="stop at a broken row, or skip and list it")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="length limit, tokens")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")]
 
