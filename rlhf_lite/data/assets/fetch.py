@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlhf_lite.data.assets.store import sha256_of
 from rlhf_lite.errors import AssetError
+from rlhf_lite.files import sha256_of
 
 ASSETS_VARIABLE = "RLHF_LITE_ASSETS"
 PIP_SECONDS = 1800
@@ -108,10 +108,8 @@ def explain(archive: Archive, downloads: Path, what_happened: str, output: str =
 
 def _supplied_by_hand(archive: Archive, downloads: Path) -> Path | None:
     folder = os.environ.get(ASSETS_VARIABLE)
-    if not folder:
-        return None
-    path = Path(folder).expanduser() / archive.filename
-    if not path.is_file():
+    path = Path(folder or "").expanduser() / archive.filename
+    if not folder or not path.is_file():
         return None
     sha256 = sha256_of(path)
     if sha256 != archive.sha256:
@@ -148,16 +146,9 @@ def _run(command: list[str]) -> str:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PIP_REQUIRE_VIRTUALENV": "0"}
     try:
         done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=PIP_SECONDS,
-            env=environment,
-            check=False,
-        )
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, errors="replace", timeout=PIP_SECONDS, env=environment, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"nothing: it was stopped after {PIP_SECONDS} seconds"
     except OSError as error:
