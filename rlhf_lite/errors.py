@@ -57,13 +57,7 @@ class DataError(RlhfLiteError, ValueError):
     exit_code = 2
 
     def __init__(
-        self,
-        problem: str,
-        *,
-        file: str,
-        fix: str,
-        row: int | None = None,
-        field: str | None = None,
+        self, problem: str, *, file: str, fix: str, row: int | None = None, field: str | None = None,
         value: object = None,
     ) -> None:
         self.problem = problem

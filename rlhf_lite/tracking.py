@@ -194,12 +194,8 @@ def versions() -> dict[str, str | None]:
 def hardware() -> dict[str, Any]:
     """CPU model, cores this process may use, torch threads, memory in GB, GPU and platform."""
     return {
-        "cpu": _cpu_model(),
-        "physical_cores": _physical_cores(),
-        "logical_cores": _logical_cores(),
-        "torch_threads": _torch_threads(),
-        "memory_gb": _memory_gb(),
-        "gpu": _gpu(),
+        "cpu": _cpu_model(), "physical_cores": _physical_cores(), "logical_cores": _logical_cores(),
+        "torch_threads": _torch_threads(), "memory_gb": _memory_gb(), "gpu": _gpu(),
         "platform": f"{platform.system()} {platform.machine()}",
     }
 

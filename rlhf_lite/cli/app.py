@@ -40,10 +40,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="rlhf-lite",
     help="Reinforcement learning from human feedback on a laptop. Start with: rlhf-lite quickstart",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -190,10 +187,7 @@ app.command("eval")(compare)
 
 @app.command()
 def cai(
-    output: Output = None,
-    config: SettingsFile = None,
-    settings: Settings = None,
-    seed: Seed = None,
+    output: Output = None, config: SettingsFile = None, settings: Settings = None, seed: Seed = None,
     resume: Resume = False,
 ) -> None:
     """Constitutional AI: revise, learn the revisions, ask a model for preferences, learn those, judge."""

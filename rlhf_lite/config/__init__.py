@@ -16,16 +16,6 @@ from rlhf_lite.config.settings import (
 )
 
 __all__ = [
-    "CheckpointConfig",
-    "DPOConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "LoraConfig",
-    "ModelConfig",
-    "PPOConfig",
-    "PipelineConfig",
-    "RewardConfig",
-    "SFTConfig",
-    "budget",
-    "load_config",
+    "CheckpointConfig", "DPOConfig", "DataConfig", "EvaluationConfig", "LoraConfig", "ModelConfig",
+    "PPOConfig", "PipelineConfig", "RewardConfig", "SFTConfig", "budget", "load_config",
 ]

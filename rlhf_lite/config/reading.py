@@ -105,11 +105,7 @@ def build(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> M
 
 
 def _flatten(
-    root: type[BaseModel],
-    model: type[BaseModel],
-    values: Mapping[Any, Any],
-    where: str,
-    problems: list[str],
+    root: type[BaseModel], model: type[BaseModel], values: Mapping[Any, Any], where: str, problems: list[str],
     prefix: str = "",
 ) -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for known keys; put a problem down for every other key."""

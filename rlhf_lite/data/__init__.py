@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from rlhf_lite.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rlhf_lite.data.active import most_diverse, most_uncertain, score_variance
     from rlhf_lite.data.assets.ensure import cache_dir, ensure_model, ensure_ratings, verify
-    from rlhf_lite.data.augmentation import ShownPair, both_orders, drop_words, implied_wins
     from rlhf_lite.data.collate import pad_left, pad_right
     from rlhf_lite.data.files.schema import (
         LoadReport,
@@ -23,6 +21,15 @@ if TYPE_CHECKING:
         save_preferences,
     )
     from rlhf_lite.data.formatting import chat_template, encode_pair, plain_text, render_preference
+    from rlhf_lite.data.label_efficiency import (
+        ShownPair,
+        both_orders,
+        drop_words,
+        implied_wins,
+        most_diverse,
+        most_uncertain,
+        score_variance,
+    )
     from rlhf_lite.data.labelling import Judgements, LabellingPage, labelling_page, read_judgements
     from rlhf_lite.data.pairs import agreement, make_pairs, split_of, split_prompts, split_ratings
     from rlhf_lite.data.quality import (
@@ -48,12 +55,12 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_names(
     __name__,
     {
-        "active": "most_diverse most_uncertain score_variance",
         "assets.ensure": "cache_dir ensure_model ensure_ratings verify",
-        "augmentation": "ShownPair both_orders drop_words implied_wins",
         "collate": "pad_left pad_right",
         "files.schema": "LoadReport PreferenceData load_preferences preferences_from_rows save_preferences",
         "formatting": "chat_template encode_pair plain_text render_preference",
+        "label_efficiency": "ShownPair both_orders drop_words implied_wins most_diverse most_uncertain"
+        " score_variance",
         "labelling": "Judgements LabellingPage labelling_page read_judgements",
         "pairs": "agreement make_pairs split_of split_prompts split_ratings",
         "quality": "NearDuplicate character_ngrams jaccard leaked_pairs length_count near_duplicates"

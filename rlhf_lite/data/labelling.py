@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.data.files.fields import Place
+from rlhf_lite.data.files.formats import Place
 from rlhf_lite.data.files.schema import load_preferences
 from rlhf_lite.types import Preference
 
@@ -91,11 +91,8 @@ def pair_id(pair: Preference) -> str:
 
 
 def labelling_page(
-    pairs: Sequence[Preference],
-    *,
-    question: str = "Which text is more positive?",
-    title: str = "Your own judgement",
-    seed: int = 0,
+    pairs: Sequence[Preference], *, question: str = "Which text is more positive?",
+    title: str = "Your own judgement", seed: int = 0,
 ) -> LabellingPage:
     """A page that shows one pair after the other, and at the end the agreement and a file to save.
 
@@ -122,12 +119,8 @@ def labelling_page(
     chooser = random.Random(seed)
     rows: list[dict[str, Any]] = [
         {
-            "id": name,
-            "prompt": pair.prompt,
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "agreement": pair.meta.get("agreement"),
-            "chosen_first": chooser.random() < 0.5,
+            "id": name, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+            "agreement": pair.meta.get("agreement"), "chosen_first": chooser.random() < 0.5,
         }
         for name, pair in zip(names, pairs, strict=True)
     ]

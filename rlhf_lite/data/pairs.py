@@ -24,10 +24,7 @@ Split = Literal["train", "validation", "test", "gold"]
 
 # Upper ends of the shares: 50 % train, 10 % validation, 15 % test, 25 % gold.
 _ENDS: tuple[tuple[Split, float], ...] = (
-    ("train", 0.50),
-    ("validation", 0.60),
-    ("test", 0.75),
-    ("gold", 1.0),
+    ("train", 0.50), ("validation", 0.60), ("test", 0.75), ("gold", 1.0),
 )
 _WORD = re.compile(r"\S+")
 
@@ -212,10 +209,7 @@ def _group(ratings: Sequence[Rating], prompt_words: int, max_std: float | None) 
 
 
 def _draw(
-    groups: list[list[_Item]],
-    n: int,
-    fit: Callable[[_Item, _Item], bool],
-    max_uses: int,
+    groups: list[list[_Item]], n: int, fit: Callable[[_Item, _Item], bool], max_uses: int,
     chooser: random.Random,
 ) -> list[Preference]:
     """Up to ``n`` pairs, in rounds: in round ``limit`` a text may take part in its ``limit``-th pair."""
@@ -263,11 +257,8 @@ def _preference(one: _Item, other: _Item) -> Preference:
         rejected=low.continuation,
         margin=high.mean - low.mean,
         meta={
-            "agreement": agreement(high.rating, low.rating),
-            "source": high.rating.source,
-            "chosen_id": high.rating.id,
-            "rejected_id": low.rating.id,
-            "chosen_mean": high.mean,
+            "agreement": agreement(high.rating, low.rating), "source": high.rating.source,
+            "chosen_id": high.rating.id, "rejected_id": low.rating.id, "chosen_mean": high.mean,
             "rejected_mean": low.mean,
         },
     )

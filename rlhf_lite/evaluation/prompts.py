@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rlhf_lite.data.files.fields import Place
+from rlhf_lite.data.files.formats import Place
 from rlhf_lite.errors import DataError
 
 BUILT_IN = "reviews"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_lite.data.files import text_readers
+from rlhf_lite.data.files import readers
 from rlhf_lite.data.files.schema import load_preferences, preferences_from_rows
 from rlhf_lite.errors import DataError, shortened
 
@@ -301,7 +301,7 @@ def test_bad_line(tmp_path: Path, raw: bytes, field: str | None, problem: str, f
 def test_huge_line_is_not_read_into_memory_and_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_readers, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 1000)
     path = tmp_path / "prefs.jsonl"
     path.write_bytes(line(OK) + line({**OK, "chosen": "x" * 5000}) + line(OK))
     error = fails(path)

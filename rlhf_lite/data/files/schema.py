@@ -9,10 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rlhf_lite.data.files.fields import Place
-from rlhf_lite.data.files.formats import is_plain_rendering, preference_from_row
-from rlhf_lite.data.files.readers import read_rows
-from rlhf_lite.data.files.text_readers import Row
+from rlhf_lite.data.files.formats import Place, is_plain_rendering, preference_from_row
+from rlhf_lite.data.files.readers import Row, read_rows
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import atomic_file
 from rlhf_lite.types import Preference
@@ -90,10 +88,7 @@ def load_preferences(
 
 
 def preferences_from_rows(
-    rows: Iterable[Mapping[str, Any]],
-    *,
-    name: str = "rows",
-    on_error: OnError = "raise",
+    rows: Iterable[Mapping[str, Any]], *, name: str = "rows", on_error: OnError = "raise",
     limit: int | None = None,
 ) -> PreferenceData:
     """The same for rows in memory, counted from 1: a list of dicts, or a ``datasets.Dataset``."""

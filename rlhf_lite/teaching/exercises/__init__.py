@@ -18,13 +18,6 @@ from rlhf_lite.teaching.exercises.loading import ExerciseDataError, exercise_nam
 from rlhf_lite.teaching.exercises.records import Case, Exercise, WrongAnswer
 
 __all__ = [
-    "Case",
-    "CheckResult",
-    "Exercise",
-    "ExerciseDataError",
-    "ExerciseFailed",
-    "WrongAnswer",
-    "check",
-    "exercise_names",
-    "get_exercise",
+    "Case", "CheckResult", "Exercise", "ExerciseDataError", "ExerciseFailed", "WrongAnswer", "check",
+    "exercise_names", "get_exercise",
 ]
