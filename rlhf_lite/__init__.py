@@ -4,7 +4,7 @@ Importing the package is cheap: torch and the other heavy libraries are imported
 only when a name that needs them is first used.
 """
 
-# ruff: noqa: F401 (the imports are for editors and type checkers)
+# ruff: noqa: F401 (the imports are for editors, type checkers and lazy_names)
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,5 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__, {"models": "load_policy", "teaching.notebook": "record"}
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)
 __all__ += ["__version__"]

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import ast
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
-def lazy_names(
-    package: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """``__getattr__``, ``__dir__`` and ``__all__`` of a package.
+def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """``__getattr__``, ``__dir__`` and ``__all__`` of a package: what it imports under ``TYPE_CHECKING``.
 
-    Editors and type checkers do not see these names, so the package imports them under ``TYPE_CHECKING`` too.
+    Editors and type checkers read those imports; they are read here too, so that every name stands once.
 
     Args:
         package: its ``__name__``.
-        homes: module within the package -> its public names, separated by white space.
+        file: its ``__file__``.
     """
-    home_of = {name: home for home, names in homes.items() for name in names.split()}
+    home_of = {
+        alias.name: line.module
+        for block in ast.parse(Path(file).read_text(encoding="utf-8")).body
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for line in block.body
+        if isinstance(line, ast.ImportFrom)
+        for alias in line.names
+    }
     public = sorted(home_of)
 
     def get(name: str) -> Any:
         if name not in home_of:
             known = ", ".join(public)
             raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {known}")
-        value = getattr(import_module(f"{package}.{home_of[name]}"), name)
+        value = getattr(import_module(str(home_of[name])), name)
         setattr(sys.modules[package], name, value)
         return value
 

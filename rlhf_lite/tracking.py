@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -193,9 +194,14 @@ def versions() -> dict[str, str | None]:
 
 def hardware() -> dict[str, Any]:
     """CPU model, cores this process may use, torch threads, memory in GB, GPU and platform."""
+    torch = _library("torch")
     return {
-        "cpu": _cpu_model(), "physical_cores": _physical_cores(), "logical_cores": _logical_cores(),
-        "torch_threads": _torch_threads(), "memory_gb": _memory_gb(), "gpu": _gpu(),
+        "cpu": _cpu_model(),
+        "physical_cores": _physical_cores(),
+        "logical_cores": _logical_cores(),
+        "torch_threads": None if torch is None else torch.get_num_threads(),
+        "memory_gb": _memory_gb(),
+        "gpu": _gpu(torch),
         "platform": f"{platform.system()} {platform.machine()}",
     }
 
@@ -211,12 +217,12 @@ def _cpu_model() -> str | None:
     return platform.processor() or None
 
 
-def _psutil() -> Any | None:
+def _library(name: str) -> Any | None:
+    """A library, or None: ``rlhf-lite doctor`` has to work with half of them missing or broken."""
     try:
-        import psutil
-    except ImportError:  # `rlhf-lite doctor` has to work with half of the libraries missing
+        return importlib.import_module(name)
+    except Exception:  # a half-installed torch raises OSError or worse
         return None
-    return psutil
 
 
 def _logical_cores() -> int | None:
@@ -225,14 +231,14 @@ def _logical_cores() -> int | None:
 
 
 def _physical_cores() -> int | None:
-    psutil = _psutil()
+    psutil = _library("psutil")
     physical = psutil and psutil.cpu_count(logical=False)
     return min(physical, _logical_cores() or physical) if physical else None
 
 
 def _memory_gb() -> float | None:
     """Memory this process may use: the machine's, or less where a container sets a limit."""
-    psutil = _psutil()
+    psutil = _library("psutil")
     if psutil is None:
         return None
     sizes = [psutil.virtual_memory().total]
@@ -242,21 +248,7 @@ def _memory_gb() -> float | None:
     return round(min(sizes) / 1e9, 1)
 
 
-def _torch() -> Any | None:
-    try:
-        import torch
-    except Exception:  # a half-installed torch raises OSError or worse; the report still has to come
-        return None
-    return torch
-
-
-def _torch_threads() -> int | None:
-    torch = _torch()
-    return None if torch is None else torch.get_num_threads()
-
-
-def _gpu() -> str | None:
-    torch = _torch()
+def _gpu(torch: Any | None) -> str | None:
     if torch is None:
         return None
     if torch.cuda.is_available():

@@ -3,7 +3,7 @@
 Names are loaded on first use, so importing this package loads no heavy library.
 """
 
-# ruff: noqa: F401 (the imports are for editors and type checkers)
+# ruff: noqa: F401 (the imports are for editors, type checkers and lazy_names)
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -52,21 +52,4 @@ if TYPE_CHECKING:
     )
     from rlhf_lite.data.sources import load_ratings
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "assets.ensure": "cache_dir ensure_model ensure_ratings verify",
-        "collate": "pad_left pad_right",
-        "files.schema": "LoadReport PreferenceData load_preferences preferences_from_rows save_preferences",
-        "formatting": "chat_template encode_pair plain_text render_preference",
-        "label_efficiency": "ShownPair both_orders drop_words implied_wins most_diverse most_uncertain"
-        " score_variance",
-        "labelling": "Judgements LabellingPage labelling_page read_judgements",
-        "pairs": "agreement make_pairs split_of split_prompts split_ratings",
-        "quality": "NearDuplicate character_ngrams jaccard leaked_pairs length_count near_duplicates"
-        " text_problems",
-        "reliability": "RestAgreement agreement_with_rest flip_probability krippendorff_alpha majority_error"
-        " rater_consistency reliability_of_mean",
-        "sources": "load_ratings",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -20,21 +20,10 @@ from rlhf_lite.data.files.formats import Place
 from rlhf_lite.data.files.schema import load_preferences
 from rlhf_lite.types import Preference
 
-_TEMPLATE = Path(__file__).with_name("labelling.html")
+_PAGE = Path(__file__).with_name("labelling.html")
+_ALONE = Path(__file__).with_name("labelling_file.html")  # what makes the page a file of its own
 _FILE = "judgements.jsonl"
 _FIX = "read the file with the pairs that the page was made of, or judge again"
-_ALONE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 1rem; background: Canvas; color: CanvasText; }}
-</style>
-</head><body>
-{body}
-</body></html>
-"""
 
 
 @dataclass(frozen=True)
@@ -56,7 +45,8 @@ class LabellingPage:
         """Write the page as a file of its own, to be opened in a browser or sent to somebody."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_ALONE.format(title=html.escape(self.title), body=self.html), encoding="utf-8")
+        whole = _ALONE.read_text(encoding="utf-8").replace("__TITLE__", html.escape(self.title))
+        path.write_text(whole.replace("__BODY__", self.html), encoding="utf-8")
         return path
 
 
@@ -127,7 +117,7 @@ def labelling_page(
     # Inside a script, "</script>" or "<!--" in a text would end or open something.
     data = json.dumps({"pairs": rows, "question": question, "file": _FILE}).replace("<", "\\u003c")
     root = "rl-judge-" + hashlib.sha256(data.encode()).hexdigest()[:12]
-    page = _TEMPLATE.read_text(encoding="utf-8").replace("__ROOT__", root)
+    page = _PAGE.read_text(encoding="utf-8").replace("__ROOT__", root)
     page = page.replace("__TITLE__", html.escape(title)).replace("__DATA__", data)
     return LabellingPage(page, title)
 

@@ -89,10 +89,8 @@ def _read_table(path: Path, columns: int) -> dict[str, Line]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        place, (key, *fields) = (
-            Place(path.name, number),
-            [part.strip() for part in line.split("\t", columns - 1)],
-        )
+        place = Place(path.name, number)
+        key, *fields = (part.strip() for part in line.split("\t", columns - 1))
         if len(fields) != columns - 1:
             problem = f"has {len(fields) + 1} tab-separated fields, expected {columns}"
             raise place.error(problem, _REPAIR, value=line)

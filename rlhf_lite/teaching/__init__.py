@@ -4,7 +4,7 @@ A chapter imports from here what it needs. Names are loaded on first use, so imp
 heavy library.
 """
 
-# ruff: noqa: F401 (the imports are for editors and type checkers)
+# ruff: noqa: F401 (the imports are for editors, type checkers and lazy_names)
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -26,12 +26,4 @@ if TYPE_CHECKING:
         show_table,
     )
 
-__getattr__, __dir__, __all__ = lazy_names(
-    __name__,
-    {
-        "book_runs": "cai_chapter_run chapter_gold chapter_run remake require",
-        "exercises": "check",
-        "interactive": "slider",
-        "notebook": "budget note picture quiet record recorded replay_line show_table",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

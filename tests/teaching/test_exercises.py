@@ -22,10 +22,9 @@ from rlhf_lite.teaching.exercises import (
     exercise_names,
     get_exercise,
 )
-from rlhf_lite.teaching.exercises.core import examine
+from rlhf_lite.teaching.exercises.core import NOT_SOLVED, examine
 from rlhf_lite.teaching.exercises.loading import load_chapter
 from rlhf_lite.teaching.exercises.notation import build, read
-from rlhf_lite.teaching.exercises.outcome import NOT_SOLVED
 
 ALL = [get_exercise(name) for name in exercise_names()]
 WRONG = [(exercise, wrong) for exercise in ALL for wrong in exercise.wrong_answers]

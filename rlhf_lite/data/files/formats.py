@@ -143,7 +143,7 @@ def require_columns(row: Mapping[str, Any], place: Place) -> None:
 
 def margin_of(row: Mapping[str, Any], place: Place, text_only: bool) -> float | None:
     """The margin from ``margin`` or from two ratings; they have to be finite, in order, and agree."""
-    margins: list[Cell] = []
+    margins = []
     if "margin" in row:
         margins.append(Cell("margin", Cell("margin", row["margin"], place).number(text_only), place))
     for pair in RATING_FIELDS:

@@ -96,40 +96,35 @@ def _numbers(value: Any) -> Any:
     return [_numbers(entry) for entry in value] if isinstance(value, list) else _number(value)
 
 
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError(f"{value!r} is not a whole number")
+def _require(value: Any, fits: bool, kind: str) -> Any:
+    if not fits:
+        raise ValueError(f"{value!r} is not a {kind}")
     return value
+
+
+def _whole(value: Any) -> int:
+    return _require(value, isinstance(value, int) and not isinstance(value, bool), "whole number")
 
 
 def _truth(value: Any) -> bool:
-    if value not in (0, 1):
-        raise ValueError(f"{value!r} is not a truth value; use 0 or 1, true or false")
-    return bool(value)
+    return bool(_require(value, value in (0, 1), "truth value; use 0 or 1, true or false"))
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text; put it in quotes")
-    return value
+    return _require(value, isinstance(value, str), "text; put it in quotes")
 
 
 def _list(entry: Callable[[Any], Any], value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{value!r} is not a list")
-    return [entry(part) for part in value]
+    return [entry(part) for part in _require(value, isinstance(value, list), "list")]
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{value!r} is not a pair")
-    return tuple(value)
+    return tuple(_require(value, isinstance(value, list) and len(value) == 2, "pair"))
 
 
 def _mapping(value: Any) -> dict[str, float]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{value!r} is not a mapping")
-    return {_text(name): _number(number) for name, number in value.items()}
+    items = _require(value, isinstance(value, dict), "mapping").items()
+    return {_text(name): _number(number) for name, number in items}
 
 
 def _tensor(entry: Callable[[Any], Any], value: Any) -> Any:
