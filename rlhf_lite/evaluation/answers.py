@@ -100,35 +100,20 @@ class Answers:
         chosen = np.arange(len(self.prompts.ids))[prompts]
         rows = (chosen[:, None] * self.samples + np.arange(self.samples)).ravel()
         read = PromptRows(
-            [self.prompts.ids[i] for i in chosen],
-            [self.prompts.texts[i] for i in chosen],
-            [place for place, i in enumerate(chosen) if i in self.prompts.cut],
-            self.prompts.template,
+            [self.prompts.ids[i] for i in chosen], [self.prompts.texts[i] for i in chosen],
+            [place for place, i in enumerate(chosen) if i in self.prompts.cut], self.prompts.template,
         )
         return replace(
-            self,
-            prompts=read,
-            texts=[self.texts[i] for i in rows],
-            ids=[self.ids[i] for i in rows],
-            ended=self.ended[rows],
-            scores={name: values[rows] for name, values in self.scores.items()},
+            self, prompts=read, texts=[self.texts[i] for i in rows], ids=[self.ids[i] for i in rows],
+            ended=self.ended[rows], scores={name: values[rows] for name, values in self.scores.items()},
         )
 
 
 @torch.no_grad()
 def measure(
-    policy: EvalPolicy,
-    prompts: Sequence[str],
-    judges: Judges,
-    *,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    perplexity_temperature: float = 1.0,
-    samples: int = 1,
-    seed: int,
-    stop: Sequence[str] = (),
-    with_coherence: bool = False,
-    batch_size: int = 100,
+    policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_new_tokens: int,
+    temperature: float = 1.0, perplexity_temperature: float = 1.0, samples: int = 1, seed: int,
+    stop: Sequence[str] = (), with_coherence: bool = False, batch_size: int = 100,
 ) -> Answers:
     """Let a policy answer prompts, and ask every judge.
 
@@ -162,15 +147,9 @@ def measure(
         )
     read = encode_for(policy, prompts, max_new_tokens=max_new_tokens, chat=judges.chat)
     rollouts = write(
-        policy,
-        read.ids,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of),
-        samples=samples,
-        stop=stop,
-        reward=judges.reward,
-        batch_size=batch_size,
+        policy, read.ids, max_new_tokens=max_new_tokens, temperature=temperature,
+        seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of), samples=samples,
+        stop=stop, reward=judges.reward, batch_size=batch_size,
     )
     texts, ids = decoded(policy, rollouts, stop=stop)
     reading = _Reading(policy, read, samples, rollouts, texts, ids)
@@ -223,9 +202,7 @@ class _Reading:
                 logps[key].append(values)
             if reward is not None:
                 batch = Completions.of(
-                    rollout,
-                    eos_token_id=tokenizer.eos_token_id,
-                    decode=tokenizer.batch_decode,
+                    rollout, eos_token_id=tokenizer.eos_token_id, decode=tokenizer.batch_decode,
                     trunk=lambda *_, hidden=hidden: hidden,
                 )
                 raw.append(evaluate(reward, batch, name="rm").raw.double())

@@ -60,11 +60,7 @@ def other_rows(prompts: Sequence[Sequence[int]], *, seed: int) -> NDArray[np.int
 
 
 def coherence(
-    logps: Logps,
-    prompts: Sequence[Sequence[int]],
-    continuations: Sequence[Sequence[int]],
-    *,
-    seed: int,
+    logps: Logps, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *, seed: int,
     own: NDArray[np.float64] | None = None,
 ) -> Coherence:
     """Coherence of each continuation with its prompt, and the control.

@@ -44,24 +44,11 @@ class Comparison:
 
 
 def compare_policies(
-    policies: Sequence[EvalPolicy],
-    prompts: Sequence[str],
-    *,
-    baseline: str | None = None,
-    reference: EvalPolicy | str | None = None,
-    gold: Scores | None = None,
-    reward: Scores | None = None,
-    toxicity: ToxicityJudge | None = None,
-    judge: str | None = None,
-    tie_margin: float = 0.0,
-    chat: bool = False,
-    with_coherence: bool = True,
-    max_new_tokens: int = 40,
-    temperature: float = 1.0,
-    n_samples: int = 1,
-    seed: int = 0,
-    prompt_source: str | None = None,
-    remarks: Sequence[str] = (),
+    policies: Sequence[EvalPolicy], prompts: Sequence[str], *, baseline: str | None = None,
+    reference: EvalPolicy | str | None = None, gold: Scores | None = None, reward: Scores | None = None,
+    toxicity: ToxicityJudge | None = None, judge: str | None = None, tie_margin: float = 0.0,
+    chat: bool = False, with_coherence: bool = True, max_new_tokens: int = 40, temperature: float = 1.0,
+    n_samples: int = 1, seed: int = 0, prompt_source: str | None = None, remarks: Sequence[str] = (),
     on_policy: Callable[[int, str], None] | None = None,
 ) -> Comparison:
     """Let policies continue the same prompts with the same random numbers, and judge what they write.
@@ -98,44 +85,25 @@ def compare_policies(
     _check_numbers(prompts, n_samples, max_new_tokens, temperature)
     judge = deciding_judge(judge, has_gold=gold is not None, has_reward=reward is not None)
     judges = Judges(
-        reference=_reference(policies, reference),
-        gold=gold,
-        reward_of_texts=reward,
-        toxicity=toxicity or ProfanityJudge(),
-        chat=chat,
+        reference=_reference(policies, reference), gold=gold, reward_of_texts=reward,
+        toxicity=toxicity or ProfanityJudge(), chat=chat,
     )
     answers: dict[str, Answers] = {}
     with bare([*policies, judges.reference]):  # a gold judge may read any of these networks
         for policy in policies:
             answers[policy.name] = measure(
-                policy,
-                prompts,
-                judges,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                samples=n_samples,
-                seed=seed,
-                with_coherence=with_coherence,
-                batch_size=64,
+                policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
+                samples=n_samples, seed=seed, with_coherence=with_coherence, batch_size=64,
             )
             if on_policy is not None:
                 on_policy(len(answers), policy.name)
     settings: dict[str, Any] = {
-        "seed": seed,
-        "prompts": len(prompts),
-        "n_samples": n_samples,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "chat": chat,
-        "baseline": baseline,
-        "reference": judges.reference.name,
-        "judge": judge,
-        "tie_margin": tie_margin,
-        "toxicity_judge": judges.toxicity.name,
+        "seed": seed, "prompts": len(prompts), "n_samples": n_samples, "max_new_tokens": max_new_tokens,
+        "temperature": temperature, "chat": chat, "baseline": baseline, "reference": judges.reference.name,
+        "judge": judge, "tie_margin": tie_margin, "toxicity_judge": judges.toxicity.name,
     }
     metrics = {
-        "kind": "rlhf-lite comparison",
-        "schema": 1,
+        "kind": "rlhf-lite comparison", "schema": 1,
         "settings": settings | ({} if prompt_source is None else {"prompt_source": prompt_source}),
         "policies": {name: _described(own) | summarise(own, seed=seed) for name, own in answers.items()},
         "versus_baseline": versus_baseline(answers, baseline, judge=judge, tie_margin=tie_margin, seed=seed),
@@ -148,11 +116,8 @@ def _described(answers: Answers) -> dict[str, Any]:
     """Where a policy comes from, and what could not be measured: every mean is None until it is."""
     bad = {name: int(np.isnan(values).sum()) for name, values in answers.scores.items()}
     return dict.fromkeys([key for names in MEANS.values() for key in names]) | {
-        "source": answers.policy.source,
-        "optimised_by": list(answers.policy.optimised_by),
-        "template": answers.prompts.template,
-        "n_texts": len(answers.texts),
-        "missing": dict(answers.missing),
+        "source": answers.policy.source, "optimised_by": list(answers.policy.optimised_by),
+        "template": answers.prompts.template, "n_texts": len(answers.texts), "missing": dict(answers.missing),
         "not_a_number": {name: count for name, count in bad.items() if count},
     }
 

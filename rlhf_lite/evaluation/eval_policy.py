@@ -162,15 +162,8 @@ def encode_for(
 
 @torch.no_grad()
 def write(
-    policy: EvalPolicy,
-    prompts: Sequence[Sequence[int]],
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    seeds: Sequence[int],
-    samples: int = 1,
-    stop: Sequence[str] = (),
-    reward: Reward | None = None,
+    policy: EvalPolicy, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float,
+    seeds: Sequence[int], samples: int = 1, stop: Sequence[str] = (), reward: Reward | None = None,
     batch_size: int = 64,
 ) -> list[Rollout]:
     """Sample answers, in batches.
@@ -259,12 +252,8 @@ class Network:
         return logps, hidden
 
     def logps(
-        self,
-        prompts: Sequence[Sequence[int]],
-        continuations: Sequence[Sequence[int]],
-        *,
-        adapter: str | None = None,
-        temperature: float = 1.0,
+        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *,
+        adapter: str | None = None, temperature: float = 1.0,
     ) -> NDArray[np.float64]:
         """Log-probability of each continuation after its prompt, in nats, ``[n]``; of an empty one it is 0.
 

@@ -29,11 +29,7 @@ _ABOVE = 0.4
 
 @torch.no_grad()
 def mean_features(
-    body: SplitBody,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    *,
-    max_tokens: int,
+    body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_tokens: int,
     batch_size: int = 64,
 ) -> np.ndarray:
     """Mean hidden state of each text after the lower half of a body, ``[B, H]`` float32.
@@ -99,10 +95,7 @@ def as_ratings(rows: Sequence[Rating] | Sequence[Preference]) -> list[Rating]:
 
 
 def fit_gold_judge(
-    model,
-    tokenizer: PreTrainedTokenizerBase,
-    ratings: Sequence[Rating] | Sequence[Preference],
-    *,
+    model, tokenizer: PreTrainedTokenizerBase, ratings: Sequence[Rating] | Sequence[Preference], *,
     max_tokens: int,
 ) -> GoldJudge:
     """Fit the judge to rated texts, which must come from the gold split alone.
@@ -130,10 +123,7 @@ def judge_body(model) -> SplitBody:
 
 
 def agreement_with_humans(
-    judge: Scores,
-    ratings: Sequence[Rating] | Sequence[Preference],
-    *,
-    min_gap: float,
+    judge: Scores, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float,
     bins: int | None = None,
 ) -> dict[str, object]:
     """How well the judge predicts ratings that it was not fitted to.
@@ -163,13 +153,9 @@ def agreement_with_humans(
     accuracy = float(right.mean())
     interval = wilson_interval(round(accuracy * len(actual)), len(actual))
     agreement: dict[str, object] = {
-        "pearson": pearson.estimate,
-        "ci95": pearson.ends,
-        "spearman": float(spearmanr(predicted, actual).statistic),
-        "n_texts": len(actual),
-        "pair_accuracy": accuracy,
-        "pair_accuracy_ci95": interval.ends,
-        "pair_min_gap": min_gap,
+        "pearson": pearson.estimate, "ci95": pearson.ends,
+        "spearman": float(spearmanr(predicted, actual).statistic), "n_texts": len(actual),
+        "pair_accuracy": accuracy, "pair_accuracy_ci95": interval.ends, "pair_min_gap": min_gap,
     }
     if bins is not None:
         groups = np.array_split(np.argsort(predicted, kind="stable"), bins)

@@ -60,8 +60,7 @@ def read_prompts(
     path = Path(source)
     if not path.is_file():
         raise DataError(
-            "is not there" if not path.exists() else "is not a file",
-            file=str(source),
+            "is not there" if not path.exists() else "is not a file", file=str(source),
             fix=f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews",
         )
     parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else _filled
@@ -92,10 +91,8 @@ def _review_prompts() -> list[str]:
 
     data = PipelineConfig().data
     cut = split_prompts(
-        split_ratings(load_ratings("movie"))["test"],
-        words_min=data.prompt_words_min,
-        words_max=data.prompt_words_max,
-        unique_prompts=True,
+        split_ratings(load_ratings("movie"))["test"], words_min=data.prompt_words_min,
+        words_max=data.prompt_words_max, unique_prompts=True,
     )
     return [prompt for prompt, _ in cut]
 

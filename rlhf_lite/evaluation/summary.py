@@ -127,8 +127,7 @@ def _length_controlled(
     except ValueError as error:
         return {"length_controlled": None, "length_controlled_reason": str(error)}
     return {
-        "length_controlled": rate.estimate,
-        "length_controlled_ci95": rate.ends,
+        "length_controlled": rate.estimate, "length_controlled_ci95": rate.ends,
         "length_effect": rate.length_effect,
     }
 

@@ -16,24 +16,7 @@ from rlhf_lite.plotting.style import OKABE_ITO, POLICY_COLOURS, save_png, to_png
 from rlhf_lite.plotting.tokens import shift_picture, token_bars, token_breakdown, token_grid
 
 __all__ = [
-    "OKABE_ITO",
-    "POLICY_COLOURS",
-    "MetricPanel",
-    "Panel",
-    "accuracy_by_gap",
-    "arms_by_seed",
-    "dashboard",
-    "effects",
-    "pipeline_picture",
-    "policy_comparison",
-    "reward_calibration",
-    "reward_versus_kl",
-    "save_png",
-    "shift_picture",
-    "to_png",
-    "to_svg",
-    "token_bars",
-    "token_breakdown",
-    "token_grid",
-    "training_curves",
+    "OKABE_ITO", "POLICY_COLOURS", "MetricPanel", "Panel", "accuracy_by_gap", "arms_by_seed", "dashboard",
+    "effects", "pipeline_picture", "policy_comparison", "reward_calibration", "reward_versus_kl", "save_png",
+    "shift_picture", "to_png", "to_svg", "token_bars", "token_breakdown", "token_grid", "training_curves",
 ]

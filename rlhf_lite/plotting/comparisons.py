@@ -30,12 +30,8 @@ Columns = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 @styled
 def policy_comparison(
-    names: Sequence[str],
-    values: Sequence[float],
-    *,
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    xlabel: str = "gold reward (rating points)",
+    names: Sequence[str], values: Sequence[float], *, low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None, xlabel: str = "gold reward (rating points)",
     colours: Sequence[str] | None = None,
 ) -> Figure:
     """One dot per policy with its confidence interval, first policy on top; all columns ``[n]``."""
@@ -60,12 +56,8 @@ def policy_comparison(
 
 @styled
 def accuracy_by_gap(
-    labels: Sequence[str],
-    accuracy: Sequence[float],
-    *,
-    low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None,
-    n_pairs: Sequence[int] | None = None,
+    labels: Sequence[str], accuracy: Sequence[float], *, low: Sequence[float] | None = None,
+    high: Sequence[float] | None = None, n_pairs: Sequence[int] | None = None,
 ) -> Figure:
     """Share of pairs ranked as the raters ranked them, per range of the rating gap.
 
@@ -115,13 +107,8 @@ def reward_calibration(
 
 @styled
 def arms_by_seed(
-    panels: Mapping[str, Mapping[str, Sequence[float]]],
-    *,
-    ylabel: str,
-    baseline: tuple[str, float] | None = None,
-    columns: int = 2,
-    joined: bool = True,
-    caption: str = "",
+    panels: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str,
+    baseline: tuple[str, float] | None = None, columns: int = 2, joined: bool = True, caption: str = "",
 ) -> Figure:
     """What each arm of a sweep came to: a dot for each seed, and the means.
 

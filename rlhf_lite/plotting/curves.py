@@ -100,11 +100,7 @@ class MetricPanel:
 
 @styled
 def dashboard(
-    arms: Mapping[str, Sequence[Series]],
-    panels: Sequence[MetricPanel],
-    *,
-    columns: int = 2,
-    title: str = "",
+    arms: Mapping[str, Sequence[Series]], panels: Sequence[MetricPanel], *, columns: int = 2, title: str = "",
     xlabel: str = "PPO step",
 ) -> Figure:
     """A panel per metric, in it a line per arm: thin for each seed, thick for the mean over seeds.
@@ -171,9 +167,7 @@ def _shade(ax: Axes, healthy: Range | None) -> None:
 
 @styled
 def reward_versus_kl(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    *,
-    ylabel: str = "reward-model score",
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str = "reward-model score",
     xlabel: str = "KL from PPO's start (nats per sequence)",
 ) -> Figure:
     """Reward bought per nat of drift: each series is ``(kl, reward)`` in the order of training.

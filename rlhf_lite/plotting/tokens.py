@@ -56,8 +56,7 @@ def shift_picture(tokens: Sequence[str]) -> Figure:
 
 @styled
 def token_grid(
-    rows: Sequence[Sequence[str]],
-    kinds: Sequence[Sequence[str]],
+    rows: Sequence[Sequence[str]], kinds: Sequence[Sequence[str]],
     counts: Sequence[Sequence[bool]] | None = None,
 ) -> Figure:
     """A batch as a table: one row per sequence, one column per position, coloured by what each token is.
@@ -97,11 +96,7 @@ def token_grid(
 
 @styled
 def token_bars(
-    tokens: Sequence[str],
-    series: Mapping[str, Sequence[float]],
-    *,
-    xlabel: str,
-    title: str = "",
+    tokens: Sequence[str], series: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
     xlim: tuple[float, float] | None = None,
 ) -> Figure:
     """Horizontal bars, one group per token from top to bottom, one bar per series (at most three).
@@ -136,11 +131,8 @@ def token_bars(
 
 @styled
 def token_breakdown(
-    tokens: Sequence[str],
-    rows: Mapping[str, Sequence[float]],
-    *,
-    limits: Mapping[str, tuple[float, float]] | None = None,
-    title: str = "",
+    tokens: Sequence[str], rows: Mapping[str, Sequence[float]], *,
+    limits: Mapping[str, tuple[float, float]] | None = None, title: str = "",
 ) -> Figure:
     """What happens to each token of one text: one row of bars per quantity; the tokens stand below.
 

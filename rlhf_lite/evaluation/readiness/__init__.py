@@ -67,11 +67,8 @@ class Evidence:
 
 
 def check_readiness(
-    score: Callable[[Sequence[str]], ArrayLike],
-    evidence: Evidence,
-    *,
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
-    seed: int = 0,
+    score: Callable[[Sequence[str]], ArrayLike], evidence: Evidence, *,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS, seed: int = 0,
 ) -> Readiness:
     """Measure a reward model on the evidence and hold it against the thresholds.
 
@@ -108,17 +105,10 @@ def check_readiness(
 
 
 def readiness(
-    *,
-    chosen: ArrayLike,
-    rejected: ArrayLike,
-    agreement: ArrayLike | None = None,
-    pool_scores: ArrayLike | None = None,
-    pool_gold: ArrayLike | None = None,
-    text_scores: ArrayLike | None = None,
-    text_words: ArrayLike | None = None,
-    text_ratings: ArrayLike | None = None,
-    thresholds: Thresholds = DEFAULT_THRESHOLDS,
-    seed: int = 0,
+    *, chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None = None,
+    pool_scores: ArrayLike | None = None, pool_gold: ArrayLike | None = None,
+    text_scores: ArrayLike | None = None, text_words: ArrayLike | None = None,
+    text_ratings: ArrayLike | None = None, thresholds: Thresholds = DEFAULT_THRESHOLDS, seed: int = 0,
 ) -> Readiness:
     """The check from numbers that were measured elsewhere. What is None is "not measured".
 
@@ -199,9 +189,7 @@ def _on_pool(
             f"{len(scores)} prompts",
         ),
         Criterion(
-            "overoptimisation",
-            past_peak,
-            thresholds.overoptimisation,
+            "overoptimisation", past_peak, thresholds.overoptimisation,
             f"gold is highest at n = {ns[int(means.argmax())]}; here n = {ns[-1]} against n = {ns[before]}",
         ),
     ], curve
@@ -209,28 +197,16 @@ def _on_pool(
 
 @torch.no_grad()
 def sample_pool(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    n: int,
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    seed: int = 0,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, n: int,
+    max_new_tokens: int, temperature: float = 1.0, seed: int = 0,
 ) -> list[list[str]]:
     """``n`` whole texts (prompt and continuation) for each prompt; fold adapters into the model first."""
     filler = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # under the mask, never read
     ids, mask = pad_left(encode_prompts(tokenizer, prompts), filler)
     rollout = sample(
-        model,
-        ids,
-        mask,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
-        pad_token_id=filler,
-        seeds=row_seeds(seed, _POOL, rows=len(prompts) * n),
-        temperature=temperature,
-        repeats=n,
+        model, ids, mask, max_new_tokens=max_new_tokens,
+        eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id, pad_token_id=filler,
+        seeds=row_seeds(seed, _POOL, rows=len(prompts) * n), temperature=temperature, repeats=n,
     )
     written = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)

@@ -72,11 +72,7 @@ def check_output(folder: Path) -> None:
 
 
 def write_comparison(
-    comparison: Comparison,
-    folder: Path,
-    *,
-    card: str | None = None,
-    info: Mapping[str, Any] | None = None,
+    comparison: Comparison, folder: Path, *, card: str | None = None, info: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write all files of a comparison.
 
@@ -147,8 +143,7 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "sample": row % samples + 1,
             "policies": {
                 name: {
-                    "text": answers.texts[row],
-                    "tokens": int(answers.tokens[row]),
+                    "text": answers.texts[row], "tokens": int(answers.tokens[row]),
                     "ended": bool(answers.ended[row]),
                     **{measure: _clean(float(values[row])) for measure, values in answers.scores.items()},
                 }
@@ -278,8 +273,7 @@ def front_matter(metrics: Mapping[str, Any], name: str, *, base_model: str | Non
     source = settings.get("prompt_source", "prompts")
     content: dict[str, Any] = {
         "library_name": "peft" if entry.get("is_adapter") else "transformers",
-        "pipeline_tag": "text-generation",
-        "license": "apache-2.0" if base_model == _BUNDLED else "unknown",
+        "pipeline_tag": "text-generation", "license": "apache-2.0" if base_model == _BUNDLED else "unknown",
         "tags": ["rlhf", "rlhf-lite"],
     }
     if base_model is not None:

@@ -164,8 +164,7 @@ def draw_run(run: Run, policies: Sequence[Policy]) -> dict[str, Any]:
     """
     return {
         "policies": _present(*(_policies(policies, SCORES[name]) for name in ("gold", "vader"))),
-        "pipeline": pipeline_chart(),
-        "trajectory": _trajectory(run),
+        "pipeline": pipeline_chart(), "trajectory": _trajectory(run),
         "judges": _present(_gaps(run), _calibration(run)),
     }
 
@@ -263,14 +262,12 @@ def draw_comparison(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of a comparison; None or an empty list where the numbers are missing."""
     bins = get_path(metrics, "judges", "reward_model", "bins") or []
     reliability = _forecasts(
-        [(row["predicted"], row["observed"], row["n"]) for row in bins],
-        "reward_calibration",
+        [(row["predicted"], row["observed"], row["n"]) for row in bins], "reward_calibration",
         "Calibration of the reward model on human pairs",
         "Each held-out human pair enters both ways round, so the points mirror each other.",
     )
     return {
-        "results": _present(_scores(metrics), _wins(metrics)),
-        "frontier": _frontier(metrics),
+        "results": _present(_scores(metrics), _wins(metrics)), "frontier": _frontier(metrics),
         "judges": _present(_ratings(metrics), reliability),
     }
 

@@ -221,12 +221,9 @@ _FILTERS = {
 def environment(form: str) -> jinja2.Environment:
     """The templates as they are read for a format: "html", "md" or "txt"."""
     env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=form != "txt",
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=form != "txt",
         finalize={"html": escape_html, "md": escape_markdown, "txt": None}[form],
-        undefined=jinja2.StrictUndefined,
-        extensions=["jinja2.ext.do"],
-        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"], lstrip_blocks=True,
     )
     env.filters |= _FILTERS
     env.globals |= {"say": say, "listing": listing, "missing": MISSING}

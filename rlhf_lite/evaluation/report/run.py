@@ -231,8 +231,7 @@ def _answers(policies: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str
                if any(numeric(entry.get(column[0])) is not None for entry in entries.values())]  # fmt: skip
     return [
         (
-            _label(name),
-            entry["text"],
+            _label(name), entry["text"],
             [(title, number(entry.get(key), digits)) for key, title, digits in columns],
         )
         for name, entry in entries.items()

@@ -120,11 +120,8 @@ def pair_quality(
     accuracy = pair_accuracy(gap, units=units)
     forecast, outcomes = np.concatenate([expit(gap), expit(-gap)]), np.repeat([1.0, 0.0], gap.size)
     quality: dict[str, Any] = {
-        "accuracy": accuracy.estimate,
-        "ci95": accuracy.ends,
-        "n_pairs": gap.size,
-        "brier": brier_score(forecast, outcomes),
-        "ece": expected_calibration_error(forecast, outcomes),
+        "accuracy": accuracy.estimate, "ci95": accuracy.ends, "n_pairs": gap.size,
+        "brier": brier_score(forecast, outcomes), "ece": expected_calibration_error(forecast, outcomes),
     }
     if bins is not None:
         quality["bins"] = [part._asdict() for part in calibration_bins(forecast, outcomes, bins=bins)]

@@ -88,11 +88,7 @@ def outcomes(first: ArrayLike, second: ArrayLike, *, margin: float = 0.0) -> NDA
 
 
 def win_rate(
-    first: ArrayLike,
-    second: ArrayLike,
-    *,
-    margin: float = 0.0,
-    clusters: ArrayLike | None = None,
+    first: ArrayLike, second: ArrayLike, *, margin: float = 0.0, clusters: ArrayLike | None = None,
     level: float = 0.95,
 ) -> WinRate:
     """How often ``first`` has the higher score; see `outcomes` and `win_rate_of`."""
@@ -117,13 +113,8 @@ def win_rate_of(outcome: ArrayLike, *, clusters: ArrayLike | None = None, level:
 
 
 def length_controlled_win_rate(
-    outcome: ArrayLike,
-    first_lengths: ArrayLike,
-    second_lengths: ArrayLike,
-    *,
-    clusters: ArrayLike | None = None,
-    penalty: float = 0.001,
-    level: float = 0.95,
+    outcome: ArrayLike, first_lengths: ArrayLike, second_lengths: ArrayLike, *,
+    clusters: ArrayLike | None = None, penalty: float = 0.001, level: float = 0.95,
 ) -> LengthControlled:
     """The win rate that is expected if both texts were of equal length.
 
