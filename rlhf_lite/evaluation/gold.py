@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.evaluation.judges import Scores
 from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
-from rlhf_lite.models.trunk import split_body
+from rlhf_lite.models.trunk import SplitBody, split_body
 from rlhf_lite.types import Preference, Rating
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from rlhf_lite.models.trunk import SplitBody
-
 
 # Share of the layers above the features. Sentiment is easiest to read in the middle: in five-fold
 # cross-validation on the gold split the correlation was 0.75 after 15 to 21 of the 30 layers, and 0.69 after

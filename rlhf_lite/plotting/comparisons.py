@@ -23,8 +23,6 @@ from rlhf_lite.plotting.style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["accuracy_by_gap", "arms_by_seed", "effects", "policy_comparison", "reward_calibration"]
-
 Columns = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["MetricPanel", "Panel", "dashboard", "reward_versus_kl", "training_curves"]
-
 Series = Mapping[str, Sequence[float | None]]
 Range = tuple[float | None, float | None]
 _HEALTHY = "#DDF0E6"

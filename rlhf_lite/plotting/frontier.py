@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Points", "frontier", "probs_and_frontier"]
-
 KL_LABEL = "KL from the reference (nats per sequence)"
 _LINE = {"color": INK, "linestyle": "-", "marker": "", "linewidth": 2.2, "zorder": 2}
 

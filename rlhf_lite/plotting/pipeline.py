@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Drawing", "pipeline_picture"]
-
 _ALT = (
     "Diagram: the human ratings are split into train, validation, test and gold. SFT and the reward model "
     "learn from train and are watched on validation; PPO starts from the SFT policy, writes continuations of "

@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "DASHED", "INK", "OKABE_ITO", "PANEL", "POLICY_COLOURS", "QUIET", "cycled", "floats", "name_rows",
-    "new_figure", "note_above", "panel_grid", "same_length", "save_png", "styled", "to_png", "to_svg",
-]  # fmt: skip
-
 OKABE_ITO = {
     "black": "#000000",
     "orange": "#E69F00",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["shift_picture", "token_bars", "token_breakdown", "token_grid"]
-
 _KINDS = {"prompt": ("#D6E8F4", ""), "response": ("#FBE6DA", ""), "padding": ("#F3F5F7", "////")}
 _BARS = [("blue", ""), ("orange", "///"), ("green", "...")]
 

@@ -8,8 +8,6 @@ from typing import Literal
 from rlhf_lite.evaluation.report.render import render
 from rlhf_lite.evaluation.statistics import Interval
 
-__all__ = ["Criterion", "Outcome", "Readiness", "Threshold", "Thresholds", "Verdict"]
-
 Outcome = Literal["pass", "care", "fail", "not measured"]
 Verdict = Literal["ready", "ready with care", "not ready"]
 _COLUMNS = ("criterion", "value [95 % interval]", "threshold", "outcome", "in words")

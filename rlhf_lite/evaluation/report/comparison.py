@@ -21,8 +21,6 @@ from rlhf_lite.evaluation.report.run import hardware_text
 from rlhf_lite.files import atomic_folder, write_bytes, write_json, write_json_lines, write_text
 from rlhf_lite.tracking import run_info
 
-__all__ = ["check_output", "pick_rows", "sample_rows", "summary", "write_comparison"]
-
 KIND = "rlhf-lite comparison"
 _FILES = {"report.html", "report.md", "report.json", "samples.jsonl", "model_card.md", "figures"}
 _FIRST = 6

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from rlhf_lite.evaluation.report.run import Run
 
-__all__ = ["PHASES", "SCORES", "Chart", "charts_in", "draw_comparison", "draw_run", "pareto", "training"]
-
 Policy = tuple[str, str, Mapping[str, Any]]  # label, name, entry of metrics.json
 
 _LONGEST = 22

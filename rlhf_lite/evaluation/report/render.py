@@ -24,11 +24,6 @@ import jinja2
 import markupsafe
 from markupsafe import Markup
 
-__all__ = [
-    "MISSING", "TEMPLATES", "environment", "escape_html", "escape_markdown", "get_path", "integer",
-    "interval", "interval_text", "listing", "number", "numeric", "ratio", "render", "say",
-]
-
 Measure = tuple[str, str, str, str, int | None, str]
 
 MISSING = "–"

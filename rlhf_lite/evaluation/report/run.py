@@ -26,8 +26,6 @@ from rlhf_lite.evaluation.report.render import (
 )
 from rlhf_lite.files import write_bytes, write_text
 
-__all__ = ["Run", "hardware_text", "load_run", "summary_lines", "write_report"]
-
 _LABELS = {"reference": "Reference", "sft": "SFT", "ppo": "PPO", "dpo": "DPO"}
 _PHASES = {"load": "loading", "sft": "SFT", "reward": "reward model", "ppo": "PPO", "dpo": "DPO"}
 _SAMPLES_SHOWN = 8
@@ -259,25 +257,24 @@ class Run:
         """Finite number below ``metrics``, or None."""
         return numeric(self.get(*path))
 
-    def setting(self, *path: str) -> float | None:
-        """Finite number in the saved settings, or None."""
-        return numeric(get_path(self.config, *path))
-
     def column(self, phase: str, name: str) -> tuple[list[float], list[float | None]]:
         """Steps and values of one logged quantity; steps that did not log it are left out."""
         rows = [row for row in self.steps.get(phase, []) if name in row]
         return [row["step"] for row in rows], [numeric(row[name]) for row in rows]
 
 
+def _read(path: Path, problems: list[str], consequence: str = "") -> str | None:
+    """The text of a file; None if it is not there, which is a problem of the run."""
+    if path.is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    problems.append(f"{path.name} is not in the run folder{consequence}")
+    return None
+
+
 def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     """JSON objects, one a line; an unreadable line is counted, not fatal."""
-    if not path.is_file():
-        problems.append(f"{path.name} is not in the run folder")
-        return []
     rows, bad = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        if not line.strip():
-            continue
+    for line in filter(str.strip, (_read(path, problems) or "").split("\n")):
         try:
             row = json.loads(line)
         except ValueError:  # counted below, and named in the report
@@ -292,11 +289,11 @@ def _read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
 
 
 def _read_metrics(path: Path, problems: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        problems.append(f"{path.name} is not in the run folder: the run has not been evaluated")
+    text = _read(path, problems, ": the run has not been evaluated")
+    if text is None:
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
+        content = json.loads(text)
     except ValueError as error:
         problems.append(f"{path.name} is not valid JSON ({error})")
         return {}
@@ -306,19 +303,15 @@ def _read_metrics(path: Path, problems: list[str]) -> dict[str, Any]:
     return content
 
 
-def _read_config(path: Path, problems: list[str]) -> tuple[str, dict[str, Any]]:
-    if not path.is_file():
-        problems.append(f"{path.name} is not in the run folder")
-        return "", {}
-    text = path.read_text(encoding="utf-8", errors="replace")
+def _read_config(path: Path, problems: list[str]) -> tuple[str, Mapping[str, Any]]:
     import yaml
 
+    text = _read(path, problems) or ""
     try:
-        content = yaml.safe_load(text)
+        return text, _mapping(yaml.safe_load(text))
     except yaml.YAMLError:
         problems.append(f"{path.name} is not valid YAML")
-        content = None
-    return text, content if isinstance(content, dict) else {}
+        return text, {}
 
 
 def _date(folder: Path, metrics: Mapping[str, Any]) -> str:
