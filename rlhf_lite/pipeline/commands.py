@@ -1,24 +1,27 @@
-"""The tools around a run: a reward model from a preference file, scores for a file, continuations."""
+"""The tools around a run: find its models, train a reward model on a file, score a file, continue a text."""
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.config import PipelineConfig
+import torch
+
+from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.data import load_preferences, split_of
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter, merged
-from rlhf_lite.models.policy import load_policy
+from rlhf_lite.models.policy import load_policy, resolve_model
 from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.locate import locate_policy
+from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.phases import run_reward
 from rlhf_lite.pipeline.run import prepare_folder
-from rlhf_lite.pipeline.run_judges import judge_reward_model
 from rlhf_lite.pipeline.sources import Texts
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info
@@ -26,6 +29,98 @@ from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 
 _SCALE_TEXTS = 200
+# The built-in model by its short name, and where it comes from.
+BUNDLED, BUNDLED_ID = "smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"
+# Phases that make a policy, the furthest trained first.
+_PHASES = ("ppo", "dpo", "sft")
+# RUN/reference is the model that a run began with.
+_BARE = ("reference", "base")
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a policy is.
+
+    Attributes:
+        label: a short name for it.
+        base: folder or Hub id of the model.
+        adapter: folder of the adapter on it; None for the bare model.
+        run: the run it belongs to, if it is in one.
+        phase: the phase that made it.
+    """
+
+    label: str
+    base: str
+    adapter: Path | None = None
+    run: Path | None = None
+    phase: str | None = None
+
+
+def locate_policy(spec: str) -> Located:
+    """Find a policy.
+
+    Args:
+        spec: "smollm2"; a run folder (its PPO policy, else DPO, else SFT); RUN/PHASE, also RUN/reference for
+            the model that the run began with; an adapter folder; a model folder; or a Hub id.
+
+    Raises:
+        PhaseError: if the folder holds no policy, or a reward model.
+        AssetError: if the bundled model is wanted and cannot be fetched.
+    """
+    if spec.lower() == BUNDLED:
+        return Located(BUNDLED, resolve_model(None))
+    folder = Path(spec)
+    if folder.name in _BARE and not folder.exists() and (run := _run_of(folder.parent)):
+        return Located(f"{run.name}/{folder.name}", _base_of_run(run), run=run)
+    places = [*(folder / name / "adapter" for name in _PHASES), folder / "adapter", folder]
+    adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
+    if adapter is not None:
+        return _adapter(folder, adapter)
+    if (folder / "config.json").is_file():
+        return Located(folder.resolve().name, spec)
+    if folder.is_dir():
+        raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
+    if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or _run_of(folder.parent):
+        raise PhaseError(
+            f"{spec} is not there; give a run folder, RUN/PHASE, an adapter or model folder, "
+            f"a Hub id such as {BUNDLED_ID}, or {BUNDLED}"
+        )
+    return Located(spec.split("/")[1], spec)
+
+
+def _adapter(folder: Path, adapter: Path) -> Located:
+    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    if settings.get("task_type") != "CAUSAL_LM":
+        raise PhaseError(f"{adapter} is a reward model, it cannot write; give the folder of a policy")
+    home = adapter.parent if adapter.name == "adapter" else adapter  # RUN/PHASE/adapter
+    run = _run_of(home.parent)
+    phase = home.name if run else None
+    label = f"{run.resolve().name}/{phase}" if run else folder.resolve().name
+    return Located(label, settings["base_model_name_or_path"], adapter, run, phase)
+
+
+def _run_of(folder: Path) -> Path | None:
+    """The folder, if it is a run."""
+    return folder if (folder / "config.yaml").is_file() else None
+
+
+def _base_of_run(run: Path) -> str:
+    return resolve_model(load_config(run / "config.yaml", []).model.name)
+
+
+def find_reward_model(folder: Path) -> Path:
+    """The reward model in a run folder, in its ``reward`` folder, or in the folder itself.
+
+    Raises:
+        PhaseError: if there is none.
+    """
+    for place in (folder, folder / "adapter", folder / "reward" / "adapter"):
+        if (place / SCALE_FILE).is_file():
+            return place
+    raise PhaseError(
+        f"{folder} holds no reward model ({SCALE_FILE} is missing there and in reward/adapter); "
+        "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR"
+    )
 
 
 def read_pairs(data: str, on_error: str) -> list[Preference]:
@@ -83,21 +178,6 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     return quality
 
 
-def find_reward_model(folder: Path) -> Path:
-    """The reward model in a run folder, in its ``reward`` folder, or in the folder itself.
-
-    Raises:
-        PhaseError: if there is none.
-    """
-    for place in (folder, folder / "adapter", folder / "reward" / "adapter"):
-        if (place / SCALE_FILE).is_file():
-            return place
-    raise PhaseError(
-        f"{folder} holds no reward model ({SCALE_FILE} is missing there and in reward/adapter); "
-        "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR"
-    )
-
-
 def score_file(
     model_dir: Path, data: str, *, on_error: str = "raise", output: Path | None = None
 ) -> dict[str, Any]:
@@ -146,7 +226,7 @@ def generate_text(
     """Continue a prompt.
 
     Args:
-        model_dir: what `locate.locate_policy` understands: a run folder (its PPO policy, else its DPO
+        model_dir: what `locate_policy` understands: a run folder (its PPO policy, else its DPO
             policy, else its SFT policy), RUN/PHASE, a PEFT adapter, a model folder, a Hub id, or "smollm2".
         prompt: opening words; may be empty.
         max_new_tokens: length limit.
@@ -160,8 +240,6 @@ def generate_text(
     Raises:
         PhaseError: if the folder holds no policy, or a reward model.
     """
-    import torch
-
     place = locate_policy(model_dir)
     policy = load_policy(place.base)
     tokenizer = policy.tokenizer

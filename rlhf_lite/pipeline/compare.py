@@ -22,10 +22,9 @@ from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, load_policy, resolve_model
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import use_cpu
-from rlhf_lite.pipeline.commands import find_reward_model
-from rlhf_lite.pipeline.locate import Located, locate_policy
-from rlhf_lite.pipeline.progress_bar import bar
-from rlhf_lite.pipeline.run_judges import judge_reward_model
+from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
+from rlhf_lite.pipeline.context import bar
+from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.sources import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
@@ -153,7 +152,7 @@ def evaluate_models(
     """Compare policies and write the report. See `evaluation.compare.compare_policies` for the measures.
 
     Args:
-        models: MODEL or NAME=MODEL each; MODEL as in `pipeline.locate.locate_policy`.
+        models: MODEL or NAME=MODEL each; MODEL as in `pipeline.commands.locate_policy`.
         prompts: a text file, a .jsonl file, or "reviews".
         output: folder of the report; new, empty, or an earlier report of this kind.
         limit: at most this many prompts, spread evenly.

@@ -1,9 +1,10 @@
-"""What the phases of one run share: settings, folder, log, model and texts."""
+"""What the phases of one run share: settings, folder, log, progress bar, model and texts."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
+from rich import progress as rich
+from rich.console import Console
 from torch import Tensor
 
 from rlhf_lite.checkpoint import load_step, read_phase, save_step, saved_steps, verify_phase, write_phase
@@ -20,7 +23,6 @@ from rlhf_lite.config import PipelineConfig
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
-from rlhf_lite.pipeline.progress_bar import bar
 from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.settings import Hooks, Resume, RunSettings, pick
@@ -177,3 +179,42 @@ def make_accelerator(threads: int | None) -> Accelerator:
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     use_cpu(threads)
     return accelerator
+
+
+class PhaseProgress:
+    """One phase's progress: call it with the number of finished steps and a short status line."""
+
+    def __init__(self, name: str, total: int, progress: rich.Progress | None) -> None:
+        self._name, self._total, self._progress = name, total, progress
+        self._started, self._first = time.monotonic(), None
+        self._task = None if progress is None else progress.add_task(name, total=total, status="")
+
+    def __call__(self, done: int, status: str = "") -> None:
+        """Show that ``done`` steps are finished."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, status=status)
+            return
+        if self._first is None:
+            self._first = done - 1
+        if done == self._total or done % max(1, self._total // 10) == 0:
+            elapsed = time.monotonic() - self._started
+            left = elapsed / max(1, done - self._first) * (self._total - done)
+            line = f"{self._name:<12} {done:>4}/{self._total}  {elapsed:5.0f} s, {left:4.0f} s left  {status}"
+            print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def bar(name: str, total: int, *, visible: bool = True) -> Iterator[PhaseProgress]:
+    """A bar with the time of a phase of ``total`` steps and what remains; plain lines off a terminal."""
+    console = Console(stderr=True)
+    if not visible:
+        yield PhaseProgress(name, total + 1, rich.Progress(disable=True))
+    elif not console.is_terminal:
+        yield PhaseProgress(name, total, None)
+    else:
+        columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description:<12}"),
+                   rich.BarColumn(bar_width=24), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
+                   rich.TextColumn("left"), rich.TimeRemainingColumn(),
+                   rich.TextColumn("{task.fields[status]}"))
+        with rich.Progress(*columns, console=console) as progress:
+            yield PhaseProgress(name, total, progress)

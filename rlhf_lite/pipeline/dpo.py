@@ -56,7 +56,7 @@ def human_preferences(run: Run) -> list[Preference]:
 
 @torch.no_grad()
 def policy_pairs(
-    run: Run, policy: Policy, adapters: AdapterPolicies, scorer: PolicyScorer, prompts: Sequence[str]
+    run: Run, policy: Policy, adapters: AdapterPolicies, prompts: Sequence[str]
 ) -> tuple[list[EncodedPair], list[Preference]]:
     """One pair for each prompt: of several continuations the best and the worst for the reward model.
 
@@ -67,6 +67,7 @@ def policy_pairs(
     model = load_run_reward(run)
     model.eval()
     reward = shared_reward(run, model, policy)
+    trunk = PolicyScorer(adapters.model, top_layers=run.config.lora.top_layers).body.trunk
     encoded, pairs, texts = encode_prompts(tokenizer, prompts), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
     seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
@@ -83,12 +84,8 @@ def policy_pairs(
                 seeds=seeds[start * n : (start + len(part)) * n],
                 repeats=n,
             )
-        batch = Completions.of(
-            rollout,
-            eos_token_id=tokenizer.eos_token_id,
-            decode=tokenizer.batch_decode,
-            trunk=scorer.body.trunk,
-        )
+        batch = Completions.of(rollout, eos_token_id=tokenizer.eos_token_id, decode=tokenizer.batch_decode,
+                               trunk=trunk)
         scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
         written = zip(rollout.response_ids, rollout.response_mask, strict=True)
         responses = [ids[counts].tolist() for ids, counts in written]
@@ -122,42 +119,48 @@ def run_dpo(run: Run) -> None:
     config, settings = run.config, run.config.dpo
     policy = load_policy(config.model.name, precision=run.precision)
     adapters = build_adapter_policies(run, policy, trained=False)
-    scorer = PolicyScorer(adapters.model, top_layers=config.lora.top_layers)
     texts: list[Preference] = []
     if settings.source == "human":
-        pairs = encode_preferences(
-            policy.tokenizer, human_preferences(run), max_tokens=config.data.max_tokens
-        ).pairs
+        human = human_preferences(run)
+        pairs = encode_preferences(policy.tokenizer, human, max_tokens=config.data.max_tokens).pairs
     else:
         # Spread over all openings: the reviews are ordered, the first ones are all positive.
         prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
-        spread = [prompts[i * len(prompts) // n] for i in range(n)]
-        pairs, texts = policy_pairs(run, policy, adapters, scorer, spread)
+        pairs, texts = policy_pairs(run, policy, adapters, [prompts[i * len(prompts) // n] for i in range(n)])
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
+    train_on_pairs(run, policy, adapters, pairs, sampled=texts)
+
+
+def train_on_pairs(run: Run, policy: Policy, adapters: AdapterPolicies, pairs: Sequence[EncodedPair], *,
+                   sampled: Sequence[Preference] = ()) -> None:
+    """Train the adapter "policy" on pairs, and write it as the result of the phase ``dpo``.
+
+    Args:
+        run: the run.
+        policy: the model and its tokenizer.
+        adapters: where the policy starts, and the reference.
+        pairs: at least one.
+        sampled: the pairs as texts, to be written beside the adapter; none if people wrote them.
+    """
+    config, settings = run.config, run.config.dpo
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
 
     def status_line(metrics: Mapping[str, float]) -> str:
-        if settings.loss == "kto":  # it sees single answers
+        if "loss/per_answer" in metrics:  # KTO sees single answers
             return f"loss {metrics['loss/per_answer']:.3f} per answer"
-        loss, accuracy = metrics["loss/per_pair"], metrics["accuracy/fraction"]
-        return f"loss {loss:.3f} per pair, accuracy {accuracy:.2f}"
+        return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
 
     with run.training("dpo", status_line, steps=steps) as run_settings:
-        train_dpo(
-            scorer,
-            pairs,
-            pick(DPOSettings, settings),
-            reference=adapters.scoring(adapters.reference),
-            pad_token_id=policy.tokenizer.pad_token_id,
-            optimiser=pick(OptimiserSettings, settings),
-            run=run_settings,
-        )
+        train_dpo(PolicyScorer(adapters.model, top_layers=config.lora.top_layers), pairs,
+                  pick(DPOSettings, settings), reference=adapters.scoring(adapters.reference),
+                  pad_token_id=policy.tokenizer.pad_token_id, optimiser=pick(OptimiserSettings, settings),
+                  run=run_settings)
     reference = "sft" if adapters.reference else "base"
     with run.result("dpo", steps=steps, reference=reference, pairs=len(pairs)) as folder:
         save_policy(adapters.model, policy, folder)
-        if texts:
-            save_preferences(folder / "pairs.jsonl", texts)
+        if sampled:
+            save_preferences(folder / "pairs.jsonl", sampled)
         if config.checkpoint.save_merged:
             save_merged(adapters, policy, folder / "merged")

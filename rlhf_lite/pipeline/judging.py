@@ -1,22 +1,33 @@
-"""The evaluation phase: judge every policy of the run, and judge the judges."""
+"""The evaluation phase: judge every policy of the run, and judge the judges.
+
+Arms of a sweep often differ in one policy only: the judge, the reference and the SFT policy, and what the
+reward model does on held-out pairs are then the same, to the last digit, and need not be measured again.
+"""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.gold import agreement_with_humans
+from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge, judge_body
 from rlhf_lite.evaluation.judges import Judges
+from rlhf_lite.evaluation.sampling import PromptRows
+from rlhf_lite.evaluation.statistics import pair_quality
 from rlhf_lite.evaluation.summary import compare, summarise
-from rlhf_lite.files import write_json_lines
+from rlhf_lite.files import atomic_file, write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
-from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
+from rlhf_lite.models.reward_model import RewardModel
+from rlhf_lite.pipeline.context import Run, bar
 from rlhf_lite.pipeline.phases import (
     DPO,
     POLICY,
@@ -25,18 +36,101 @@ from rlhf_lite.pipeline.phases import (
     load_run_reward,
     shared_reward,
 )
-from rlhf_lite.pipeline.progress_bar import bar
-from rlhf_lite.pipeline.run_judges import fit_run_judge, judge_reward_model
+from rlhf_lite.training.reward import score_pairs
+from rlhf_lite.types import Preference
 
-_COMPARED = (
-    ("ppo", "sft"),
-    ("ppo", "reference"),
-    ("sft", "reference"),
-    ("dpo", "sft"),
-    ("dpo", "reference"),
-    ("dpo", "ppo"),
-)
+_COMPARED = (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"), ("dpo", "sft"), ("dpo", "reference"),
+             ("dpo", "ppo"))
 _ADAPTERS = {"sft": REFERENCE, "ppo": POLICY, "dpo": DPO}
+_GAPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+
+
+class EvaluationCache:
+    """A folder of results of earlier evaluations; without a folder nothing is kept.
+
+    Args:
+        folder: where they are; whoever gives it sees to it that settings and seed are the same.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def record(self, name: str, make: Callable[[], Any]) -> Any:
+        """Something JSON can hold, made by ``make`` if it is not there."""
+        if self._folder is None:
+            return make()
+        path = self._folder / f"{name}.json"
+        if not path.is_file():
+            write_json(path, make())
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def arrays(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Arrays by name, made by ``make`` if they are not there."""
+        if self._folder is None:
+            return make()
+        path = self._folder / f"{name}.npz"
+        if not path.is_file():
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.savez(file, **make())
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def answers(self, policy: EvalPolicy, make: Callable[[], Answers]) -> Answers:
+        """What a policy wrote and what judges said about it, made by ``make`` if it is not there."""
+        if self._folder is None:
+            return make()
+
+        def texts() -> dict[str, Any]:
+            made = make()
+            self.arrays(policy.name, lambda: {"ended": made.ended, **made.scores})
+            stored = {name: getattr(made, name) for name in ("samples", "texts", "ids", "missing")}
+            return stored | {"prompts": asdict(made.prompts)}
+
+        stored = self.record(policy.name, texts)
+        arrays, prompts = self.arrays(policy.name, dict), PromptRows(**stored.pop("prompts"))
+        return Answers(policy=policy, prompts=prompts, ended=arrays.pop("ended"), scores=arrays, **stored)
+
+
+def fit_run_judge(run: Run, policy: Policy, cache: EvaluationCache) -> GoldJudge:
+    """The gold judge of a run: fitted now, or before on the same texts and then found in the cache."""
+    max_tokens = run.config.data.max_tokens
+
+    def fit() -> dict[str, np.ndarray]:
+        judge = fit_gold_judge(policy.model, policy.tokenizer, run.texts.gold, max_tokens=max_tokens)
+        return {"weights": judge.weights, "bias": np.array(judge.bias)}
+
+    line = cache.arrays("gold", fit)
+    body = judge_body(policy.model)
+    return GoldJudge(body, policy.tokenizer, line["weights"], float(line["bias"]), max_tokens)
+
+
+def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: float,
+                       bins: int | None = None) -> dict[str, Any]:
+    """`statistics.pair_quality` of a reward model on held-out pairs, and its accuracy by rating gap.
+
+    Pairs that share texts are not independent: the interval counts at most one for every two texts.
+
+    Args:
+        model: the reward model.
+        pairs: preferences that it was not trained on.
+        min_gap: of these pairs, for the record.
+        bins: of the reliability diagram; None leaves it out.
+    """
+    chosen, rejected = score_pairs(model, pairs)
+    difference = (chosen - rejected).double().numpy()
+    texts = {pair.prompt + text for pair in pairs for text in (pair.chosen, pair.rejected)}
+    quality = pair_quality(difference, units=max(1, len(texts) // 2), bins=bins)
+    right = (difference > 0) + 0.5 * (difference == 0)
+    gaps = np.array([np.nan if pair.margin is None else pair.margin for pair in pairs])
+    by_gap = []
+    for low, high in pairwise(_GAPS):
+        inside = (gaps > low) & (gaps <= high)
+        if inside.any():
+            accuracy, n = float(right[inside].mean()), int(inside.sum())
+            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": accuracy, "n_pairs": n})
+    return quality | {"min_gap": min_gap, "accuracy_by_gap": by_gap}
 
 
 def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
@@ -81,16 +175,9 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         judges = Judges(reference=policies.get("sft", base), fluency=base, gold=gold, reward=raw)
         answers: dict[str, Answers] = {}
         for name, one in policies.items():
-            ask = partial(
-                measure,
-                one,
-                texts.test_prompts,
-                judges,
-                max_new_tokens=settings.max_new_tokens,
-                temperature=settings.temperature,
-                perplexity_temperature=settings.temperature,
-                seed=seed,
-            )
+            ask = partial(measure, one, texts.test_prompts, judges, max_new_tokens=settings.max_new_tokens,
+                          temperature=settings.temperature, perplexity_temperature=settings.temperature,
+                          seed=seed)
             answers[name] = ask() if name in ("ppo", "dpo") else cache.answers(one, ask)
             gold_reward = answers[name].scores["gold"].mean()
             show(2 + len(answers), f"{name}: gold reward {gold_reward:+.2f}")
@@ -100,7 +187,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         for a, b in (*_COMPARED, ("ppo", f"best_of_{best_of}"), ("dpo", f"best_of_{best_of}"))
         if a in answers and b in answers
     }
-    write_samples(run, texts.test_prompts, answers)
+    _write_samples(run, texts.test_prompts, answers)
     run.seconds["evaluation"] = time.monotonic() - started
     return judged
 
@@ -116,7 +203,7 @@ def _policies(run: Run, policy: Policy, trained: Sequence[str], best_of: int) ->
     return policies
 
 
-def write_samples(run: Run, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
+def _write_samples(run: Run, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
     """Every prompt with each policy's continuation and scores, one JSON object per line, atomically."""
     rows = []
     for i, prompt in enumerate(prompts):
@@ -126,9 +213,7 @@ def write_samples(run: Run, prompts: Sequence[str], answers: Mapping[str, Answer
             row[name] = {
                 "text": own.texts[i],
                 **{measure: score[measure] for measure in ("gold", "vader", "toxicity")},
-                "rm": score.get("reward"),
-                "kl_nats": score["kl"],
-                "tokens": len(own.ids[i]),
+                "rm": score.get("reward"), "kl_nats": score["kl"], "tokens": len(own.ids[i]),
             }
         rows.append({"prompt": prompt, "policies": row})
     write_json_lines(run.output / "samples.jsonl", rows)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from safetensors.torch import save_file
@@ -30,7 +31,7 @@ from rlhf_lite.training.preference.data import encode_texts
 from rlhf_lite.training.reward import RewardSettings, train_reward
 from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.training.setup import PolicyGradientSetup
-from rlhf_lite.training.sft import encode_examples, train_sft
+from rlhf_lite.training.sft import Example, encode_examples, train_sft
 
 # Names of the adapters on the one policy network.
 POLICY, REFERENCE, DPO = "policy", "reference", "dpo"
@@ -52,23 +53,33 @@ def save_policy(model: PeftModel, policy: Policy, folder: Path) -> None:
 
 def run_sft(run: Run) -> None:
     """Fine-tune the model on openings and their human continuations; writes ``sft/adapter``."""
-    config = run.config
     policy, model = adapter_to_train(run)
-    encode = partial(encode_examples, policy.tokenizer, max_tokens=config.data.max_tokens)
+    encode = partial(encode_examples, policy.tokenizer, max_tokens=run.config.data.max_tokens)
+    fine_tune(run, policy, model, encode(run.texts.sft_train), validation=encode(run.texts.sft_validation))
+
+
+def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Example], *,
+              validation: Sequence[Example] = (), **record: Any) -> None:
+    """Train the adapter "policy" on examples, and write it as the result of the phase ``sft``.
+
+    Args:
+        run: the run.
+        policy: the model and its tokenizer.
+        model: its network with the adapter.
+        examples: prompts with their answers.
+        validation: the same, for the held-out loss in the middle and at the end.
+        **record: what the phase's record says of the examples.
+    """
+    sft = run.config.sft
 
     def status_line(metrics: Mapping[str, float]) -> str:
         return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
 
-    with run.training("sft", status_line, validate_every=max(1, config.sft.steps // 2)) as settings:
-        train_sft(
-            PolicyScorer(model, top_layers=config.lora.top_layers),
-            encode(run.texts.sft_train),
-            validation=encode(run.texts.sft_validation),
-            pad_token_id=policy.tokenizer.pad_token_id,
-            optimiser=pick(OptimiserSettings, config.sft),
-            run=settings,
-        )
-    with run.result("sft", steps=config.sft.steps) as folder:
+    with run.training("sft", status_line, validate_every=max(1, sft.steps // 2)) as settings:
+        train_sft(PolicyScorer(model, top_layers=run.config.lora.top_layers), examples, validation=validation,
+                  pad_token_id=policy.tokenizer.pad_token_id, optimiser=pick(OptimiserSettings, sft),
+                  run=settings)
+    with run.result("sft", steps=sft.steps, **record) as folder:
         save_policy(model, policy, folder)
 
 

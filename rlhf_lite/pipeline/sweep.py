@@ -267,8 +267,8 @@ def _series(folder: Path, phase: str) -> dict[str, list[Any]]:
 def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]:
     """How the reward model does on held-out pairs: choices are made on "validation", reported on "test"."""
     from rlhf_lite.data import load_ratings, make_pairs, split_ratings
+    from rlhf_lite.pipeline.judging import judge_reward_model
     from rlhf_lite.pipeline.phases import load_run_reward
-    from rlhf_lite.pipeline.run_judges import judge_reward_model
 
     model, reward = load_run_reward(run), run.config.reward
     model.eval()

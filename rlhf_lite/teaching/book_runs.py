@@ -22,9 +22,8 @@ from rlhf_lite.files import fingerprint
 from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
 from rlhf_lite.pipeline.cai.run import CAI_TRAINING
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
+from rlhf_lite.pipeline.judging import EvaluationCache, fit_run_judge
 from rlhf_lite.pipeline.run import TRAINING
-from rlhf_lite.pipeline.run_judges import fit_run_judge
 
 SIZES = {
     "fast": [

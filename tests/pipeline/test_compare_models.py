@@ -20,9 +20,9 @@ from rlhf_lite.evaluation.toxicity import ProfanityJudge
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import new_reward_model
+from rlhf_lite.pipeline.commands import locate_policy
 from rlhf_lite.pipeline.compare import ModelLoader, evaluate_models, load_policies, optimised_by, parse_models
-from rlhf_lite.pipeline.locate import locate_policy
-from rlhf_lite.pipeline.run_judges import judge_reward_model
+from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.types import Preference, Rating
 
 OPTIONS = {"with_gold": False, "max_new_tokens": 4, "visible": False}

@@ -11,7 +11,7 @@ import torch
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import adapter_parameters
-from rlhf_lite.models.policy import PolicyScorer, load_policy
+from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import policy_pairs, with_label_noise
@@ -86,10 +86,9 @@ def test_sampled_pairs_are_ordered_as_the_reward_model_orders_them(both: tuple[P
     run = Run(config, folder, visible=False)
     policy = load_policy(config.model.name, precision="fp32")
     adapters = build_adapter_policies(run, policy, trained=False)
-    scorer = PolicyScorer(adapters.model, top_layers=config.lora.top_layers)
     prompts = list(dict.fromkeys(record.prompt for record in records))[:4]
-    pairs, texts = policy_pairs(run, policy, adapters, scorer, prompts)
-    again, _ = policy_pairs(run, policy, adapters, scorer, prompts)
+    pairs, texts = policy_pairs(run, policy, adapters, prompts)
+    again, _ = policy_pairs(run, policy, adapters, prompts)
     assert [pair.chosen_ids for pair in pairs] == [pair.chosen_ids for pair in again]  # seeded
     assert all(pair.chosen_ids != pair.rejected_ids and pair.margin > 0 for pair in pairs)
     assert [text.prompt for text in texts] == [p for p in prompts if p in {t.prompt for t in texts}]

@@ -66,7 +66,7 @@ def test_budgets_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_gold_judge_is_fitted_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["A fine film.", "A dull film."]
     first = chapters.chapter_gold(run)(texts)
-    monkeypatch.setattr("rlhf_lite.pipeline.run_judges.fit_gold_judge", lambda *_, **__: pytest.fail("again"))
+    monkeypatch.setattr("rlhf_lite.pipeline.judging.fit_gold_judge", lambda *_, **__: pytest.fail("again"))
     assert chapters.chapter_gold(run)(texts).tolist() == first.tolist()
     run.texts = dataclasses.replace(run.texts, gold=run.texts.gold[::-1])
     with pytest.raises(pytest.fail.Exception, match="again"):

@@ -22,24 +22,22 @@ from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.files import write_json, write_json_lines
-from rlhf_lite.models.policy import PolicyScorer, load_policy
+from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
-from rlhf_lite.pipeline.cai.records import read_chains, write_chains
-from rlhf_lite.pipeline.cai.rounds import LINE_END, by_round, judge_answers, summarise_answers
-from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import (
-    DPO,
-    REFERENCE,
-    adapter_to_train,
-    build_adapter_policies,
-    save_policy,
+from rlhf_lite.pipeline.cai.rounds import (
+    LINE_END,
+    by_round,
+    judge_answers,
+    read_chains,
+    summarise_answers,
+    write_chains,
 )
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.dpo import train_on_pairs
+from rlhf_lite.pipeline.phases import DPO, REFERENCE, adapter_to_train, build_adapter_policies, fine_tune
 from rlhf_lite.pipeline.run import without_nan
-from rlhf_lite.training.batches import epoch_steps
-from rlhf_lite.training.dpo import DPOSettings, train_dpo
-from rlhf_lite.training.settings import OptimiserSettings, pick
-from rlhf_lite.training.sft import encode_examples, train_sft
+from rlhf_lite.training.sft import encode_examples
 
 # Names of the policies in the tables, and their adapters; None is the bare model.
 POLICIES = {"base": None, "sft": REFERENCE, "cai": DPO}
@@ -113,43 +111,27 @@ def sft_phase(run: Run) -> None:
     Raises:
         ValueError: if no text was changed, or ``data.max_tokens`` leaves no room for an answer.
     """
-    config = run.config
     run.verify("revise")
     chains = [chain for chain in read_chains(run.output) if chain.texts[-1] != chain.first]
     policy, model = adapter_to_train(run)
-    limit, tokenizer = config.revise.max_new_tokens, policy.tokenizer
+    limit, tokenizer = run.config.revise.max_new_tokens, policy.tokenizer
     texts = [(chain.prompt, line(tokenizer, chain.texts[-1], max_new_tokens=limit)) for chain in chains]
-    examples = (
-        encode_examples(tokenizer, texts, max_tokens=config.data.max_tokens, end=False) if texts else []
-    )
+    max_tokens = run.config.data.max_tokens
+    examples = encode_examples(tokenizer, texts, max_tokens=max_tokens, end=False) if texts else []
     if not examples:
-        raise ValueError(
-            "sft: no revision to learn from; look at revise/chains.jsonl, or raise data.max_tokens"
-        )
-
-    def status_line(metrics: Mapping[str, float]) -> str:
-        return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
-
-    with run.training("sft", status_line) as settings:
-        train_sft(
-            PolicyScorer(model, top_layers=config.lora.top_layers),
-            examples,
-            pad_token_id=tokenizer.pad_token_id,
-            optimiser=pick(OptimiserSettings, config.sft),
-            run=settings,
-        )
-    with run.result("sft", steps=config.sft.steps, examples=len(examples)) as folder:
-        save_policy(model, policy, folder)
+        raise ValueError("sft: no revision to learn from; look at revise/chains.jsonl, or raise "
+                         "data.max_tokens")
+    fine_tune(run, policy, model, examples, examples=len(examples))
 
 
 def feedback_phase(run: Run) -> None:
     """A model judges answers of the fine-tuned policy; writes ``feedback/pairs.jsonl`` and all judgements."""
     started, config = time.monotonic(), run.config
     policy = load_policy(config.model.name, precision=run.precision)
-    actors = build_adapter_policies(run, policy, trained=False)
+    adapters = build_adapter_policies(run, policy, trained=False)
     prompts = prompts_of(config).train[: config.feedback.prompts]
     asked = constitution_of(config, config.feedback.principles)
-    feedback = ask_for_feedback(run, policy, actors, prompts, asked)
+    feedback = ask_for_feedback(run, policy, adapters, prompts, asked)
     run.seconds["feedback"] = time.monotonic() - started
     with run.result("feedback", steps=len(feedback.records), judge=feedback.judge) as folder:
         feedback.save(folder)
@@ -161,39 +143,18 @@ def dpo_phase(run: Run) -> None:
     Raises:
         ValueError: if the feedback holds no pair.
     """
-    config, settings = run.config, run.config.dpo
     run.verify("feedback")
-    policy = load_policy(config.model.name, precision=run.precision)
-    actors, tokenizer = build_adapter_policies(run, policy, trained=False), policy.tokenizer
-    place = run.output / "feedback" / "pairs.jsonl"
-    records = load_preferences(place).records if place.is_file() else []
+    policy = load_policy(run.config.model.name, precision=run.precision)
+    adapters, tokenizer = build_adapter_policies(run, policy, trained=False), policy.tokenizer
+    place, limit = run.output / "feedback" / "pairs.jsonl", run.config.feedback.max_new_tokens
     pairs = []
-    for record in records:
-        texts = [record.prompt]
-        texts += [
-            line(tokenizer, text, max_new_tokens=config.feedback.max_new_tokens)
-            for text in (record.chosen, record.rejected)
-        ]
-        pairs.append(EncodedPair(*tokenizer(texts, add_special_tokens=False)["input_ids"], record.margin))
+    for record in load_preferences(place).records if place.is_file() else []:
+        answers = [line(tokenizer, text, max_new_tokens=limit) for text in (record.chosen, record.rejected)]
+        encoded = tokenizer([record.prompt, *answers], add_special_tokens=False)["input_ids"]
+        pairs.append(EncodedPair(*encoded, record.margin))
     if not pairs:
         raise ValueError("dpo: the feedback holds no pair; lower feedback.min_log_odds or ask more prompts")
-    steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
-
-    def status_line(metrics: Mapping[str, float]) -> str:
-        return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
-
-    with run.training("dpo", status_line, steps=steps) as run_settings:
-        train_dpo(
-            PolicyScorer(actors.model, top_layers=config.lora.top_layers),
-            pairs,
-            pick(DPOSettings, settings),
-            reference=actors.scoring(actors.reference),
-            pad_token_id=tokenizer.pad_token_id,
-            optimiser=pick(OptimiserSettings, settings),
-            run=run_settings,
-        )
-    with run.result("dpo", steps=steps, reference="sft", pairs=len(pairs)) as folder:
-        save_policy(actors.model, policy, folder)
+    train_on_pairs(run, policy, adapters, pairs)
 
 
 def evaluation_phase(run: Run) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lite.constitutional import printable
 from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.files import write_text
-from rlhf_lite.pipeline.cai.records import read_chains
+from rlhf_lite.pipeline.cai.rounds import read_chains
 
 _TITLES = {"base": "start policy", "sft": "after SFT on revisions", "cai": "after DPO on AI feedback"}
 _MEASURES = ("toxicity", "toxic_fraction", "vader", "length_words", "kl_nats_per_seq", "distinct_2",

@@ -1,25 +1,56 @@
-"""Judge texts and answers of a constitutional run: by judges that were not asked for feedback."""
+"""The chains of revisions and the answers of a constitutional run: on disk, and before their judges."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_lite.constitutional import PROBLEMS, Chain, kept_words
+from rlhf_lite.constitutional import PROBLEMS, Chain, RevisionStep, kept_words
+from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import mean_ci, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.summary import perplexity
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
+from rlhf_lite.files import write_json_lines
 
 # An answer is one line of a thread.
 LINE_END = ("\n",)
 # From here on the toxicity judge calls a text toxic.
 TOXIC = 0.5
+
+
+def write_chains(path: Path, chains: Sequence[Chain]) -> None:
+    """The chains as JSON lines: everything that was asked, answered, kept and thrown away."""
+    write_json_lines(path, map(asdict, chains))
+
+
+def read_chains(path: Path) -> list[Chain]:
+    """The chains of a file, or of a run's folder (``revise/chains.jsonl``).
+
+    Raises:
+        DataError: if a line is no chain; it names the line.
+    """
+    path = Path(path)
+    path = path / "revise" / "chains.jsonl" if path.is_dir() else path
+    chains = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            steps = tuple(RevisionStep(**step) for step in row.pop("steps"))
+            chains.append(Chain(steps=steps, **row))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"is not a chain of revisions ({type(error).__name__}: {error})"
+            fix = "make the file anew with rlhf-lite cai"
+            raise DataError(problem, file=str(path), row=number, fix=fix) from error
+    return chains
 
 
 def copied(prompt: str, text: str) -> bool:

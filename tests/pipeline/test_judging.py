@@ -13,8 +13,7 @@ from tiny_models import byte_tokenizer, llama
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.evaluation_cache import EvaluationCache
-from rlhf_lite.pipeline.judging import run_evaluation
+from rlhf_lite.pipeline.judging import EvaluationCache, run_evaluation
 from rlhf_lite.pipeline.run import checks, run_pipeline
 
 
@@ -61,7 +60,7 @@ def test_an_evaluation_with_kept_parts_says_the_same(settings, tmp_path: Path, m
     plain = run_evaluation(Run(config, tmp_path / "run", visible=False))
     shared = tmp_path / "shared"
     first = run_evaluation(Run(config, tmp_path / "run", visible=False), shared=shared)
-    monkeypatch.setattr("rlhf_lite.pipeline.run_judges.fit_gold_judge", never)
+    monkeypatch.setattr("rlhf_lite.pipeline.judging.fit_gold_judge", never)
     monkeypatch.setattr("rlhf_lite.pipeline.judging.judge_reward_model", never)
     again = run_evaluation(Run(config, tmp_path / "run", visible=False), shared=shared)
     assert first == again == plain
