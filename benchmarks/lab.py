@@ -25,10 +25,9 @@ from scipy.stats import t as student
 
 from rlhf_lite.files import write_json
 from rlhf_lite.lab import REWARDS
-from rlhf_lite.pipeline.lab.pairs import DPO_TRAINER
-from rlhf_lite.pipeline.lab.policies import POLICY_CASES
 from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES
 from rlhf_lite.pipeline.lab.run import ALGORITHMS, BEST_OF_N, run_lab
+from rlhf_lite.pipeline.lab.trainers import DPO_TRAINER, POLICY_CASES
 from rlhf_lite.tracking import run_info
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "lab"

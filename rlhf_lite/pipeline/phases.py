@@ -58,7 +58,7 @@ def run_sft(run: Run) -> None:
     fine_tune(run, policy, model, encode(run.texts.sft_train), validation=encode(run.texts.sft_validation))
 
 
-def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Example], *,
+def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Example], /, *,
               validation: Sequence[Example] = (), **record: Any) -> None:
     """Train the adapter "policy" on examples, and write it as the result of the phase ``sft``.
 

@@ -22,12 +22,11 @@ from rlhf_lite.lab import (
     sequence_probs,
     win_rates,
 )
-from rlhf_lite.pipeline.lab import policies as lab_policies
-from rlhf_lite.pipeline.lab.pairs import sampled_pairs
-from rlhf_lite.pipeline.lab.policies import POLICY_CASES, _WorldReward
+from rlhf_lite.pipeline.lab import trainers as lab_trainers
 from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES, _kto_objective, _pair_objective, _Pairs
 from rlhf_lite.pipeline.lab.results import BeyondOptimumError, Point, measured
 from rlhf_lite.pipeline.lab.run import ALGORITHMS, run_best_of_n, run_lab
+from rlhf_lite.pipeline.lab.trainers import POLICY_CASES, _WorldReward, sampled_pairs
 from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.grpo import GRPOSettings
 from rlhf_lite.training.ppo import PPOSettings
@@ -225,7 +224,7 @@ def test_the_trainer_is_told_the_price_that_the_optimum_has(algorithm: str, monk
         told.append(settings)
 
     case = replace(POLICY_CASES[algorithm], train=train)
-    monkeypatch.setattr(lab_policies, "POLICY_CASES", {algorithm: case})
+    monkeypatch.setattr(lab_trainers, "POLICY_CASES", {algorithm: case})
     run_lab(algorithm, world=TINY, seed=3, **QUICK)
     [settings] = told
     assert (settings.kl_coef, settings.temperature, settings.max_new_tokens) == (TINY.beta, 1.0, TINY.length)

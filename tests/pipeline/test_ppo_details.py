@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import ppo_details
 from rlhf_lite.lab import exact_kl, make_world, optimal_policy, pretrained_world
-from rlhf_lite.pipeline.lab.policies import _value_head
 from rlhf_lite.pipeline.lab.run import run_lab
+from rlhf_lite.pipeline.lab.trainers import _value_head
 
 TINY = make_world("dense", tokens=4, length=3, prompts=2, seed=100)
 QUICK = {"steps": 2, "rows": 16, "learning_rate": 3e-3, "evaluate_every": 5, "pretraining_steps": 20}

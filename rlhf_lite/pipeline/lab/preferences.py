@@ -8,7 +8,6 @@ policy is a table that can be any distribution, so that it excuses nothing eithe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -198,7 +197,6 @@ def run_preferences(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     curve = Curve(world, on_point)
     curve.add(0, lambda: world.reference)
-    started = time.perf_counter()
     for step in range(1, steps + 1):
         loss = expected(policy.log_probs())
         optimizer.zero_grad(set_to_none=True)
@@ -207,22 +205,9 @@ def run_preferences(
         schedule.step()
         if step % evaluate_every == 0 or step == steps:
             curve.add(step, lambda: policy.log_probs().detach().exp())
-    return result(
-        world,
-        policy.log_probs().detach().exp(),
-        algorithm=algorithm,
-        policy="table",
-        seed=seed,
-        aims_at=case.aims_at,
-        target=None if case.target is None else case.target(world, beta),
-        seconds=time.perf_counter() - started,
-        curve=curve,
-        settings={
-            "steps": steps,
-            "learning_rate": learning_rate,
-            "loss_beta": beta,
-            "pairs": "all" if pairs_per_prompt is None or algorithm == "kto" else pairs_per_prompt,
-            **case.options,
-        },
-        extra={"loss": float(loss.detach())},
-    )
+    pairs_seen = "all" if pairs_per_prompt is None or algorithm == "kto" else pairs_per_prompt
+    settings = {"steps": steps, "learning_rate": learning_rate, "loss_beta": beta, "pairs": pairs_seen}
+    target = None if case.target is None else case.target(world, beta)
+    return result(world, policy.log_probs().detach().exp(), curve, algorithm=algorithm, policy="table",
+                  seed=seed, aims_at=case.aims_at, target=target, settings=settings | case.options,
+                  extra={"loss": float(loss.detach())})

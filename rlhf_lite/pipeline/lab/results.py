@@ -105,7 +105,7 @@ OnPoint = Callable[[Point], None]
 
 
 class Curve:
-    """The points of a run, and the seconds that measuring them took since the first one.
+    """The points of a run, its clock, and the seconds that measuring the points took.
 
     Args:
         world: where the policies are measured.
@@ -114,7 +114,7 @@ class Curve:
 
     def __init__(self, world: World, on_point: OnPoint | None = None) -> None:
         self.points: list[Point] = []
-        self.seconds = 0.0
+        self.started, self.seconds_measuring = time.perf_counter(), 0.0
         self._world, self._on_point = world, on_point
 
     def add(self, step: int, probs: Callable[[], Tensor]) -> Evaluation:
@@ -124,48 +124,23 @@ class Curve:
         self.points.append(Point(step, now.fraction, now.kl_to_reference, now.expected_reward))
         if self._on_point is not None:
             self._on_point(self.points[-1])
-        if len(self.points) > 1:  # the first one comes before the clock of the run starts
-            self.seconds += time.perf_counter() - started
+        self.seconds_measuring += time.perf_counter() - started
         return now
 
 
-def result(
-    world: World,
-    probs: Tensor,
-    *,
-    algorithm: str,
-    policy: str,
-    seed: int,
-    aims_at: str,
-    target: Tensor | None,
-    seconds: float,
-    curve: Curve,
-    settings: Mapping[str, Any],
-    extra: Mapping[str, Any] | None = None,
-) -> LabResult:
+def result(world: World, probs: Tensor, curve: Curve, *, target: Tensor | None, **about: Any) -> LabResult:
     """Measure the final distribution ``probs`` ``[P, N]`` and put everything together.
 
-    ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form; ``seconds`` are
-    those since the curve's first point.
+    ``target`` is the algorithm's own optimum ``[P, N]`` where it is known in closed form; ``about`` are
+    algorithm, policy, seed, aims_at, settings and extra of the :class:`LabResult`.
     """
+    seconds = time.perf_counter() - curve.started - curve.seconds_measuring
     same = target is not None and torch.allclose(target, world.optimum, atol=1e-12, rtol=0)
     return LabResult(
-        algorithm=algorithm,
-        policy=policy,
-        world=world.name,
-        tokens=world.tokens,
-        length=world.length,
-        prompts=len(world.prompts),
-        beta=world.beta,
-        seed=seed,
-        evaluation=measured(world, probs),
+        **about, world=world.name, tokens=world.tokens, length=world.length, prompts=len(world.prompts),
+        beta=world.beta, evaluation=measured(world, probs),
         win_rate=float((probs * win_rates(world.rewards, world.reference)).sum(-1).mean()),
-        aims_at=aims_at,
         target=None if target is None or same else measured(world, target),
         kl_to_target=None if target is None else float(exact_kl(probs, target).mean()),
-        seconds=seconds - curve.seconds,
-        seconds_measuring=curve.seconds,
-        curve=tuple(curve.points),
-        settings=dict(settings),
-        extra=dict(extra or {}),
+        seconds=seconds, seconds_measuring=curve.seconds_measuring, curve=tuple(curve.points),
     )

@@ -8,40 +8,30 @@
     [(p.step, p.fraction) for p in run.curve]
 
 Three kinds of runs share one report: preference losses on infinite data with a table
-(``preferences``), the trainers with a tiny transformer (``policies`` and, for DPO on sampled verdicts,
-``pairs``), and best-of-n, for which nothing is trained.
+(``preferences``), the trainers with a tiny transformer (``trainers``), and best-of-n, for which nothing is
+trained.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 from rlhf_lite.functional import best_of_n_kl_bound, best_of_n_probs
 from rlhf_lite.lab import World, exact_kl, make_world
-from rlhf_lite.pipeline.lab.pairs import DPO_TRAINER, run_dpo_trainer
-from rlhf_lite.pipeline.lab.policies import POLICY_CASES, run_policy
 from rlhf_lite.pipeline.lab.preferences import PREFERENCE_CASES, run_preferences
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
+from rlhf_lite.pipeline.lab.trainers import DPO_TRAINER, POLICY_CASES, run_dpo_trainer, run_policy
 
 BEST_OF_N = "best_of_n"
 ALGORITHMS = (*PREFERENCE_CASES, *POLICY_CASES, DPO_TRAINER, BEST_OF_N)
 
 # Found on worlds and runs with seeds from 100 upwards; the reported seeds are 0 to 4.
-_PREFERENCE_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"steps": 500, "learning_rate": 0.1, "evaluate_every": 50}
-)
-_POLICY_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"steps": 350, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
-)
-_DPO_TRAINER_SETTINGS: Mapping[str, Any] = MappingProxyType(
-    {"steps": 250, "rows": 256, "learning_rate": 2e-3, "evaluate_every": 10}
-)
+_PREFERENCE_SETTINGS = {"steps": 500, "learning_rate": 0.1, "evaluate_every": 50}
+_POLICY_SETTINGS = {"steps": 350, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
+_DPO_TRAINER_SETTINGS = {"steps": 250, "rows": 256, "learning_rate": 2e-3, "evaluate_every": 10}
 # Sizes at which every pair can be summed: 216 sequences.
-_PREFERENCE_SIZE: Mapping[str, int] = MappingProxyType({"tokens": 6, "length": 3})
+_PREFERENCE_SIZE = {"tokens": 6, "length": 3}
 _BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -76,19 +66,15 @@ def run_lab(
         world = make_world(world, seed=seed, **(_PREFERENCE_SIZE if algorithm in PREFERENCE_CASES else {}))
     if algorithm == BEST_OF_N:
         return run_best_of_n(world, seed=seed, on_point=on_point, **settings)
-    run, defaults = _runner(algorithm)
-    if quick:
-        defaults["steps"] = max(1, defaults["steps"] // 10)
-    return run(world=world, seed=seed, on_point=on_point, **defaults | settings)
-
-
-def _runner(algorithm: str) -> tuple[Callable[..., LabResult], dict[str, Any]]:
-    """The function that runs a trained algorithm, and its default settings."""
     if algorithm in PREFERENCE_CASES:
-        return partial(run_preferences, algorithm), dict(_PREFERENCE_SETTINGS)
-    if algorithm == DPO_TRAINER:
-        return run_dpo_trainer, dict(_DPO_TRAINER_SETTINGS)
-    return partial(run_policy, algorithm), dict(_POLICY_SETTINGS)
+        run, defaults = partial(run_preferences, algorithm), _PREFERENCE_SETTINGS
+    elif algorithm == DPO_TRAINER:
+        run, defaults = run_dpo_trainer, _DPO_TRAINER_SETTINGS
+    else:
+        run, defaults = partial(run_policy, algorithm), _POLICY_SETTINGS
+    if quick:
+        defaults = defaults | {"steps": max(1, defaults["steps"] // 10)}
+    return run(world=world, seed=seed, on_point=on_point, **defaults | settings)
 
 
 def run_best_of_n(
@@ -105,7 +91,6 @@ def run_best_of_n(
         ns: the numbers n, each at least 1.
         on_point: called with every point of the curve, for progress displays.
     """
-    started = time.perf_counter()
     curve = Curve(world, on_point)
     probs = {n: best_of_n_probs(world.reference, world.rewards, n) for n in ns}
     evaluations = {n: curve.add(n, partial(probs.get, n)) for n in ns}
@@ -121,19 +106,8 @@ def run_best_of_n(
         }
         for n, evaluation in evaluations.items()
     ]
-    return result(
-        world,
-        probs[best],
-        algorithm=BEST_OF_N,
-        policy="reference",
-        seed=seed,
-        aims_at=(
-            "the winner of n draws: it looks at the rank of a reward, π* at its size, so that J has its peak "
-            "at some n, below J*"
-        ),
-        target=None,
-        seconds=time.perf_counter() - started,
-        curve=curve,
-        settings={"ns": list(ns)},
-        extra={"best_n": best, "by_n": rows},
-    )
+    aims_at = ("the winner of n draws: it looks at the rank of a reward, π* at its size, so that J has its "
+               "peak at some n, below J*")
+    return result(world, probs[best], curve, algorithm=BEST_OF_N, policy="reference", seed=seed,
+                  aims_at=aims_at, target=None, settings={"ns": list(ns)},
+                  extra={"best_n": best, "by_n": rows})

@@ -1,20 +1,20 @@
-"""The package's own PPO, RLOO and GRPO trainers on the tiny transformer, against the exact optimum.
+"""The package's own PPO, RLOO, GRPO and DPO trainers on the tiny transformer, against the exact optimum.
 
 Nothing here is a stand-in: sampler, log-probabilities, advantages, clipped losses, optimiser and trainers are
 those of a real run. Only prompts, reward and reference are small enough to know the answer.
 
-What has to agree for the answer to be the right one: the trainer pays the world's β for a nat, in the reward,
-at temperature 1, with a fixed coefficient; the reward is not rescaled. Scaling whole advantages (whitening,
-GRPO's standard deviation) does not move the optimum then, because reward and penalty shrink together. It
-would with the penalty in the loss: see ``grpo_kl_in_loss``.
+What has to agree for the answer of policy gradients to be the right one: the trainer pays the world's β for a
+nat, in the reward, at temperature 1, with a fixed coefficient; the reward is not rescaled. Scaling whole
+advantages (whitening, GRPO's standard deviation) does not move the optimum then, because reward and penalty
+shrink together. It would with the penalty in the loss: see ``grpo_kl_in_loss``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,15 +23,18 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.lab import World, optimal_policy, pretrained_world, sequence_probs
 from rlhf_lite.models.policy import PolicyScorer, ValueHead
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
+from rlhf_lite.training.dpo import DPOSettings, train_dpo
 from rlhf_lite.training.grpo import GRPOSettings, train_grpo
 from rlhf_lite.training.ppo import PPOSettings, train_ppo
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
 from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 
+DPO_TRAINER = "dpo_transformer"
 # The sentence for every algorithm that leads to π*.
 SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
 # Shared by all trainers; see the table below for what differs.
@@ -128,22 +131,36 @@ class _WorldReward:
         return self.world.reward_of(torch.tensor(prompts), batch.response_ids)
 
 
-class Recorder:
+class _Recorder(Curve):
     """Measures the model's exact distribution every few steps of a trainer."""
 
-    def __init__(
-        self, model: PreTrainedModel, world: World, *, every: int, last: int, on_point: OnPoint | None
-    ) -> None:
-        self.model, self.world, self.every, self.last = model, world, every, last
-        self.curve = Curve(world, on_point)
-        self.curve.add(0, lambda: sequence_probs(model, world))
-        self.largest_ratio_error = 0.0
+    def __init__(self, model: PreTrainedModel, world: World, *, every: int, last: int,
+                 on_point: OnPoint | None) -> None:
+        super().__init__(world, on_point)
+        self.every, self.last = every, last
+        self.probs = partial(sequence_probs, model, world)
+        self.extra: dict[str, float] = {}
+        self.add(0, self.probs)
 
     def on_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """For ``Hooks``."""
-        self.largest_ratio_error = max(self.largest_ratio_error, metrics.get("ratio/first_error", 0.0))
+        if "ratio/first_error" in metrics:
+            name = "largest_first_ratio_error"
+            self.extra = {name: max(self.extra.get(name, 0.0), metrics["ratio/first_error"])}
         if step % self.every == 0 or step == self.last:
-            self.curve.add(step, lambda: sequence_probs(self.model, self.world))
+            self.add(step, self.probs)
+
+
+def _train(train: Callable[..., None], kind: type, given: Mapping[str, Any], model: PreTrainedModel,
+           world: World, *, seed: int, evaluate_every: int, on_point: OnPoint | None,
+           **about: Any) -> LabResult:
+    """Train with the settings ``given``, the algorithm's as a ``kind``; ``about`` is for the result."""
+    recorder = _Recorder(model, world, every=evaluate_every, last=given["steps"], on_point=on_point)
+    given = {**given, "seed": seed, "accelerator": Accelerator(cpu=True), "hooks": Hooks(recorder.on_step)}
+    settings, optimiser, run = split(given, kind, OptimiserSettings, RunSettings)
+    train(settings, optimiser=optimiser, run=run)
+    return result(world, recorder.probs(), recorder, policy="transformer", seed=seed, extra=recorder.extra,
+                  **about)
 
 
 def run_policy(
@@ -188,51 +205,23 @@ def run_policy(
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
     head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
     price = world.beta if kl_coef is None else kl_coef
-    setup = PolicyGradientSetup(
-        scorer=PolicyScorer(model, top_layers=None, value_head=head),
-        reference=frozen_reference(model),
-        sampling=lambda: nullcontext(model),
-        reward=_WorldReward(world),
-        eos_token_id=None,
-        pad_token_id=0,
-    )
+    setup = PolicyGradientSetup(scorer=PolicyScorer(model, top_layers=None, value_head=head),
+                                reference=frozen_reference(model), sampling=lambda: nullcontext(model),
+                                reward=_WorldReward(world), eos_token_id=None, pad_token_id=0)
     prompts = [list(prompt) for prompt in world.prompts]
     shape = {"prompts_per_step": len(prompts), "group_size": each}
     if case.critic:  # one completion per row
-        prompts = prompts * each
-        shape = {"prompts_per_step": rows}
+        prompts, shape = prompts * each, {"prompts_per_step": rows}
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
-    recorder = Recorder(model, world, every=evaluate_every, last=steps, on_point=on_point)
-    started = time.perf_counter()
-    given = settings | {
-        "max_new_tokens": world.length,
-        "kl_coef": price,
-        "batch_size": settings["prompts_per_step"],
-        "seed": seed,
-        "accelerator": Accelerator(cpu=True),
-        "hooks": Hooks(recorder.on_step),
-    }
-    del given["prompts_per_step"]
-    settings_of_case, optimiser, run = split(given, case.kind, OptimiserSettings, RunSettings)
-    case.train(setup, prompts, settings_of_case, optimiser=optimiser, run=run)
-    return result(
-        world,
-        sequence_probs(model, world),
-        algorithm=algorithm,
-        policy="transformer",
-        seed=seed,
+    given = settings | {"max_new_tokens": world.length, "kl_coef": price}
+    given["batch_size"] = given.pop("prompts_per_step")
+    return _train(
+        partial(case.train, setup, prompts), case.kind, given, model, world, seed=seed,
+        evaluate_every=evaluate_every, on_point=on_point, algorithm=algorithm,
         aims_at=case.aims_at if price == world.beta else f"the same at a price of {price:g} for a nat",
         target=_target(world, price) if case.optimal else None,
-        seconds=time.perf_counter() - started,
-        curve=recorder.curve,
-        settings=settings
-        | {
-            "rows": rows,
-            "pretraining_steps": pretraining_steps,
-            "kl_coef": price,
-            "value_head_std": value_head_std,
-        },
-        extra={"largest_first_ratio_error": recorder.largest_ratio_error},
+        settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps, "kl_coef": price,
+                             "value_head_std": value_head_std},
     )
 
 
@@ -249,3 +238,72 @@ def _value_head(hidden_size: int, *, std: float, seed: int) -> ValueHead:
 def _target(world: World, price: float) -> Tensor | None:
     """The optimum at this price of a nat, ``[P, N]``; None at price 0, where no tilt is best."""
     return optimal_policy(world.reference, world.rewards, beta=price) if price > 0 else None
+
+
+def sampled_pairs(world: World, n: int, *, sharpness: float, seed: int) -> list[EncodedPair]:
+    """Preferences as people would give them: two draws from the reference, one Bradley-Terry verdict.
+
+    Args:
+        world: prompts take turns; strengths are its rewards times ``sharpness``.
+        n: number of pairs.
+        sharpness: higher for more decided raters.
+        seed: of draws and verdicts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    prompts = torch.arange(n) % len(world.prompts)
+    first, second = torch.multinomial(world.reference[prompts], 2, True, generator=generator).unbind(1)
+    gaps = world.rewards[prompts, first] - world.rewards[prompts, second]
+    chances = torch.sigmoid(sharpness * gaps)
+    swapped = torch.rand(n, generator=generator, dtype=torch.float64) >= chances
+    chosen, rejected = torch.where(swapped, second, first), torch.where(swapped, first, second)
+    rows = zip(
+        prompts.tolist(), world.sequences[chosen].tolist(), world.sequences[rejected].tolist(), strict=True
+    )
+    return [EncodedPair(list(world.prompts[p]), good, bad) for p, good, bad in rows]
+
+
+def run_dpo_trainer(
+    world: World,
+    *,
+    seed: int,
+    steps: int,
+    rows: int,
+    learning_rate: float,
+    evaluate_every: int,
+    on_point: OnPoint | None = None,
+    sharpness: float = 10.0,
+    pretraining_steps: int = 150,
+    **changes: Any,
+) -> LabResult:
+    """Train the tiny transformer with the package's DPO trainer on sampled verdicts, each pair seen once.
+
+    Unlike the table in ``preferences`` this has noise: a verdict is one bit. With rewards between 0 and 1
+    most verdicts would be close to a coin flip, so the raters are made more decided, and β grows by the same
+    factor: π ∝ π_ref exp(c r / (c β)) is the same optimum.
+
+    Args:
+        world: as in :func:`run_policy`.
+        seed: of pre-training, pairs and order.
+        steps: optimiser steps.
+        rows: completions per step, so twice the number of pairs.
+        learning_rate: peak.
+        evaluate_every: steps between exact measurements.
+        on_point: called with every point of the curve as it is measured, for progress displays.
+        sharpness: the factor c.
+        pretraining_steps: of the reference.
+        **changes: other arguments of the trainer.
+    """
+    model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
+    model.get_input_embeddings().requires_grad_(False)  # this trainer stores what lies below its top layers
+    settings = {"loss": "sigmoid", "accumulation": 1, "warmup_steps": 0, "max_grad_norm": 1.0,
+                "learning_rate": learning_rate, "steps": steps, "batch_size": rows // 2} | changes
+    pairs = sampled_pairs(world, steps * settings["batch_size"], sharpness=sharpness, seed=seed)
+    given = settings | {"beta": sharpness * world.beta, "cache_megabytes": 0}
+    train = partial(train_dpo, PolicyScorer(model, top_layers=None), pairs,
+                    reference=frozen_reference(model), pad_token_id=0)
+    return _train(
+        train, DPOSettings, given, model, world, seed=seed, evaluate_every=evaluate_every, on_point=on_point,
+        algorithm=DPO_TRAINER, aims_at=SAME_OPTIMUM, target=world.optimum,
+        settings=settings | {"rows": rows, "pairs": len(pairs), "sharpness": sharpness,
+                             "loss_beta": given["beta"], "pretraining_steps": pretraining_steps},
+    )
