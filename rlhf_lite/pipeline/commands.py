@@ -81,10 +81,8 @@ def locate_policy(spec: str) -> Located:
     if folder.is_dir():
         raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or _run_of(folder.parent):
-        raise PhaseError(
-            f"{spec} is not there; give a run folder, RUN/PHASE, an adapter or model folder, "
-            f"a Hub id such as {BUNDLED_ID}, or {BUNDLED}"
-        )
+        raise PhaseError(f"{spec} is not there; give a run folder, RUN/PHASE, an adapter or model folder, a "
+                         f"Hub id such as {BUNDLED_ID}, or {BUNDLED}")
     return Located(spec.split("/")[1], spec)
 
 
@@ -117,10 +115,8 @@ def find_reward_model(folder: Path) -> Path:
     for place in (folder, folder / "adapter", folder / "reward" / "adapter"):
         if (place / SCALE_FILE).is_file():
             return place
-    raise PhaseError(
-        f"{folder} holds no reward model ({SCALE_FILE} is missing there and in reward/adapter); "
-        "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR"
-    )
+    raise PhaseError(f"{folder} holds no reward model ({SCALE_FILE} is missing there and in reward/adapter); "
+                     "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR")
 
 
 def read_pairs(data: str, on_error: str) -> list[Preference]:
@@ -178,9 +174,8 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     return quality
 
 
-def score_file(
-    model_dir: Path, data: str, *, on_error: str = "raise", output: Path | None = None
-) -> dict[str, Any]:
+def score_file(model_dir: Path, data: str, *, on_error: str = "raise",
+               output: Path | None = None) -> dict[str, Any]:
     """Accuracy and scores of a reward model on a preference file.
 
     Args:
@@ -214,15 +209,8 @@ def write_scores(output: Path, model: RewardModel, pairs: list[Preference]) -> N
     write_json_lines(output, rows)
 
 
-def generate_text(
-    model_dir: str,
-    prompt: str,
-    *,
-    max_new_tokens: int,
-    temperature: float,
-    samples: int,
-    seed: int,
-) -> list[str]:
+def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperature: float, samples: int,
+                  seed: int) -> list[str]:
     """Continue a prompt.
 
     Args:
@@ -246,16 +234,10 @@ def generate_text(
     prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
 
     def draw(model: Any) -> torch.Tensor:
-        rollout = sample(
-            model,
-            prompt_ids,
-            torch.ones_like(prompt_ids, dtype=torch.bool),
-            max_new_tokens=max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            seeds=row_seeds(seed, rows=samples),
-            temperature=temperature,
-        )
+        rollout = sample(model, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool),
+                         max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
+                         pad_token_id=tokenizer.pad_token_id, seeds=row_seeds(seed, rows=samples),
+                         temperature=temperature)
         return rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
 
     if place.adapter is None:

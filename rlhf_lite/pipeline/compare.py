@@ -117,9 +117,8 @@ def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
     return ("reward",) if by_reward else ()
 
 
-def load_policies(
-    models: Sequence[Named], loader: ModelLoader, *, reward: Path | None = None
-) -> list[EvalPolicy]:
+def load_policies(models: Sequence[Named], loader: ModelLoader, *,
+                  reward: Path | None = None) -> list[EvalPolicy]:
     """Load policies; adapters of one base model share one network.
 
     Raises:
@@ -130,25 +129,11 @@ def load_policies(
     return [loader.policy(named, adapter, reward) for named, adapter in pairs]
 
 
-def evaluate_models(
-    models: Sequence[str],
-    prompts: str,
-    output: Path,
-    *,
-    limit: int | None = None,
-    baseline: str | None = None,
-    reference: str | None = None,
-    reward: Path | None = None,
-    with_gold: bool = True,
-    judge: str | None = None,
-    toxicity: str | None = None,
-    chat: bool = False,
-    seed: int = 0,
-    on_error: Literal["raise", "skip"] = "raise",
-    command: str | None = None,
-    visible: bool = True,
-    **sampling: Any,
-) -> dict[str, Any]:
+def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit: int | None = None,
+                    baseline: str | None = None, reference: str | None = None, reward: Path | None = None,
+                    with_gold: bool = True, judge: str | None = None, toxicity: str | None = None,
+                    chat: bool = False, seed: int = 0, on_error: Literal["raise", "skip"] = "raise",
+                    command: str | None = None, visible: bool = True, **sampling: Any) -> dict[str, Any]:
     """Compare policies and write the report. See `evaluation.compare.compare_policies` for the measures.
 
     Args:
@@ -201,22 +186,10 @@ def evaluate_models(
         measured_from = policies.pop() if extra else reference
         scores, reward_quality = (None, {}) if place is None else _reward(place, texts)
         show(2, "policies loaded")
-        comparison = compare_policies(
-            policies,
-            given.texts,
-            baseline=baseline,
-            reference=measured_from,
-            gold=gold,
-            reward=scores,
-            toxicity=tox,
-            judge=judge,
-            chat=chat,
-            seed=seed,
-            **sampling,
-            prompt_source=given.source,
-            remarks=remarks,
-            on_policy=lambda done, name: show(2 + done, name),
-        )
+        comparison = compare_policies(policies, given.texts, baseline=baseline, reference=measured_from,
+                                      gold=gold, reward=scores, toxicity=tox, judge=judge, chat=chat,
+                                      seed=seed, **sampling, prompt_source=given.source, remarks=remarks,
+                                      on_policy=lambda done, name: show(2 + done, name))
     info = run_info(seed=seed) | {"judges": gold_quality | reward_quality, "command": command}
     info["seconds"] = round(time.monotonic() - started, 1)
     write_comparison(comparison, output, info=info)

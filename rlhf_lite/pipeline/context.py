@@ -106,9 +106,8 @@ class Run:
         return section | {"seed": self.config.seed, "data": self.config.data.model_dump(mode="json")}
 
     @contextmanager
-    def training(
-        self, phase: str, status_line: Callable[[Mapping[str, float]], str], **settings: Any
-    ) -> Iterator[RunSettings]:
+    def training(self, phase: str, status_line: Callable[[Mapping[str, float]], str],
+                 **settings: Any) -> Iterator[RunSettings]:
         """Run a phase's trainer: progress bar, log and checkpoints, continuing after its last saved step.
 
         Args:
@@ -144,14 +143,8 @@ class Run:
                 self.accelerator.wait_for_everyone()
 
             every, bad = self.config.checkpoint.every_steps, self.output / "bad-batches"
-            yield pick(
-                RunSettings,
-                section,
-                seed=self.config.seed,
-                accelerator=self.accelerator,
-                hooks=Hooks(on_step, save, every, bad_batches=bad),
-                resume=resume,
-            )
+            yield pick(RunSettings, section, seed=self.config.seed, accelerator=self.accelerator,
+                       hooks=Hooks(on_step, save, every, bad_batches=bad), resume=resume)
         self.seconds[phase] = elapsed()
 
     @contextmanager

@@ -45,19 +45,14 @@ def human_preferences(run: Run) -> list[Preference]:
     config = run.config
     if config.data.source != "reviews":
         return run.texts.train_pairs[: config.dpo.pairs]
-    return make_pairs(
-        split_ratings(load_ratings("movie"))["train"],
-        n=config.dpo.pairs,
-        min_gap=config.dpo.min_gap,
-        prompt_words=max(1, config.reward.prompt_words),
-        seed=config.seed,
-    )
+    return make_pairs(split_ratings(load_ratings("movie"))["train"], n=config.dpo.pairs,
+                      min_gap=config.dpo.min_gap, prompt_words=max(1, config.reward.prompt_words),
+                      seed=config.seed)
 
 
 @torch.no_grad()
-def policy_pairs(
-    run: Run, policy: Policy, adapters: AdapterPolicies, prompts: Sequence[str]
-) -> tuple[list[EncodedPair], list[Preference]]:
+def policy_pairs(run: Run, policy: Policy, adapters: AdapterPolicies,
+                 prompts: Sequence[str]) -> tuple[list[EncodedPair], list[Preference]]:
     """One pair for each prompt: of several continuations the best and the worst for the reward model.
 
     Prompts whose candidates are all the same text give no pair. Responses keep the end token only where the
@@ -74,16 +69,10 @@ def policy_pairs(
     for start in range(0, len(prompts), per_pass):
         part = encoded[start : start + per_pass]
         with adapters.sampling(adapters.reference)() as causal:
-            rollout = sample(
-                causal,
-                *pad_left(part, tokenizer.pad_token_id),
-                max_new_tokens=settings.max_new_tokens,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                temperature=settings.temperature,
-                seeds=seeds[start * n : (start + len(part)) * n],
-                repeats=n,
-            )
+            rollout = sample(causal, *pad_left(part, tokenizer.pad_token_id),
+                             max_new_tokens=settings.max_new_tokens, eos_token_id=tokenizer.eos_token_id,
+                             pad_token_id=tokenizer.pad_token_id, temperature=settings.temperature,
+                             seeds=seeds[start * n : (start + len(part)) * n], repeats=n)
         batch = Completions.of(rollout, eos_token_id=tokenizer.eos_token_id, decode=tokenizer.batch_decode,
                                trunk=trunk)
         scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
@@ -104,10 +93,8 @@ def policy_pairs(
 def with_label_noise(pairs: Sequence[EncodedPair], share: float, *, seed: int) -> list[EncodedPair]:
     """The pairs with this share of them (rounded) turned round; which ones is drawn from the seed."""
     turned = set(random.Random(f"{seed} label noise").sample(range(len(pairs)), round(share * len(pairs))))
-    return [
-        replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) if i in turned else pair
-        for i, pair in enumerate(pairs)
-    ]
+    return [replace(pair, chosen_ids=pair.rejected_ids, rejected_ids=pair.chosen_ids) if i in turned else pair
+            for i, pair in enumerate(pairs)]
 
 
 def run_dpo(run: Run) -> None:

@@ -86,17 +86,11 @@ def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Exa
 def run_reward(run: Run) -> None:
     """Train the reward model on human pairs; writes ``reward/adapter``."""
     config, max_tokens = run.config, run.config.data.max_tokens
-    model = new_reward_model(
-        config.model.name,
-        precision=run.precision,
-        max_tokens=max_tokens,
-        seed=config.seed,
-        **config.lora.model_dump(),
-    )
+    model = new_reward_model(config.model.name, precision=run.precision, max_tokens=max_tokens,
+                             seed=config.seed, **config.lora.model_dump())
     # One pair of reviews in seven has an answer that is too long: recorded runs cut it and kept the pair.
-    pairs = encode_texts(
-        model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens, cut_answers=True
-    ).pairs
+    pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens,
+                         cut_answers=True).pairs
     steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
     def status_line(metrics: Mapping[str, float]) -> str:
@@ -104,13 +98,8 @@ def run_reward(run: Run) -> None:
         return f"loss {loss:.3f} nats/pair, accuracy {accuracy:.2f}"
 
     with run.training("reward", status_line, steps=steps) as settings:
-        train_reward(
-            model,
-            pairs,
-            pick(RewardSettings, config.reward),
-            optimiser=pick(OptimiserSettings, config.reward),
-            run=settings,
-        )
+        train_reward(model, pairs, pick(RewardSettings, config.reward),
+                     optimiser=pick(OptimiserSettings, config.reward), run=settings)
     model.eval()
     scores = model.score_texts(run.texts.scale_texts)
     model.mean, model.std = float(scores.mean()), float(scores.std())
@@ -241,13 +230,8 @@ def run_ppo(run: Run) -> None:
         return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
 
     with run.training("ppo", status_line, batch_size=config.ppo.prompts_per_step) as settings:
-        train_ppo(
-            setup.training,
-            encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
-            pick(PPOSettings, config.ppo),
-            optimiser=pick(OptimiserSettings, config.ppo),
-            run=settings,
-        )
+        train_ppo(setup.training, encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
+                  pick(PPOSettings, config.ppo), optimiser=pick(OptimiserSettings, config.ppo), run=settings)
     save_run_ppo(run, setup)
 
 

@@ -74,23 +74,17 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
     saved = output / "config.yaml"
     if saved.is_file():
         if not resume:
-            raise PhaseError(
-                f"{output} already holds a run. Continue it with --resume, "
-                "or name another folder with --output"
-            )
+            raise PhaseError(f"{output} already holds a run. Continue it with --resume, or "
+                             "name another folder with --output")
         before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
         now = _flat(config.model_dump(mode="json"))
         free = ("output", "checkpoint.", *_grown(before.get("method"), now.get("method")))
-        differing = [
-            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-            for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and not key.startswith(free)
-        ]
+        differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+                     for key in sorted(before.keys() | now.keys())
+                     if before.get(key) != now.get(key) and not key.startswith(free)]
         if differing:
-            raise PhaseError(
-                f"{output} was started with other settings: {'; '.join(differing)}. "
-                "Resume with the same settings, or start anew with another --output"
-            )
+            raise PhaseError(f"{output} was started with other settings: {'; '.join(differing)}. Resume with "
+                             "the same settings, or start anew with another --output")
     elif output.is_dir() and any(output.iterdir()):
         raise PhaseError(f"{output} holds other files and no run: name an empty or new folder with --output")
     output.mkdir(parents=True, exist_ok=True)
@@ -99,16 +93,8 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
     config.save(saved)
 
 
-def run_pipeline(
-    config: PipelineConfig,
-    *,
-    output: Path,
-    resume: bool = False,
-    skip: Sequence[str] = (),
-    only: Sequence[str] = (),
-    command: str = "",
-    visible: bool = True,
-) -> dict[str, Any]:
+def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, skip: Sequence[str] = (),
+                 only: Sequence[str] = (), command: str = "", visible: bool = True) -> dict[str, Any]:
     """Run the phases of the chosen method (SFT, reward model, PPO or DPO, evaluation) and write the report.
 
     Args:
@@ -150,12 +136,8 @@ def run_pipeline(
     return metrics
 
 
-def run_phases(
-    run: Run,
-    phases: Sequence[str],
-    makers: Mapping[str, Callable[[Run], None]],
-    evaluate: Callable[[Run], dict[str, Any]],
-) -> dict[str, Any]:
+def run_phases(run: Run, phases: Sequence[str], makers: Mapping[str, Callable[[Run], None]],
+               evaluate: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
     """Run phases in their order; finished ones are checked and kept.
 
     Returns:
@@ -175,17 +157,15 @@ def run_phases(
                 makers[phase](run)
         except Exception as error:
             (run.output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise PhaseError(
-                f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in {run.output}; "
-                "mend the cause and start the same command with --resume. The traceback is in error.log there"
-            ) from error
+            raise PhaseError(f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in "
+                             f"{run.output}; mend the cause and start the same command with --resume. The "
+                             "traceback is in error.log there") from error
     (run.output / "error.log").unlink(missing_ok=True)
     return judged
 
 
-def collect_metrics(
-    run: Run, judged: dict[str, Any], *, info: dict[str, Any], command: str, wall: float
-) -> dict[str, Any]:
+def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], command: str,
+                    wall: float) -> dict[str, Any]:
     """What ``metrics.json`` holds: where the numbers come from, the judgements, the checks and the times.
 
     ``info`` is what ``run_info`` said when the run started.
@@ -226,12 +206,8 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
 
     if "reward_model" in judged:
         model = judged["reward_model"]
-        check(
-            f"Reward-model accuracy on {model['n_pairs']} held-out pairs",
-            ">= 0.85",
-            model["accuracy"],
-            model["accuracy"] >= 0.85,
-        )
+        check(f"Reward-model accuracy on {model['n_pairs']} held-out pairs", ">= 0.85", model["accuracy"],
+              model["accuracy"] >= 0.85)
     for name in ("ppo", "dpo"):
         if f"{name}_minus_sft" not in judged.get("comparisons", {}):
             continue

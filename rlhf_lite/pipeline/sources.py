@@ -59,16 +59,10 @@ def review_texts(config: PipelineConfig) -> Texts:
     return Texts(
         sft_train=cut["train"],
         sft_validation=_thin(cut["validation"], _VALIDATION_TEXTS),
-        train_pairs=make_pairs(
-            splits["train"],
-            n=reward.pairs,
-            min_gap=reward.min_gap,
-            prompt_words=reward.prompt_words,
-            seed=config.seed,
-        ),
-        test_pairs=make_pairs(
-            splits["test"], n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words
-        ),
+        train_pairs=make_pairs(splits["train"], n=reward.pairs, min_gap=reward.min_gap,
+                               prompt_words=reward.prompt_words, seed=config.seed),
+        test_pairs=make_pairs(splits["test"], n=reward.eval_pairs, min_gap=reward.eval_min_gap,
+                              prompt_words=reward.prompt_words),
         ppo_prompts=[prompt for prompt, _ in cut["train"]],
         test_prompts=_thin([prompt for prompt, _ in cut["test"]], config.evaluation.prompts),
         scale_texts=[rating.text for rating in _thin(splits["validation"], _SCALE_TEXTS)],

@@ -100,9 +100,8 @@ def load_sweep(path: Path) -> Sweep:
     return sweep
 
 
-def plan(
-    path: Path, output: Path, *, arms: list[str] | None = None, seeds: list[int] | None = None
-) -> list[Job]:
+def plan(path: Path, output: Path, *, arms: list[str] | None = None,
+         seeds: list[int] | None = None) -> list[Job]:
     """The runs of a sweep, seed by seed, so that arms can share phases.
 
     Args:
@@ -124,16 +123,10 @@ def plan(
             if arms and arm not in arms:
                 continue
             file = f"{index:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}_seed{seed}.json"
-            job = Job(
-                sweep=path.stem,
-                phases=tuple(sweep.phases),
-                arm=arm,
-                seed=seed,
-                overrides=(*sweep.base, *overrides),
-                command=f"rlhf-lite sweep {path} --output {output}",
-                work=output / ".work" / f"seed{seed}",
-                result=output / file,
-            )
+            job = Job(sweep=path.stem, phases=tuple(sweep.phases), arm=arm, seed=seed,
+                      overrides=(*sweep.base, *overrides),
+                      command=f"rlhf-lite sweep {path} --output {output}",
+                      work=output / ".work" / f"seed{seed}", result=output / file)
             jobs.append(job)
     return jobs
 
@@ -196,9 +189,8 @@ def run_job(job: Job) -> str:
     for phase in job.phases:
         before = time.process_time()
         if phase == "evaluation":
-            same = config.model_dump(
-                mode="json", include={*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})}
-            )
+            same = config.model_dump(mode="json",
+                                     include={*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})})
             judged |= run_evaluation(run, shared=job.work / f"evaluation-{fingerprint(same)}")
             seconds[phase] = round(run.seconds[phase], 2)
             cpu_seconds[phase] = round(time.process_time() - before, 2)
@@ -277,9 +269,8 @@ def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]
     )
     if run.config.data.source == "reviews":
         texts = split_ratings(load_ratings("movie"))["validation"]
-        pairs = make_pairs(
-            texts, n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words
-        )
+        pairs = make_pairs(texts, n=reward.eval_pairs, min_gap=reward.eval_min_gap,
+                           prompt_words=reward.prompt_words)
         accuracy["validation"] = judge_reward_model(model, pairs, min_gap=reward.eval_min_gap)
     return accuracy
 

@@ -41,16 +41,8 @@ def is_sentence(text: str) -> bool:
     return text.strip().endswith(".") and len(text.split()) >= MIN_ALT_WORDS
 
 
-def slider(
-    figures: Sequence[Figure],
-    labels: Sequence[str],
-    *,
-    name: str,
-    alts: Sequence[str],
-    start: int = 0,
-    width: int = 560,
-    dpi: int = 120,
-) -> Slider:
+def slider(figures: Sequence[Figure], labels: Sequence[str], *, name: str, alts: Sequence[str],
+           start: int = 0, width: int = 560, dpi: int = 120) -> Slider:
     """Join matplotlib figures into one picture with a slider.
 
     Args:
@@ -76,9 +68,8 @@ def slider(
         raise ValueError(f"slider: start is {start}; use 0 to {len(figures) - 1}")
     for alt in alts:
         if not is_sentence(alt):
-            raise ValueError(
-                f"slider: the alternative text {alt!r} is not a sentence of {MIN_ALT_WORDS} words or more"
-            )
+            raise ValueError(f"slider: the alternative text {alt!r} is not a sentence "
+                             f"of {MIN_ALT_WORDS} words or more")
     pictures = "".join(
         f'<img src="data:image/png;base64,{_png(figure, dpi)}" alt="{html.escape(alt)}" '
         f'data-label="{html.escape(label)}" style="display:{"block" if i == start else "none"};'

@@ -46,9 +46,8 @@ def record(name: str, value: Any) -> Any:
     if not isinstance(plain, bool | int | float | str):
         raise TypeError(f"record({name!r}): received {type(value).__name__}; pass a number or a text")
     if isinstance(plain, float) and plain - plain != 0.0:
-        raise ValueError(
-            f"record({name!r}): the value is {plain}; a page cannot quote a number that is not finite"
-        )
+        raise ValueError(f"record({name!r}): the value is {plain}; a page cannot "
+                         "quote a number that is not finite")
     if not _in_ipython():
         print(f"{name} = {plain!r}")
         return plain
@@ -72,9 +71,8 @@ def note(markdown: str) -> None:
     display(Markdown(markdown))
 
 
-def show_table(
-    rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, *, caption: str = ""
-) -> None:
+def show_table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | None = None, *,
+               caption: str = "") -> None:
     """Show rows as a table, by pandas. Outside IPython it is printed.
 
     Example: ``show_table([{"arm": "rank 1", "loss (nats)": 3.214}], {"loss (nats)": ".2f"})``

@@ -62,33 +62,24 @@ class Feedback:
         write_json(folder / "stats.json", without_nan(self.stats))
 
 
-def sample_candidates(
-    run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str]
-) -> list[list[str]]:
+def sample_candidates(run: Run, policy: Policy, actors: AdapterPolicies,
+                      prompts: Sequence[str]) -> list[list[str]]:
     """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
     settings = run.config.feedback
     writer = EvalPolicy("candidates", actors.model, policy.tokenizer, actors.reference)
-    rollouts = write(
-        writer,
-        encode_for(writer, prompts, max_new_tokens=settings.max_new_tokens).ids,
-        samples=settings.candidates,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        seeds=row_seeds(run.config.seed, _CANDIDATES, rows=len(prompts) * settings.candidates),
-        stop=LINE_END,
-        batch_size=96,
-    )
+    rollouts = write(writer, encode_for(writer, prompts, max_new_tokens=settings.max_new_tokens).ids,
+                     samples=settings.candidates, max_new_tokens=settings.max_new_tokens,
+                     temperature=settings.temperature,
+                     seeds=row_seeds(run.config.seed, _CANDIDATES, rows=len(prompts) * settings.candidates),
+                     stop=LINE_END, batch_size=96)
     texts, _ = decoded(writer, rollouts, stop=LINE_END)
     n = settings.candidates
-    return [
-        list(dict.fromkeys(f" {text}" for text in texts[i * n : (i + 1) * n] if words(text)))
-        for i in range(len(prompts))
-    ]
+    return [list(dict.fromkeys(f" {text}" for text in texts[i * n : (i + 1) * n] if words(text)))
+            for i in range(len(prompts))]
 
 
-def ask_for_feedback(
-    run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str], constitution: Constitution
-) -> Feedback:
+def ask_for_feedback(run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str],
+                     constitution: Constitution) -> Feedback:
     """Sample candidates, have them judged by one or all methods, and make preferences by the chosen one.
 
     The judge sees the answers alone, without the rude thread. ``stats`` holds for each method the share of
@@ -100,9 +91,8 @@ def ask_for_feedback(
     candidates = sample_candidates(run, policy, actors, prompts)
     asked = [(prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True) if len(texts) > 1]
     if not asked:
-        raise ValueError(
-            "feedback: no prompt has two different answers; raise feedback.candidates or temperature"
-        )
+        raise ValueError("feedback: no prompt has two different answers; raise "
+                         "feedback.candidates or temperature")
     # Neighbours in the list make pairs: 0 with 1, 2 with 3.
     pairs = [(p, t[i], t[i + 1]) for p, t in asked for i in range(0, len(t) - 1, 2)]
     methods = methods_for(constitution) if settings.compare else (settings.method,)
@@ -136,16 +126,9 @@ def methods_for(constitution: Constitution) -> tuple[str, ...]:
     return METHODS if whole else METHODS[1:]
 
 
-def _judge_singles(
-    writer: PolicyWriter,
-    asked: Sequence[tuple[str, list[str]]],
-    pairs: Sequence[tuple[str, str, str]],
-    constitution: Constitution,
-    *,
-    method: str,
-    examples: bool,
-    min_log_odds: float,
-) -> Feedback:
+def _judge_singles(writer: PolicyWriter, asked: Sequence[tuple[str, list[str]]],
+                   pairs: Sequence[tuple[str, str, str]], constitution: Constitution, *, method: str,
+                   examples: bool, min_log_odds: float) -> Feedback:
     """Judgements of single texts, by likelihood or by a question."""
     flat = [(prompt, text) for prompt, answers in asked for text in answers]
     texts = [("", text) for _, text in flat]
@@ -154,36 +137,21 @@ def _judge_singles(
         if method == "likelihood"
         else judge_texts(writer, texts, constitution, examples=examples)
     )
-    records = point_preferences(
-        [prompt for prompt, _ in asked],
-        [answers for _, answers in asked],
-        odds,
-        constitution,
-        judge=writer.name,
-        method=method,
-        min_log_odds=min_log_odds,
-    )
+    records = point_preferences([prompt for prompt, _ in asked], [answers for _, answers in asked], odds,
+                                constitution, judge=writer.name, method=method, min_log_odds=min_log_odds)
     place = {both: i for i, both in enumerate(flat)}
     first, second = ([place[pair[0], pair[k]] for pair in pairs] for k in (1, 2))
     names = [principle.id for principle in constitution.principles]
     stats = agreement(pairs, (odds[first] - odds[second]).numpy(), names)
     stats["auc"] = auc_of_clean(odds.mean(1).numpy(), [text for _, text in flat])
     common = {"method": method, "judge": writer.name, "principles": names}
-    rows = [
-        common | {"prompt": prompt, "text": text, "log_odds": values}
-        for (prompt, text), values in zip(flat, odds.tolist(), strict=True)
-    ]
+    rows = [common | {"prompt": prompt, "text": text, "log_odds": values}
+            for (prompt, text), values in zip(flat, odds.tolist(), strict=True)]
     return Feedback(records, rows, stats, writer.name)
 
 
-def _judge_pairs(
-    writer: PolicyWriter,
-    pairs: Sequence[tuple[str, str, str]],
-    constitution: Constitution,
-    *,
-    examples: bool,
-    min_log_odds: float,
-) -> Feedback:
+def _judge_pairs(writer: PolicyWriter, pairs: Sequence[tuple[str, str, str]], constitution: Constitution, *,
+                 examples: bool, min_log_odds: float) -> Feedback:
     """Judgements of two texts against each other, in both orders."""
     judged = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
     names = list(judged.principles)
@@ -202,9 +170,8 @@ def _judge_pairs(
     return Feedback(records, rows, stats, writer.name)
 
 
-def agreement(
-    pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray, names: Sequence[str]
-) -> dict[str, Any]:
+def agreement(pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray,
+              names: Sequence[str]) -> dict[str, Any]:
     """How often the judge favours the text that the toxicity judge finds less toxic, of clear pairs.
 
     Pairs of one prompt are averaged first: the interval is over prompts.

@@ -23,15 +23,8 @@ from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality
 from rlhf_lite.types import Preference
 
 
-def measure_judge(
-    writer: Writer,
-    pairs: Sequence[Preference],
-    *,
-    constitution: Constitution | None = None,
-    pairwise: bool = True,
-    pointwise: bool = True,
-    likelihood: bool = True,
-) -> dict[str, Any]:
+def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: Constitution | None = None,
+                  pairwise: bool = True, pointwise: bool = True, likelihood: bool = True) -> dict[str, Any]:
     """Ask a judge about pairs whose order people gave, two by two and one by one.
 
     Which text of a pair is shown first does not depend on which one people preferred: every other pair is
@@ -81,10 +74,8 @@ def measure_judge(
         for name, a, b in _columns(names, given, swapped):
             answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
     texts = [("", text) for both in sides for text in both]
-    for method, asked_for, judge in (
-        ("pointwise", pointwise, judge_texts),
-        ("likelihood", likelihood, judge_by_likelihood),
-    ):
+    for method, asked_for, judge in (("pointwise", pointwise, judge_texts),
+                                     ("likelihood", likelihood, judge_by_likelihood)):
         if asked_for:
             odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
             for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
@@ -110,9 +101,8 @@ def _quality(log_odds: np.ndarray) -> dict[str, Any]:
     return {**_accuracy(log_odds, "accuracy"), "ece": quality["ece"], "brier": quality["brier"]}
 
 
-def pairwise_quality(
-    as_given: np.ndarray, swapped: np.ndarray, *, first_is_preferred: np.ndarray
-) -> dict[str, Any]:
+def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *,
+                     first_is_preferred: np.ndarray) -> dict[str, Any]:
     """Accuracy, bias and calibration of judgements in two orders.
 
     Args:

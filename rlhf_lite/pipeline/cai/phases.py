@@ -70,27 +70,14 @@ def revise_phase(run: Run) -> None:
     policy = load_policy(config.model.name, precision=run.precision)
     writer = PolicyWriter(policy, batch_size=32)
     prompts = [p for p in prompts_of(config).train[: settings.prompts] for _ in range(settings.samples)]
-    first = writer.write(
-        prompts,
-        max_new_tokens=settings.max_new_tokens,
-        seed=config.seed + _FIRST,
-        temperature=settings.first_temperature,
-        stop=LINE_END,
-    )
+    first = writer.write(prompts, max_new_tokens=settings.max_new_tokens, seed=config.seed + _FIRST,
+                         temperature=settings.first_temperature, stop=LINE_END)
     answered = [(p, text) for p, text in zip(prompts, first, strict=True) if text.strip()]
     if not answered:
         raise ValueError("revise: the model answered no prompt with a text; there is nothing to revise")
-    chains = revise(
-        writer,
-        [text for _, text in answered],
-        constitution_of(config),
-        rounds=settings.rounds,
-        seed=config.seed,
-        prompts=[p for p, _ in answered],
-        critique=settings.critique,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-    )
+    chains = revise(writer, [text for _, text in answered], constitution_of(config), rounds=settings.rounds,
+                    seed=config.seed, prompts=[p for p, _ in answered], critique=settings.critique,
+                    max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
     run.seconds["revise"] = time.monotonic() - started
     with run.result("revise", steps=settings.rounds, chains=len(chains)) as folder:
         write_chains(folder / "chains.jsonl", chains)
@@ -168,14 +155,9 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
     prompts = prompts_of(config).test[: settings.prompts]
     policies = {name: EvalPolicy(name, model, policy.tokenizer, POLICIES[name]) for name in names}
-    answers = judge_answers(
-        policies,
-        prompts,
-        samples=settings.samples,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        seed=config.seed,
-    )
+    answers = judge_answers(policies, prompts, samples=settings.samples,
+                            max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
+                            seed=config.seed)
     write_samples(run.output / "samples.jsonl", prompts, answers)
     pairs = [
         (a, b) for a, b in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if a in names and b in names
@@ -198,9 +180,7 @@ def write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answ
         row: dict[str, Any] = {}
         for name, own in answers.items():
             toxicity, vader = own.scores["toxicity"], own.scores["vader"]
-            row[name] = [
-                {"text": own.texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
-                for j in range(i * own.samples, (i + 1) * own.samples)
-            ]
+            row[name] = [{"text": own.texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
+                         for j in range(i * own.samples, (i + 1) * own.samples)]
         rows.append({"prompt": prompt, "policies": row})
     write_json_lines(path, rows)

@@ -40,14 +40,8 @@ def _round(row: Mapping[str, Any]) -> list[str]:
 
 def _method(name: str, row: Mapping[str, Any], used: str) -> list[str]:
     agreement, gap = _cells(row, "agreement", "chosen_minus_rejected_toxicity")
-    return [
-        name,
-        "yes" if name == used else "no",
-        str(row.get("pairs", 0)),
-        str(row["n_clear_pairs"]),
-        agreement,
-        gap,
-    ]
+    return [name, "yes" if name == used else "no", str(row.get("pairs", 0)), str(row["n_clear_pairs"]),
+            agreement, gap]
 
 
 def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Path:

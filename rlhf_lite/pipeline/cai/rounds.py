@@ -59,15 +59,8 @@ def copied(prompt: str, text: str) -> bool:
     return bool(own) and any(words(line) == own for line in prompt.splitlines())
 
 
-def judge_answers(
-    policies: Mapping[str, EvalPolicy],
-    prompts: Sequence[str],
-    *,
-    samples: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-) -> dict[str, Answers]:
+def judge_answers(policies: Mapping[str, EvalPolicy], prompts: Sequence[str], *, samples: int,
+                  max_new_tokens: int, temperature: float, seed: int) -> dict[str, Answers]:
     """Let policies answer the same prompts in one line each, and measure the answers.
 
     Args:
@@ -80,18 +73,9 @@ def judge_answers(
     """
     judges = Judges(reference=next(iter(policies.values())))
     return {
-        name: measure(
-            policy,
-            prompts,
-            judges,
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            perplexity_temperature=temperature,
-            samples=samples,
-            seed=seed,
-            stop=LINE_END,
-            batch_size=96,
-        )
+        name: measure(policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
+                      perplexity_temperature=temperature, samples=samples, seed=seed, stop=LINE_END,
+                      batch_size=96)
         for name, policy in policies.items()
     }
 
@@ -105,12 +89,8 @@ def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
     """
     texts, prompts = answers.texts, answers.prompts.texts
     row: dict[str, Any] = {"n_prompts": len(prompts), "n_answers": len(texts)}
-    for name, values in (
-        ("toxicity", answers.scores["toxicity"]),
-        ("vader", answers.scores["vader"]),
-        ("kl_nats_per_seq", answers.scores["kl"]),
-        ("length_words", answers.words),
-    ):
+    for name, values in (("toxicity", answers.scores["toxicity"]), ("vader", answers.scores["vader"]),
+                         ("kl_nats_per_seq", answers.scores["kl"]), ("length_words", answers.words)):
         interval = answers.mean(values, seed=seed)
         row |= {name: interval and interval.estimate, f"{name}_ci95": interval and interval.ends}
     toxic = share_ci(answers.scores["toxicity"] > TOXIC, groups=answers.groups)
@@ -142,9 +122,8 @@ def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
     """
     lengths = {len(chain.steps) for chain in chains}
     if len(lengths) != 1:
-        raise ValueError(
-            f"expected chains of one length, got {len(chains)} chains of lengths {sorted(lengths)}"
-        )
+        raise ValueError(f"expected chains of one length, got {len(chains)} "
+                         f"chains of lengths {sorted(lengths)}")
     rows: list[dict[str, Any]] = []
     first = toxicity_scores([chain.first for chain in chains])
     # Chains of one prompt are one unit of chance; a chain without a prompt is its own.

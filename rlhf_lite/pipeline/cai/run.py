@@ -30,18 +30,8 @@ from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.run import prepare_folder, run_phases, without_nan
 from rlhf_lite.tracking import run_info
 
-__all__ = [
-    "CAI_PHASES",
-    "CAI_TRAINING",
-    "constitution_of",
-    "dpo_phase",
-    "evaluation_phase",
-    "feedback_phase",
-    "prompts_of",
-    "revise_phase",
-    "run_cai",
-    "sft_phase",
-]
+__all__ = ["CAI_PHASES", "CAI_TRAINING", "constitution_of", "dpo_phase", "evaluation_phase", "feedback_phase",
+           "prompts_of", "revise_phase", "run_cai", "sft_phase"]
 
 CAI_PHASES = ("revise", "sft", "feedback", "dpo", "evaluation")
 CAI_TRAINING: dict[str, Callable[[Run], None]] = {
@@ -52,9 +42,8 @@ CAI_TRAINING: dict[str, Callable[[Run], None]] = {
 }
 
 
-def run_cai(
-    config: CAIConfig, *, output: Path, resume: bool = False, command: str = "", visible: bool = True
-) -> dict[str, Any]:
+def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: str = "",
+            visible: bool = True) -> dict[str, Any]:
     """Run all phases and write ``metrics.json`` and ``report.md``.
 
     Args:

@@ -73,12 +73,8 @@ PREFERENCE_CASES: Mapping[str, PreferenceCase] = MappingProxyType(
         "apo_zero": _case("apo_zero"),
         # γ = 0 gives SimPO an optimum that can be written down, and β T undoes its division by T: what is
         # left to see is that it forgets the reference.
-        "simpo": _case(
-            "simpo",
-            beta=lambda world: world.beta * world.length,
-            target=_without_reference,
-            options={"gamma": 0.0},
-        ),
+        "simpo": _case("simpo", beta=lambda world: world.beta * world.length, target=_without_reference,
+                       options={"gamma": 0.0}),
         "cpo": _case("cpo"),
         "orpo": _case("orpo"),
     }
@@ -128,14 +124,10 @@ def _pair_objective(name: str, world: World, pairs: _Pairs, beta: float, options
     def expected(logp: Tensor) -> Tensor:
         a, b, weights = pairs()
         lengths = torch.full((a.numel(),), float(world.length), dtype=logp.dtype)
-        rows = PairLogps(
-            policy_chosen=logp.gather(1, a).flatten(),
-            policy_rejected=logp.gather(1, b).flatten(),
-            ref_chosen=ref.gather(1, a).flatten(),
-            ref_rejected=ref.gather(1, b).flatten(),
-            chosen_lengths=lengths,
-            rejected_lengths=lengths,
-        )
+        rows = PairLogps(policy_chosen=logp.gather(1, a).flatten(),
+                         policy_rejected=logp.gather(1, b).flatten(), ref_chosen=ref.gather(1, a).flatten(),
+                         ref_rejected=ref.gather(1, b).flatten(), chosen_lengths=lengths,
+                         rejected_lengths=lengths)
         return (weights.flatten() * loss(rows, beta=beta, **options)).sum() / len(world.prompts)
 
     return expected
@@ -159,17 +151,9 @@ def _kto_objective(world: World, beta: float):
     return expected
 
 
-def run_preferences(
-    algorithm: str,
-    world: World,
-    *,
-    seed: int,
-    steps: int,
-    learning_rate: float,
-    evaluate_every: int,
-    on_point: OnPoint | None = None,
-    pairs_per_prompt: int | None = None,
-) -> LabResult:
+def run_preferences(algorithm: str, world: World, *, seed: int, steps: int, learning_rate: float,
+                    evaluate_every: int, on_point: OnPoint | None = None,
+                    pairs_per_prompt: int | None = None) -> LabResult:
     """Minimise a preference loss on infinite data with a tabular policy that starts at the reference.
 
     Args:

@@ -136,11 +136,9 @@ def result(world: World, probs: Tensor, curve: Curve, *, target: Tensor | None, 
     """
     seconds = time.perf_counter() - curve.started - curve.seconds_measuring
     same = target is not None and torch.allclose(target, world.optimum, atol=1e-12, rtol=0)
-    return LabResult(
-        **about, world=world.name, tokens=world.tokens, length=world.length, prompts=len(world.prompts),
-        beta=world.beta, evaluation=measured(world, probs),
-        win_rate=float((probs * win_rates(world.rewards, world.reference)).sum(-1).mean()),
-        target=None if target is None or same else measured(world, target),
-        kl_to_target=None if target is None else float(exact_kl(probs, target).mean()),
-        seconds=seconds, seconds_measuring=curve.seconds_measuring, curve=tuple(curve.points),
-    )
+    return LabResult(**about, world=world.name, tokens=world.tokens, length=world.length,
+                     prompts=len(world.prompts), beta=world.beta, evaluation=measured(world, probs),
+                     win_rate=float((probs * win_rates(world.rewards, world.reference)).sum(-1).mean()),
+                     target=None if target is None or same else measured(world, target),
+                     kl_to_target=None if target is None else float(exact_kl(probs, target).mean()),
+                     seconds=seconds, seconds_measuring=curve.seconds_measuring, curve=tuple(curve.points))

@@ -35,15 +35,8 @@ _PREFERENCE_SIZE = {"tokens": 6, "length": 3}
 _BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
-def run_lab(
-    algorithm: str,
-    *,
-    world: World | str = "dense",
-    seed: int = 0,
-    quick: bool = False,
-    on_point: OnPoint | None = None,
-    **settings: Any,
-) -> LabResult:
+def run_lab(algorithm: str, *, world: World | str = "dense", seed: int = 0, quick: bool = False,
+            on_point: OnPoint | None = None, **settings: Any) -> LabResult:
     """Run one algorithm in one world and measure it exactly.
 
     Args:
@@ -77,9 +70,8 @@ def run_lab(
     return run(world=world, seed=seed, on_point=on_point, **defaults | settings)
 
 
-def run_best_of_n(
-    world: World, *, seed: int = 0, ns: tuple[int, ...] = _BEST_OF, on_point: OnPoint | None = None
-) -> LabResult:
+def run_best_of_n(world: World, *, seed: int = 0, ns: tuple[int, ...] = _BEST_OF,
+                  on_point: OnPoint | None = None) -> LabResult:
     """The exact distribution of best-of-n in a world, for every n; the best n stands for all of them.
 
     Nothing is trained and nothing is drawn: it has a closed form. ``extra`` holds, for each n, the KL to

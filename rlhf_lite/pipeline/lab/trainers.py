@@ -163,21 +163,9 @@ def _train(train: Callable[..., None], kind: type, given: Mapping[str, Any], mod
                   **about)
 
 
-def run_policy(
-    algorithm: str,
-    world: World,
-    *,
-    seed: int,
-    steps: int,
-    rows: int,
-    learning_rate: float,
-    evaluate_every: int,
-    on_point: OnPoint | None = None,
-    pretraining_steps: int = 150,
-    kl_coef: float | None = None,
-    value_head_std: float = 0.0,
-    **changes: Any,
-) -> LabResult:
+def run_policy(algorithm: str, world: World, *, seed: int, steps: int, rows: int, learning_rate: float,
+               evaluate_every: int, on_point: OnPoint | None = None, pretraining_steps: int = 150,
+               kl_coef: float | None = None, value_head_std: float = 0.0, **changes: Any) -> LabResult:
     """Train the tiny transformer from its own pre-trained state towards the world's optimum.
 
     Args:
@@ -256,25 +244,14 @@ def sampled_pairs(world: World, n: int, *, sharpness: float, seed: int) -> list[
     chances = torch.sigmoid(sharpness * gaps)
     swapped = torch.rand(n, generator=generator, dtype=torch.float64) >= chances
     chosen, rejected = torch.where(swapped, second, first), torch.where(swapped, first, second)
-    rows = zip(
-        prompts.tolist(), world.sequences[chosen].tolist(), world.sequences[rejected].tolist(), strict=True
-    )
+    rows = zip(prompts.tolist(), world.sequences[chosen].tolist(), world.sequences[rejected].tolist(),
+               strict=True)
     return [EncodedPair(list(world.prompts[p]), good, bad) for p, good, bad in rows]
 
 
-def run_dpo_trainer(
-    world: World,
-    *,
-    seed: int,
-    steps: int,
-    rows: int,
-    learning_rate: float,
-    evaluate_every: int,
-    on_point: OnPoint | None = None,
-    sharpness: float = 10.0,
-    pretraining_steps: int = 150,
-    **changes: Any,
-) -> LabResult:
+def run_dpo_trainer(world: World, *, seed: int, steps: int, rows: int, learning_rate: float,
+                    evaluate_every: int, on_point: OnPoint | None = None, sharpness: float = 10.0,
+                    pretraining_steps: int = 150, **changes: Any) -> LabResult:
     """Train the tiny transformer with the package's DPO trainer on sampled verdicts, each pair seen once.
 
     Unlike the table in ``preferences`` this has noise: a verdict is one bit. With rewards between 0 and 1
