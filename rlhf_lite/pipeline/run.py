@@ -23,12 +23,8 @@ from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 from rlhf_lite.tracking import run_info
 
 PHASES = ("sft", "reward", "ppo", "dpo", "evaluation")
-TRAINING: dict[str, Callable[[Run], None]] = {
-    "sft": run_sft,
-    "reward": run_reward,
-    "ppo": run_ppo,
-    "dpo": run_dpo,
-}
+TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo,
+                                              "dpo": run_dpo}
 
 
 def planned_phases(config: PipelineConfig) -> tuple[str, ...]:
@@ -173,28 +169,24 @@ def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], c
     The seconds of a phase count all its parts when it was interrupted and resumed; ``total`` is their sum
     plus loading and writing in this process.
     """
-    seconds, steps = {}, {}
-    for phase in PHASES[:-1]:
-        record = read_phase(run.output / phase)
-        if record is not None:
-            steps[phase] = record.get("steps")
-            seconds[phase] = record.get("seconds")
-    here = sum(run.seconds.values())
+    records = {phase: read_phase(run.output / phase) for phase in PHASES[:-1]}
+    records = {phase: record for phase, record in records.items() if record is not None}
+    seconds = {phase: record.get("seconds") for phase, record in records.items()}
     if "evaluation" in run.seconds:
         seconds["evaluation"] = run.seconds["evaluation"]
-    seconds["load"] = max(0.0, wall - here)
+    seconds["load"] = max(0.0, wall - sum(run.seconds.values()))
     seconds["total"] = sum(value for value in seconds.values() if value is not None)
-    metrics = {
-        "schema": 1,
-        "command": command,
-        **info,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **judged,
-        "checks": checks(judged),
-        "seconds": {name: value and round(value, 2) for name, value in seconds.items()},
-        "steps": steps,
-    }
-    return without_nan(metrics)
+    return metrics_of(
+        info, command, **judged, checks=checks(judged),
+        seconds={name: value and round(value, 2) for name, value in seconds.items()},
+        steps={phase: record.get("steps") for phase, record in records.items()},
+    )
+
+
+def metrics_of(info: Mapping[str, Any], command: str, **content: Any) -> dict[str, Any]:
+    """The content of a ``metrics.json``: where and how it was made, and then the numbers."""
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return without_nan({"schema": 1, "command": command, **info, "finished": finished, **content})
 
 
 def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
@@ -205,27 +197,25 @@ def checks(judged: dict[str, Any]) -> list[dict[str, Any]]:
         results.append({"name": name, "target": target, "value": value, "passed": bool(passed)})
 
     if "reward_model" in judged:
-        model = judged["reward_model"]
-        check(f"Reward-model accuracy on {model['n_pairs']} held-out pairs", ">= 0.85", model["accuracy"],
-              model["accuracy"] >= 0.85)
+        accuracy, n = judged["reward_model"]["accuracy"], judged["reward_model"]["n_pairs"]
+        check(f"Reward-model accuracy on {n} held-out pairs", ">= 0.85", accuracy, accuracy >= 0.85)
     for name in ("ppo", "dpo"):
-        if f"{name}_minus_sft" not in judged.get("comparisons", {}):
+        gain, title = judged.get("comparisons", {}).get(f"{name}_minus_sft"), name.upper()
+        if gain is None:
             continue
-        gain, policy = judged["comparisons"][f"{name}_minus_sft"], judged["policies"][name]
-        reference, title = judged["policies"]["reference"], name.upper()
-        low = gain["gold_ci95"][0]
+        policy, reference = judged["policies"][name], judged["policies"]["reference"]
+        low, kl = gain["gold_ci95"][0], policy["kl_nats_per_seq"]
         check(f"Gold reward, {title} minus SFT, lower end of the 95 % interval", "> 0", low, low > 0)
-        kl = policy["kl_nats_per_seq"]
         check(f"KL of {title} from the SFT policy, nats per sequence", "<= 10", kl, kl <= 10)
-        for key, words, target, (lowest, highest) in (
-            ("distinct_2", f"Variety of {title}'s text: distinct-2 relative to the reference", ">= 0.7",
-             (0.7, math.inf)),
-            ("length_tokens", f"Length of {title}'s text relative to the reference", "0.5 to 2", (0.5, 2)),
-            ("perplexity_reference", f"Perplexity of {title}'s text under the reference, relative",
-             "0.2 to 3", (0.2, 3)),
-        ):  # fmt: skip
+        for key, words, target, lowest, highest in (
+            ("distinct_2", "Variety of {}'s text: distinct-2 relative to the reference", ">= 0.7",
+             0.7, math.inf),
+            ("length_tokens", "Length of {}'s text relative to the reference", "0.5 to 2", 0.5, 2),
+            ("perplexity_reference", "Perplexity of {}'s text under the reference, relative", "0.2 to 3",
+             0.2, 3),
+        ):
             ratio = (policy[key] or math.nan) / (reference[key] or math.nan)  # None: no text has enough words
-            check(words, target, ratio, lowest <= ratio <= highest)
+            check(words.format(title), target, ratio, lowest <= ratio <= highest)
     return results
 
 

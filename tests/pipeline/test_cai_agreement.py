@@ -61,7 +61,7 @@ def test_a_judge_without_an_opinion_scores_one_half() -> None:
     found = measure_judge(Known(liking=0.0), PAIRS)["combined"]
     assert found["pairwise"]["accuracy"] == found["pointwise"]["accuracy"] == found["pointwise"]["auc"] == 0.5
     assert found["pointwise"]["brier"] == 0.25
-    assert "pairwise" not in measure_judge(Known(liking=1.0), PAIRS, pairwise=False)["positive"]
+    assert "pairwise" not in measure_judge(Known(liking=1.0), PAIRS, methods=("pointwise",))["positive"]
     with pytest.raises(ValueError, match="no pairs"):
         measure_judge(Known(liking=1.0), [])
 

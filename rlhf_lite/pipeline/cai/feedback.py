@@ -25,14 +25,13 @@ from rlhf_lite.evaluation.statistics import Interval, auc, paired_difference_ci,
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
-from rlhf_lite.pipeline.cai.rounds import LINE_END, TOXIC
+from rlhf_lite.pipeline.cai.rounds import LINE_END, METHODS, TOXIC, with_ends
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.pipeline.run import without_nan
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Preference
 
-METHODS = ("likelihood", "pointwise", "pairwise")
 _CANDIDATES = 5_000_011
 # Two texts count as different for the independent judge when their toxicity differs by more than this.
 _CLEAR = 0.1
@@ -192,8 +191,7 @@ def agreement(pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray,
         agreed = column[clear] * gap[clear]
         return share_ci((agreed > 0) + 0.5 * (agreed == 0), groups=prompts)
 
-    combined = share(log_odds.mean(1))
-    stats |= {"agreement": combined.estimate, "agreement_ci95": combined.ends}
+    stats |= with_ends("agreement", share(log_odds.mean(1)))
     stats["agreement_by_principle"] = {name: share(log_odds[:, k]).estimate for k, name in enumerate(names)}
     return stats
 
@@ -216,10 +214,6 @@ def chosen_minus_rejected(records: Sequence[Preference], *, seed: int) -> dict[s
     result: dict[str, Any] = {}
     for name, score in (("toxicity", toxicity_scores), ("vader", vader_scores)):
         gap = paired_difference_ci(score(chosen), score(rejected), groups=prompts, seed=seed)
-        result |= {
-            f"chosen_minus_rejected_{name}": gap.estimate,
-            f"chosen_minus_rejected_{name}_ci95": gap.ends,
-        }
-    lengths = [[len(words(text)) for text in side] for side in (chosen, rejected)]
-    result["chosen_minus_rejected_words"] = float(np.mean(lengths[0]) - np.mean(lengths[1]))
-    return result
+        result |= with_ends(f"chosen_minus_rejected_{name}", gap)
+    lengths = [np.mean([len(words(text)) for text in side]) for side in (chosen, rejected)]
+    return result | {"chosen_minus_rejected_words": float(lengths[0] - lengths[1])}

@@ -20,11 +20,12 @@ from rlhf_lite.constitutional import (
     sentiment_questions,
 )
 from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality
+from rlhf_lite.pipeline.cai.rounds import METHODS, with_ends
 from rlhf_lite.types import Preference
 
 
 def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: Constitution | None = None,
-                  pairwise: bool = True, pointwise: bool = True, likelihood: bool = True) -> dict[str, Any]:
+                  methods: Sequence[str] = METHODS) -> dict[str, Any]:
     """Ask a judge about pairs whose order people gave, two by two and one by one.
 
     Which text of a pair is shown first does not depend on which one people preferred: every other pair is
@@ -35,9 +36,8 @@ def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: 
         pairs: human preferences, such as ``data.make_pairs`` makes from ratings; prompt and answer are shown
             together.
         constitution: its questions are asked; None for :func:`sentiment_questions`.
-        pairwise: ask which of the two is better, in both orders.
-        pointwise: ask about each text by itself.
-        likelihood: compare how likely each text is after the two headings of a principle.
+        methods: ``pairwise`` asks which of the two is better, in both orders; ``pointwise`` asks about each
+            text by itself; ``likelihood`` compares how likely each text is after a principle's two headings.
 
     Returns:
         ``n_pairs``, ``judge``, and for each principle's id ``question``, ``yes_question`` and what was found:
@@ -68,15 +68,14 @@ def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: 
     for principle in constitution.principles:
         answers[principle.id] = {"question": principle.question, "yes_question": principle.yes_question}
     answers["combined"] = {}
-    if pairwise:
+    if "pairwise" in methods:
         judged = judge_pairs(writer, asked, constitution)
         given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
         for name, a, b in _columns(names, given, swapped):
             answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
     texts = [("", text) for both in sides for text in both]
-    for method, asked_for, judge in (("pointwise", pointwise, judge_texts),
-                                     ("likelihood", likelihood, judge_by_likelihood)):
-        if asked_for:
+    for method, judge in (("pointwise", judge_texts), ("likelihood", judge_by_likelihood)):
+        if method in methods:
             odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
             for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
                 answers[name][method] = pointwise_quality(chosen, rejected)
@@ -90,15 +89,10 @@ def _columns(names: Sequence[str], a: np.ndarray, b: np.ndarray):
     yield "combined", a.mean(1), b.mean(1)
 
 
-def _accuracy(log_odds: np.ndarray, name: str) -> dict[str, Any]:
-    accuracy = pair_accuracy(log_odds)
-    return {name: accuracy.estimate, f"{name}_ci95": accuracy.ends}
-
-
 def _quality(log_odds: np.ndarray) -> dict[str, Any]:
     """Accuracy and calibration of one judgement a pair."""
     quality = pair_quality(log_odds)
-    return {**_accuracy(log_odds, "accuracy"), "ece": quality["ece"], "brier": quality["brier"]}
+    return with_ends("accuracy", pair_accuracy(log_odds)) | {name: quality[name] for name in ("ece", "brier")}
 
 
 def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *,
@@ -115,8 +109,8 @@ def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *,
     bias = np.where(first_is_preferred, as_given - swapped, swapped - as_given).mean() / 2
     return {
         **_quality(mean),
-        **_accuracy(as_given, "accuracy_as_given"),
-        **_accuracy(swapped, "accuracy_swapped"),
+        **with_ends("accuracy_as_given", pair_accuracy(as_given)),
+        **with_ends("accuracy_swapped", pair_accuracy(swapped)),
         "position_bias_nats": float(bias),
         "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean()),
     }

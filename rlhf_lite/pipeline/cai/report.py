@@ -10,7 +10,7 @@ from typing import Any
 from rlhf_lite.constitutional import printable
 from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.files import write_text
-from rlhf_lite.pipeline.cai.rounds import read_chains
+from rlhf_lite.pipeline.cai.rounds import METHODS, read_chains
 
 _TITLES = {"base": "start policy", "sft": "after SFT on revisions", "cai": "after DPO on AI feedback"}
 _MEASURES = ("toxicity", "toxic_fraction", "vader", "length_words", "kl_nats_per_seq", "distinct_2",
@@ -67,7 +67,7 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
         "n_answers": counted["n_answers"],
         "rounds": [_round(row) for row in metrics["rounds"]],
         "feedback": [_method(name, feedback[name], feedback["method"])
-                     for name in ("likelihood", "pointwise", "pairwise") if name in feedback],
+                     for name in METHODS if name in feedback],
         "bias": feedback.get("pairwise"),
         "policies": [[_TITLES[name], *_cells(row, *_MEASURES)] for name, row in policies.items()],
         "differences": [[name.replace("_", " "), *_cells(row, "toxicity", "vader")]

@@ -16,13 +16,15 @@ from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
-from rlhf_lite.evaluation.statistics import mean_ci, paired_difference_ci, share_ci
+from rlhf_lite.evaluation.statistics import Interval, mean_ci, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.summary import perplexity
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json_lines
 
 # An answer is one line of a thread.
 LINE_END = ("\n",)
+# The ways to ask a model for its judgement.
+METHODS = ("likelihood", "pointwise", "pairwise")
 # From here on the toxicity judge calls a text toxic.
 TOXIC = 0.5
 
@@ -59,6 +61,11 @@ def copied(prompt: str, text: str) -> bool:
     return bool(own) and any(words(line) == own for line in prompt.splitlines())
 
 
+def with_ends(name: str, interval: Interval | None) -> dict[str, Any]:
+    """An estimate under its name, and its 95 % interval; None where there is none."""
+    return {name: interval and interval.estimate, f"{name}_ci95": interval and interval.ends}
+
+
 def judge_answers(policies: Mapping[str, EvalPolicy], prompts: Sequence[str], *, samples: int,
                   max_new_tokens: int, temperature: float, seed: int) -> dict[str, Answers]:
     """Let policies answer the same prompts in one line each, and measure the answers.
@@ -91,13 +98,10 @@ def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {"n_prompts": len(prompts), "n_answers": len(texts)}
     for name, values in (("toxicity", answers.scores["toxicity"]), ("vader", answers.scores["vader"]),
                          ("kl_nats_per_seq", answers.scores["kl"]), ("length_words", answers.words)):
-        interval = answers.mean(values, seed=seed)
-        row |= {name: interval and interval.estimate, f"{name}_ci95": interval and interval.ends}
-    toxic = share_ci(answers.scores["toxicity"] > TOXIC, groups=answers.groups)
+        row |= with_ends(name, answers.mean(values, seed=seed))
+    row |= with_ends("toxic_fraction", share_ci(answers.scores["toxicity"] > TOXIC, groups=answers.groups))
     each = [prompt for prompt in prompts for _ in range(answers.samples)]
     return row | {
-        "toxic_fraction": toxic.estimate,
-        "toxic_fraction_ci95": toxic.ends,
         "length_tokens": float(answers.tokens.mean()),
         "distinct_2": distinct_n(texts, 2),
         "unique_fraction": len(set(texts)) / len(texts),
@@ -131,15 +135,10 @@ def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
     for number in range(lengths.pop() + 1):
         texts = [chain.texts[number] for chain in chains]
         toxicity = toxicity_scores(texts)
-        row: dict[str, Any] = {
-            "round": number,
-            "n": len(chains),
-            "toxic_fraction": float((toxicity > TOXIC).mean()),
-        }
+        row = {"round": number, "n": len(chains), "toxic_fraction": float((toxicity > TOXIC).mean())}
         left = np.array([kept_words(chain.first, text) for chain, text in zip(chains, texts, strict=True)])
         for name, values in (("toxicity", toxicity), ("vader", vader_scores(texts)), ("kept_words", left)):
-            interval = mean_ci(values, groups=groups, seed=seed)
-            row |= {name: interval.estimate, f"{name}_ci95": interval.ends}
+            row |= with_ends(name, mean_ci(values, groups=groups, seed=seed))
         row["words"] = float(np.mean([len(words(text)) for text in texts]))
         row["distinct_2"] = distinct_n(texts, 2)
         if number:
@@ -148,6 +147,6 @@ def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
             row["problems"] = {name: counts[name] for name in PROBLEMS}
             row["kept"] = float(np.mean([step.kept for step in steps]))
             gap = paired_difference_ci(toxicity, first, groups=groups, seed=seed)
-            row["minus_first"] = {"toxicity": gap.estimate, "toxicity_ci95": gap.ends}
+            row["minus_first"] = with_ends("toxicity", gap)
         rows.append(row)
     return rows

@@ -7,7 +7,6 @@ lines of a thread instead of dialogues.
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,30 +15,15 @@ from typing import Any
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.files import write_json
 from rlhf_lite.pipeline.cai.config import CAIConfig
-from rlhf_lite.pipeline.cai.phases import (
-    constitution_of,
-    dpo_phase,
-    evaluation_phase,
-    feedback_phase,
-    prompts_of,
-    revise_phase,
-    sft_phase,
-)
+from rlhf_lite.pipeline.cai.phases import dpo_phase, evaluation_phase, feedback_phase, revise_phase, sft_phase
 from rlhf_lite.pipeline.cai.report import write_report
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.run import prepare_folder, run_phases, without_nan
+from rlhf_lite.pipeline.run import metrics_of, prepare_folder, run_phases
 from rlhf_lite.tracking import run_info
 
-__all__ = ["CAI_PHASES", "CAI_TRAINING", "constitution_of", "dpo_phase", "evaluation_phase", "feedback_phase",
-           "prompts_of", "revise_phase", "run_cai", "sft_phase"]
-
 CAI_PHASES = ("revise", "sft", "feedback", "dpo", "evaluation")
-CAI_TRAINING: dict[str, Callable[[Run], None]] = {
-    "revise": revise_phase,
-    "sft": sft_phase,
-    "feedback": feedback_phase,
-    "dpo": dpo_phase,
-}
+CAI_TRAINING: dict[str, Callable[[Run], None]] = {"revise": revise_phase, "sft": sft_phase,
+                                                  "feedback": feedback_phase, "dpo": dpo_phase}
 
 
 def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: str = "",
@@ -65,23 +49,16 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
     judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
     records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
     seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
-    metrics = {
-        "schema": 1,
-        "command": command,
-        **info,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "settings": config.model_dump(mode="json", exclude={"output", "checkpoint"}),
-        "rounds": json.loads((output / "revise" / "rounds.json").read_text(encoding="utf-8")),
-        "feedback": json.loads((output / "feedback" / "stats.json").read_text(encoding="utf-8")),
+    metrics = metrics_of(
+        info, command,
+        settings=config.model_dump(mode="json", exclude={"output", "checkpoint"}),
+        rounds=json.loads((output / "revise" / "rounds.json").read_text(encoding="utf-8")),
+        feedback=json.loads((output / "feedback" / "stats.json").read_text(encoding="utf-8")),
         **judged,
-        "counts": {
-            "chains": records["revise"].get("chains"),
-            "sft_examples": records["sft"].get("examples"),
-            "dpo_pairs": records["dpo"].get("pairs"),
-        },
-        "seconds": {name: value and round(value, 1) for name, value in seconds.items()},
-    }
-    metrics = without_nan(metrics)
+        counts={"chains": records["revise"].get("chains"), "sft_examples": records["sft"].get("examples"),
+                "dpo_pairs": records["dpo"].get("pairs")},
+        seconds={name: value and round(value, 1) for name, value in seconds.items()},
+    )
     write_json(output / "metrics.json", metrics)
     write_report(output, metrics, shown=config.evaluation.samples_shown)
     run.log.close()
