@@ -21,7 +21,7 @@ from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.files import write_json
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai.config import load_cai_config
-from rlhf_lite.pipeline.cai.judge_quality import measure_judge
+from rlhf_lite.pipeline.cai.feedback import measure_judge
 from rlhf_lite.pipeline.cai.rounds import read_chains
 from rlhf_lite.pipeline.cai.run import run_cai
 from rlhf_lite.pipeline.run import without_nan

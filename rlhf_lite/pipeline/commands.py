@@ -14,10 +14,11 @@ from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.data import load_preferences, split_of
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
+from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.files import write_json, write_json_lines
-from rlhf_lite.models.adapters import load_adapter, merged
+from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import load_policy, resolve_model
-from rlhf_lite.models.reward_model import SCALE_FILE, RewardModel, load_reward_model
+from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.phases import run_reward
@@ -71,7 +72,8 @@ def locate_policy(spec: str) -> Located:
         return Located(BUNDLED, resolve_model(None))
     folder = Path(spec)
     if folder.name in _BARE and not folder.exists() and (run := _run_of(folder.parent)):
-        return Located(f"{run.name}/{folder.name}", _base_of_run(run), run=run)
+        base = resolve_model(load_config(run / "config.yaml", []).model.name)
+        return Located(f"{run.name}/{folder.name}", base, run=run)
     places = [*(folder / name / "adapter" for name in _PHASES), folder / "adapter", folder]
     adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
     if adapter is not None:
@@ -100,10 +102,6 @@ def _adapter(folder: Path, adapter: Path) -> Located:
 def _run_of(folder: Path) -> Path | None:
     """The folder, if it is a run."""
     return folder if (folder / "config.yaml").is_file() else None
-
-
-def _base_of_run(run: Path) -> str:
-    return resolve_model(load_config(run / "config.yaml", []).model.name)
 
 
 def find_reward_model(folder: Path) -> Path:
@@ -188,25 +186,12 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise",
     model = load_reward_model(find_reward_model(Path(model_dir)))
     quality = judge_reward_model(model, pairs, min_gap=0.0)
     if output is not None:
-        write_scores(output, model, pairs)
+        chosen, rejected = score_pairs(model, pairs)
+        rows = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+                 "score_chosen": float(a), "score_rejected": float(b), "p_chosen": float((a - b).sigmoid())}
+                for pair, a, b in zip(pairs, chosen, rejected, strict=True)]
+        write_json_lines(output, rows)
     return quality
-
-
-def write_scores(output: Path, model: RewardModel, pairs: list[Preference]) -> None:
-    """One JSON line per pair, written atomically."""
-    chosen, rejected = score_pairs(model, pairs)
-    rows = [
-        {
-            "prompt": pair.prompt,
-            "chosen": pair.chosen,
-            "rejected": pair.rejected,
-            "score_chosen": float(a),
-            "score_rejected": float(b),
-            "p_chosen": float((a - b).sigmoid()),
-        }
-        for pair, a, b in zip(pairs, chosen, rejected, strict=True)
-    ]
-    write_json_lines(output, rows)
 
 
 def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperature: float, samples: int,
@@ -229,21 +214,14 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
         PhaseError: if the folder holds no policy, or a reward model.
     """
     place = locate_policy(model_dir)
-    policy = load_policy(place.base)
+    policy, adapter = load_policy(place.base), None if place.adapter is None else "policy"
     tokenizer = policy.tokenizer
+    network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")
     prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
-
-    def draw(model: Any) -> torch.Tensor:
+    with EvalPolicy(place.label, network, tokenizer, adapter).sampling() as model:
         rollout = sample(model, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool),
                          max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
                          pad_token_id=tokenizer.pad_token_id, seeds=row_seeds(seed, rows=samples),
                          temperature=temperature)
-        return rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
-
-    if place.adapter is None:
-        tokens = draw(policy.model)
-    else:
-        peft_model = load_adapter(policy.model, place.adapter, "policy")
-        with merged(peft_model, "policy"):
-            tokens = draw(peft_model.get_base_model())
+    tokens = rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
     return [prompt + text for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]

@@ -16,7 +16,6 @@ count the work of all threads, whatever else the machine was doing.
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 import multiprocessing
@@ -27,20 +26,22 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from safetensors import safe_open
 
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.config.reading import read_model
+from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
-from rlhf_lite.pipeline.run import PHASES
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.judging import judge_reward_model, run_evaluation
+from rlhf_lite.pipeline.phases import load_run_reward
+from rlhf_lite.pipeline.run import PHASES, TRAINING, metrics_of
 from rlhf_lite.tracking import read_metrics, run_info
-
-if TYPE_CHECKING:
-    from rlhf_lite.pipeline.context import Run
 
 SCHEMA = 1
 _LOG = "sweep-log.json"
@@ -173,10 +174,6 @@ def run_sweep(
 
 def run_job(job: Job) -> str:
     """Run one arm with one seed in this process and write its file; returns a line for the log."""
-    from rlhf_lite.pipeline.context import Run
-    from rlhf_lite.pipeline.judging import run_evaluation
-    from rlhf_lite.pipeline.run import TRAINING, without_nan
-
     config, info = job.config, run_info(seed=job.seed)
     folder = job.work / "run"
     shutil.rmtree(folder, ignore_errors=True)
@@ -189,9 +186,9 @@ def run_job(job: Job) -> str:
     for phase in job.phases:
         before = time.process_time()
         if phase == "evaluation":
-            same = config.model_dump(mode="json",
-                                     include={*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})})
-            judged |= run_evaluation(run, shared=job.work / f"evaluation-{fingerprint(same)}")
+            alike = {*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})}
+            key = fingerprint(config.model_dump(mode="json", include=alike))
+            judged |= run_evaluation(run, shared=job.work / f"evaluation-{key}")
             seconds[phase] = round(run.seconds[phase], 2)
             cpu_seconds[phase] = round(time.process_time() - before, 2)
             continue
@@ -199,7 +196,9 @@ def run_job(job: Job) -> str:
         if not shared.is_dir():
             TRAINING[phase](run)
             log = {"cpu_seconds": round(time.process_time() - before, 2), "series": _series(folder, phase)}
-            _keep(folder / phase, shared, log)
+            with atomic_folder(shared) as temporary:  # for other arms
+                shutil.copytree(folder / phase, temporary, dirs_exist_ok=True)
+                write_json(temporary / _LOG, log)
         else:
             shutil.copytree(shared, folder / phase, ignore=shutil.ignore_patterns(_LOG))
         log = json.loads((shared / _LOG).read_text(encoding="utf-8"))
@@ -209,25 +208,13 @@ def run_job(job: Job) -> str:
     if "reward" in job.phases:
         judged["reward_model"] = _reward_accuracy(run, judged.get("reward_model"))
     last = [phase for phase in job.phases if phase != "evaluation"][-1]
-    result = {
-        "schema": SCHEMA,
-        "sweep": job.sweep,
-        "arm": job.arm,
-        "seed": job.seed,
-        "phases": list(job.phases),
-        "settings": list(job.overrides),
-        "command": job.command,
-        "precision": run.precision,
-        **info,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": seconds,
-        "cpu_seconds": cpu_seconds,
-        "peak_memory_mb": _peak_memory_mb(),
-        "trainable_parameters": _adapter_parameters(folder / last),
-        "series": series,
-        "judged": judged,
-    }
-    write_json(job.result, without_nan(result))
+    result = metrics_of(
+        info, job.command, schema=SCHEMA, sweep=job.sweep, arm=job.arm, seed=job.seed,
+        phases=list(job.phases), settings=list(job.overrides), precision=run.precision, seconds=seconds,
+        cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb(),
+        trainable_parameters=_adapter_parameters(folder / last), series=series, judged=judged,
+    )
+    write_json(job.result, result)
     run.log.close()
     shutil.rmtree(folder, ignore_errors=True)
     return f"{sum(seconds.values()):.0f} s of phases"
@@ -235,18 +222,10 @@ def run_job(job: Job) -> str:
 
 def _phase_key(config: PipelineConfig, phase: str, phases: tuple[str, ...]) -> str:
     """What a phase's result depends on: PPO and DPO stand on those before, the others on themselves."""
-    policies = {"ppo", "dpo"}
-    before = [name for name in phases if name not in {"evaluation", *(policies - {phase})}]
-    parts = before if phase in policies else [phase]
-    shared = ("seed", "model", "lora", "data", *parts)
-    return fingerprint(config.model_dump(mode="json", include=set(shared)))
-
-
-def _keep(folder: Path, shared: Path, log: dict[str, Any]) -> None:
-    """Put a finished phase aside for other arms; the folder appears complete or not at all."""
-    with atomic_folder(shared) as temporary:
-        shutil.copytree(folder, temporary, dirs_exist_ok=True)
-        write_json(temporary / _LOG, log)
+    parts = {phase}
+    if phase in ("ppo", "dpo"):
+        parts |= {*phases} & {"sft", "reward"}
+    return fingerprint(config.model_dump(mode="json", include={"seed", "model", "lora", "data", *parts}))
 
 
 def _series(folder: Path, phase: str) -> dict[str, list[Any]]:
@@ -258,27 +237,19 @@ def _series(folder: Path, phase: str) -> dict[str, list[Any]]:
 
 def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]:
     """How the reward model does on held-out pairs: choices are made on "validation", reported on "test"."""
-    from rlhf_lite.data import load_ratings, make_pairs, split_ratings
-    from rlhf_lite.pipeline.judging import judge_reward_model
-    from rlhf_lite.pipeline.phases import load_run_reward
-
     model, reward = load_run_reward(run), run.config.reward
     model.eval()
-    accuracy: dict[str, Any] = dict(
-        on_test or judge_reward_model(model, run.texts.test_pairs, min_gap=reward.eval_min_gap)
-    )
+    gap = reward.eval_min_gap
+    accuracy = dict(on_test or judge_reward_model(model, run.texts.test_pairs, min_gap=gap))
     if run.config.data.source == "reviews":
         texts = split_ratings(load_ratings("movie"))["validation"]
-        pairs = make_pairs(texts, n=reward.eval_pairs, min_gap=reward.eval_min_gap,
-                           prompt_words=reward.prompt_words)
-        accuracy["validation"] = judge_reward_model(model, pairs, min_gap=reward.eval_min_gap)
+        pairs = make_pairs(texts, n=reward.eval_pairs, min_gap=gap, prompt_words=reward.prompt_words)
+        accuracy["validation"] = judge_reward_model(model, pairs, min_gap=gap)
     return accuracy
 
 
 def _adapter_parameters(folder: Path) -> int | None:
     """How many numbers the phase's adapter holds."""
-    from safetensors import safe_open
-
     path = folder / "adapter" / "adapter_model.safetensors"
     if not path.is_file():
         return None

@@ -22,9 +22,8 @@ from rlhf_lite.models.adapters import adapter_parameters, add_adapter, lora_conf
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai.config import CAIConfig, load_cai_config
 from rlhf_lite.pipeline.cai.feedback import agreement, chosen_minus_rejected
-from rlhf_lite.pipeline.cai.phases import line
 from rlhf_lite.pipeline.cai.rounds import by_round, copied, judge_answers, read_chains, write_chains
-from rlhf_lite.pipeline.cai.run import CAI_PHASES, run_cai
+from rlhf_lite.pipeline.cai.run import CAI_PHASES, line, run_cai
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import DPO, POLICY, REFERENCE, build_adapter_policies
 from rlhf_lite.teaching import book_runs as chapters

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlhf_lite.pipeline.cai.judge_quality import measure_judge, pairwise_quality, pointwise_quality
+from rlhf_lite.pipeline.cai.feedback import measure_judge, pairwise_quality, pointwise_quality
 from rlhf_lite.types import Preference
 
 PAIRS = [Preference("", f"good {i}", f"bad {i}", 2.0) for i in range(10)]
