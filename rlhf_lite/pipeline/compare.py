@@ -37,7 +37,6 @@ class Named:
     """A policy that was asked for: its name in the report, and where it is."""
 
     name: str
-    spec: str
     place: Located
 
 
@@ -60,7 +59,7 @@ def parse_models(specs: Sequence[str]) -> list[Named]:
         while name in taken:
             name, number = f"{plain} ({number})", number + 1
         taken.add(name)
-        models.append(Named(name, model, place))
+        models.append(Named(name, place))
     return models
 
 
@@ -69,7 +68,6 @@ class ModelLoader:
     """Models by base, each loaded once, with every adapter that is wanted on it."""
 
     bases: dict[str, Policy] = field(default_factory=dict)
-    networks: dict[str, Any] = field(default_factory=dict)
 
     def base(self, name: str) -> Policy:
         """The bare model; loaded when it is first asked for.
@@ -85,23 +83,29 @@ class ModelLoader:
                 raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
         return self.bases[name]
 
-    def attach(self, place: Located) -> str | None:
-        """Put the adapter on the network of its base model: its name there, or None for a bare model."""
-        policy = self.base(place.base)
-        if place.adapter is None:
-            return None
-        network = self.networks.get(place.base, policy.model)
-        name = f"policy_{len(getattr(network, 'peft_config', ()))}"
-        self.networks[place.base] = load_adapter(network, place.adapter, name)
-        return name
+    def policies(self, models: Sequence[Named], *, reward: Path | None = None) -> list[EvalPolicy]:
+        """Load policies; adapters of one base model share one network. ``reward`` will judge them.
 
-    def policy(self, named: Named, adapter: str | None, reward: Path | None) -> EvalPolicy:
-        """The policy; to be called when every adapter of its base model is attached."""
-        place, policy = named.place, self.base(named.place.base)
-        # A Hub id or a folder's name; never the path of somebody's machine.
-        source = place.label if Path(place.base).exists() or place.adapter else place.base
-        model = self.networks.get(place.base, policy.model)
-        return EvalPolicy(named.name, model, policy.tokenizer, adapter, source, optimised_by(place, reward))
+        Raises:
+            PhaseError: if a model is not there or does not load.
+        """
+        networks: dict[str, Any] = {}
+        adapters: list[str | None] = []
+        for place in (named.place for named in models):
+            network, name = networks.setdefault(place.base, self.base(place.base).model), None
+            if place.adapter is not None:
+                name = f"policy_{len(getattr(network, 'peft_config', ()))}"
+                networks[place.base] = load_adapter(network, place.adapter, name)
+            adapters.append(name)
+        loaded = []
+        for named, adapter in zip(models, adapters, strict=True):
+            place, tokenizer = named.place, self.base(named.place.base).tokenizer
+            # A Hub id or a folder's name; never the path of somebody's machine.
+            source = place.label if Path(place.base).exists() or place.adapter else place.base
+            trained_by = optimised_by(place, reward)
+            network = networks[place.base]
+            loaded.append(EvalPolicy(named.name, network, tokenizer, adapter, source, trained_by))
+        return loaded
 
 
 def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
@@ -111,22 +115,10 @@ def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
     own = place.run / "reward" / "adapter"
     if not own.is_dir() or own.resolve() != reward.resolve():
         return ()
-    by_reward = place.phase == "ppo" or (
-        place.phase == "dpo" and load_config(place.run / "config.yaml", []).dpo.source == "policy"
-    )
+    by_reward = place.phase == "ppo"
+    if place.phase == "dpo":
+        by_reward = load_config(place.run / "config.yaml", []).dpo.source == "policy"
     return ("reward",) if by_reward else ()
-
-
-def load_policies(models: Sequence[Named], loader: ModelLoader, *,
-                  reward: Path | None = None) -> list[EvalPolicy]:
-    """Load policies; adapters of one base model share one network.
-
-    Raises:
-        PhaseError: if a model is not there or does not load.
-    """
-    adapters = [loader.attach(named.place) for named in models]
-    pairs = zip(models, adapters, strict=True)
-    return [loader.policy(named, adapter, reward) for named, adapter in pairs]
 
 
 def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit: int | None = None,
@@ -171,7 +163,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     deciding_judge(judge, has_gold=with_gold and not chat, has_reward=place is not None)
     extra = None
     if reference is not None and reference not in known:
-        extra = Named(f"reference {reference}", reference, locate_policy(reference))
+        extra = Named(f"reference {reference}", locate_policy(reference))
     remarks = [f"Left out: {error}" for error in given.skipped]
     if chat and with_gold:
         remarks.insert(0, "No gold reward: the gold judge knows movie reviews, and these are chats.")
@@ -182,7 +174,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
         texts = review_texts(PipelineConfig(seed=seed)) if with_gold and not chat else None
         gold, gold_quality = (None, {}) if texts is None else _gold(loader, texts)
         show(1, "gold judge" if gold else "models loaded")
-        policies = load_policies([*named, *([extra] if extra else [])], loader, reward=place)
+        policies = loader.policies([*named, *([extra] if extra else [])], reward=place)
         measured_from = policies.pop() if extra else reference
         scores, reward_quality = (None, {}) if place is None else _reward(place, texts)
         show(2, "policies loaded")

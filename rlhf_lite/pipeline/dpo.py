@@ -18,15 +18,9 @@ from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_rat
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.phases import (
-    AdapterPolicies,
-    build_adapter_policies,
-    load_run_reward,
-    save_merged,
-    save_policy,
-    shared_reward,
-)
+from rlhf_lite.pipeline.sources import thin
 from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
@@ -51,7 +45,7 @@ def human_preferences(run: Run) -> list[Preference]:
 
 
 @torch.no_grad()
-def policy_pairs(run: Run, policy: Policy, adapters: AdapterPolicies,
+def policy_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
                  prompts: Sequence[str]) -> tuple[list[EncodedPair], list[Preference]]:
     """One pair for each prompt: of several continuations the best and the worst for the reward model.
 
@@ -59,9 +53,9 @@ def policy_pairs(run: Run, policy: Policy, adapters: AdapterPolicies,
     policy wrote it, so that a text that was cut does not teach to stop.
     """
     settings, tokenizer = run.config.dpo, policy.tokenizer
-    model = load_run_reward(run)
+    model = phases.load_run_reward(run)
     model.eval()
-    reward = shared_reward(run, model, policy)
+    reward = phases.shared_reward(run, model, policy)
     trunk = PolicyScorer(adapters.model, top_layers=run.config.lora.top_layers).body.trunk
     encoded, pairs, texts = encode_prompts(tokenizer, prompts), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
@@ -105,23 +99,21 @@ def run_dpo(run: Run) -> None:
     """
     config, settings = run.config, run.config.dpo
     policy = load_policy(config.model.name, precision=run.precision)
-    adapters = build_adapter_policies(run, policy, trained=False)
+    adapters = phases.build_adapter_policies(run, policy, trained=False)
     texts: list[Preference] = []
     if settings.source == "human":
         human = human_preferences(run)
         pairs = encode_preferences(policy.tokenizer, human, max_tokens=config.data.max_tokens).pairs
     else:
-        # Spread over all openings: the reviews are ordered, the first ones are all positive.
-        prompts, n = run.texts.ppo_prompts, min(settings.pairs, len(run.texts.ppo_prompts))
-        pairs, texts = policy_pairs(run, policy, adapters, [prompts[i * len(prompts) // n] for i in range(n)])
+        pairs, texts = policy_pairs(run, policy, adapters, thin(run.texts.ppo_prompts, settings.pairs))
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
     train_on_pairs(run, policy, adapters, pairs, sampled=texts)
 
 
-def train_on_pairs(run: Run, policy: Policy, adapters: AdapterPolicies, pairs: Sequence[EncodedPair], *,
-                   sampled: Sequence[Preference] = ()) -> None:
+def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
+                   pairs: Sequence[EncodedPair], *, sampled: Sequence[Preference] = ()) -> None:
     """Train the adapter "policy" on pairs, and write it as the result of the phase ``dpo``.
 
     Args:
@@ -146,8 +138,8 @@ def train_on_pairs(run: Run, policy: Policy, adapters: AdapterPolicies, pairs: S
                   run=run_settings)
     reference = "sft" if adapters.reference else "base"
     with run.result("dpo", steps=steps, reference=reference, pairs=len(pairs)) as folder:
-        save_policy(adapters.model, policy, folder)
+        phases.save_policy(adapters.model, policy, folder)
         if sampled:
             save_preferences(folder / "pairs.jsonl", sampled)
         if config.checkpoint.save_merged:
-            save_merged(adapters, policy, folder / "merged")
+            phases.save_merged(adapters, policy, folder / "merged")

@@ -27,21 +27,14 @@ from rlhf_lite.evaluation.summary import compare, summarise
 from rlhf_lite.files import atomic_file, write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
 from rlhf_lite.models.reward_model import RewardModel
+from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run, bar
-from rlhf_lite.pipeline.phases import (
-    DPO,
-    POLICY,
-    REFERENCE,
-    build_adapter_policies,
-    load_run_reward,
-    shared_reward,
-)
 from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 
 _COMPARED = (("ppo", "sft"), ("ppo", "reference"), ("sft", "reference"), ("dpo", "sft"), ("dpo", "reference"),
              ("dpo", "ppo"))
-_ADAPTERS = {"sft": REFERENCE, "ppo": POLICY, "dpo": DPO}
+_ADAPTERS = {"sft": phases.REFERENCE, "ppo": phases.POLICY, "dpo": phases.DPO}
 _GAPS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
@@ -163,12 +156,12 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         show(1, f"gold judge agrees with people at r = {judged['gold_judge']['pearson']:.2f}")
         raw = None
         if has_reward:
-            reward = load_run_reward(run)
+            reward = phases.load_run_reward(run)
             reward.eval()
             judged["reward_model"] = cache.record(
                 "reward_model", lambda: judge_reward_model(reward, texts.test_pairs, min_gap=gap)
             )
-            raw = shared_reward(run, reward, policy)
+            raw = phases.shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {judged['reward_model']['accuracy']:.3f}")
         policies = _policies(run, policy, trained, best_of)
         base = policies["reference"]
@@ -194,7 +187,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
 
 def _policies(run: Run, policy: Policy, trained: Sequence[str], best_of: int) -> dict[str, EvalPolicy]:
     """The policies of the run by name, on one network; the best of n last, if n is not 0."""
-    adapters = build_adapter_policies(run, policy, trained="ppo" in trained)
+    adapters = phases.build_adapter_policies(run, policy, trained="ppo" in trained)
     make = partial(EvalPolicy, model=adapters.model, tokenizer=policy.tokenizer)
     policies = {name: make(name, adapter=_ADAPTERS.get(name)) for name in ("reference", *trained)}
     if best_of:

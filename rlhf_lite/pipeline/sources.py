@@ -43,7 +43,7 @@ _SCALE_TEXTS = 200
 _CHECK_TEXTS = 300
 
 
-def _thin(rows: list, n: int) -> list:
+def thin(rows: list, n: int) -> list:
     """At most ``n`` rows, spread evenly: the reviews are ordered, the first ones are all positive."""
     if len(rows) <= n:
         return rows
@@ -58,16 +58,16 @@ def review_texts(config: PipelineConfig) -> Texts:
     reward = config.reward
     return Texts(
         sft_train=cut["train"],
-        sft_validation=_thin(cut["validation"], _VALIDATION_TEXTS),
+        sft_validation=thin(cut["validation"], _VALIDATION_TEXTS),
         train_pairs=make_pairs(splits["train"], n=reward.pairs, min_gap=reward.min_gap,
                                prompt_words=reward.prompt_words, seed=config.seed),
         test_pairs=make_pairs(splits["test"], n=reward.eval_pairs, min_gap=reward.eval_min_gap,
                               prompt_words=reward.prompt_words),
         ppo_prompts=[prompt for prompt, _ in cut["train"]],
-        test_prompts=_thin([prompt for prompt, _ in cut["test"]], config.evaluation.prompts),
-        scale_texts=[rating.text for rating in _thin(splits["validation"], _SCALE_TEXTS)],
-        gold=_thin(splits["gold"], config.evaluation.gold_texts),
-        gold_check=_thin(splits["test"], _CHECK_TEXTS),
+        test_prompts=thin([prompt for prompt, _ in cut["test"]], config.evaluation.prompts),
+        scale_texts=[rating.text for rating in thin(splits["validation"], _SCALE_TEXTS)],
+        gold=thin(splits["gold"], config.evaluation.gold_texts),
+        gold_check=thin(splits["test"], _CHECK_TEXTS),
     )
 
 
@@ -86,14 +86,14 @@ def preference_texts(config: PipelineConfig) -> Texts:
     prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
     return Texts(
         sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
-        sft_validation=[(r.prompt, r.chosen) for r in _thin(splits["validation"], _VALIDATION_TEXTS)],
-        train_pairs=_thin(splits["train"], config.reward.pairs),
-        test_pairs=_thin(splits["test"], config.reward.eval_pairs),
+        sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
+        train_pairs=thin(splits["train"], config.reward.pairs),
+        test_pairs=thin(splits["test"], config.reward.eval_pairs),
         ppo_prompts=prompts["train"],
-        test_prompts=_thin(prompts["test"], config.evaluation.prompts),
-        scale_texts=[r.prompt + r.chosen for r in _thin(splits["validation"], _SCALE_TEXTS)],
-        gold=_thin(splits["gold"], config.evaluation.gold_texts),
-        gold_check=_thin(splits["test"], _CHECK_TEXTS),
+        test_prompts=thin(prompts["test"], config.evaluation.prompts),
+        scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
+        gold=thin(splits["gold"], config.evaluation.gold_texts),
+        gold_check=thin(splits["test"], _CHECK_TEXTS),
     )
 
 

@@ -21,7 +21,7 @@ from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.pipeline.commands import locate_policy
-from rlhf_lite.pipeline.compare import ModelLoader, evaluate_models, load_policies, optimised_by, parse_models
+from rlhf_lite.pipeline.compare import ModelLoader, evaluate_models, optimised_by, parse_models
 from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.types import Preference, Rating
 
@@ -94,7 +94,7 @@ def test_names(home):
 
 def test_adapters_of_one_base_share_a_network(home):
     models = [home / "run" / "reference", home / "run" / "sft", home / "run", home / "b"]
-    loaded = load_policies(parse_models([str(model) for model in models]), ModelLoader())
+    loaded = ModelLoader().policies(parse_models([str(model) for model in models]))
     assert loaded[0].model is loaded[1].model is loaded[2].model
     assert loaded[3].model is not loaded[0].model
     assert [one.adapter for one in loaded] == [None, "policy_0", "policy_1", None]

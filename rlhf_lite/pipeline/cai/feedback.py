@@ -9,22 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_lite.constitutional import (
-    Constitution,
-    PolicyWriter,
-    Writer,
-    judge_by_likelihood,
-    judge_pairs,
-    judge_texts,
-    point_preferences,
-    preferences,
-    sentiment_questions,
-)
+from rlhf_lite.constitutional import Constitution, PolicyWriter, Writer, sentiment_questions
+from rlhf_lite.constitutional import feedback as ask
 from rlhf_lite.data import save_preferences
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, write
 from rlhf_lite.evaluation.statistics import (
@@ -142,13 +134,10 @@ def _judge_singles(writer: PolicyWriter, asked: Sequence[tuple[str, list[str]]],
     """Judgements of single texts, by likelihood or by a question."""
     flat = [(prompt, text) for prompt, answers in asked for text in answers]
     texts = [("", text) for _, text in flat]
-    odds = (
-        judge_by_likelihood(writer, texts, constitution)
-        if method == "likelihood"
-        else judge_texts(writer, texts, constitution, examples=examples)
-    )
-    records = point_preferences([prompt for prompt, _ in asked], [answers for _, answers in asked], odds,
-                                constitution, judge=writer.name, method=method, min_log_odds=min_log_odds)
+    judge = ask.judge_by_likelihood if method == "likelihood" else partial(ask.judge_texts, examples=examples)
+    odds = judge(writer, texts, constitution)
+    records = ask.point_preferences([prompt for prompt, _ in asked], [answers for _, answers in asked], odds,
+                                    constitution, judge=writer.name, method=method, min_log_odds=min_log_odds)
     place = {both: i for i, both in enumerate(flat)}
     first, second = ([place[pair[0], pair[k]] for pair in pairs] for k in (1, 2))
     names = [principle.id for principle in constitution.principles]
@@ -163,7 +152,7 @@ def _judge_singles(writer: PolicyWriter, asked: Sequence[tuple[str, list[str]]],
 def _judge_pairs(writer: PolicyWriter, pairs: Sequence[tuple[str, str, str]], constitution: Constitution, *,
                  examples: bool, min_log_odds: float) -> Feedback:
     """Judgements of two texts against each other, in both orders."""
-    judged = judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
+    judged = ask.judge_pairs(writer, [("", a, b) for _, a, b in pairs], constitution, examples=examples)
     names = list(judged.principles)
     stats = agreement(pairs, judged.log_odds.numpy(), names) | {
         "position_bias_nats": dict(zip(names, judged.position_bias.tolist(), strict=True)),
@@ -176,7 +165,7 @@ def _judge_pairs(writer: PolicyWriter, pairs: Sequence[tuple[str, str, str]], co
         | {"prompt": prompt, "first": a, "second": b, "log_odds_as_given": given, "log_odds_swapped": swapped}
         for (prompt, a, b), given, swapped in both
     ]
-    records = preferences(pairs, judged, min_log_odds=min_log_odds)
+    records = ask.preferences(pairs, judged, min_log_odds=min_log_odds)
     return Feedback(records, rows, stats)
 
 
@@ -278,12 +267,12 @@ def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: 
         answers[principle.id] = {"question": principle.question, "yes_question": principle.yes_question}
     answers["combined"] = {}
     if "pairwise" in methods:
-        judged = judge_pairs(writer, asked, constitution)
+        judged = ask.judge_pairs(writer, asked, constitution)
         given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
         for name, a, b in _columns(names, given, swapped):
             answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
     texts = [("", text) for both in sides for text in both]
-    for method, judge in (("pointwise", judge_texts), ("likelihood", judge_by_likelihood)):
+    for method, judge in (("pointwise", ask.judge_texts), ("likelihood", ask.judge_by_likelihood)):
         if method in methods:
             odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
             for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
