@@ -53,9 +53,7 @@ def policy_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
     policy wrote it, so that a text that was cut does not teach to stop.
     """
     settings, tokenizer = run.config.dpo, policy.tokenizer
-    model = phases.load_run_reward(run)
-    model.eval()
-    reward = phases.shared_reward(run, model, policy)
+    reward = phases.shared_reward(run, phases.load_run_reward(run), policy)
     trunk = PolicyScorer(adapters.model, top_layers=run.config.lora.top_layers).body.trunk
     encoded, pairs, texts = encode_prompts(tokenizer, prompts), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)

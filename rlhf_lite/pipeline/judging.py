@@ -157,7 +157,6 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         raw = None
         if has_reward:
             reward = phases.load_run_reward(run)
-            reward.eval()
             judged["reward_model"] = cache.record(
                 "reward_model", lambda: judge_reward_model(reward, texts.test_pairs, min_gap=gap)
             )

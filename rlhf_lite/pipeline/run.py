@@ -22,6 +22,8 @@ from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 from rlhf_lite.tracking import run_info
 
+# The settings that are new when a run by one method becomes a run by both.
+_GROWN = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
 PHASES = ("sft", "reward", "ppo", "dpo", "evaluation")
 TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo,
                                               "dpo": run_dpo}
@@ -40,12 +42,6 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _grown(before: str | None, now: str | None) -> tuple[str, ...]:
-    """The settings that are new when a run by one method becomes a run by both."""
-    added = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
-    return added.get(before or "", ()) if now == "both" else ()
 
 
 def method_with_dpo(saved: Path) -> str:
@@ -74,7 +70,8 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
                              "name another folder with --output")
         before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
         now = _flat(config.model_dump(mode="json"))
-        free = ("output", "checkpoint.", *_grown(before.get("method"), now.get("method")))
+        grown = _GROWN.get(before.get("method"), ()) if now.get("method") == "both" else ()
+        free = ("output", "checkpoint.", *grown)
         differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
                      for key in sorted(before.keys() | now.keys())
                      if before.get(key) != now.get(key) and not key.startswith(free)]

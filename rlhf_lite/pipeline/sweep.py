@@ -238,7 +238,6 @@ def _series(folder: Path, phase: str) -> dict[str, list[Any]]:
 def _reward_accuracy(run: Run, on_test: dict[str, Any] | None) -> dict[str, Any]:
     """How the reward model does on held-out pairs: choices are made on "validation", reported on "test"."""
     model, reward = load_run_reward(run), run.config.reward
-    model.eval()
     gap = reward.eval_min_gap
     accuracy = dict(on_test or judge_reward_model(model, run.texts.test_pairs, min_gap=gap))
     if run.config.data.source == "reviews":

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rlhf_lite.config import PipelineConfig, budget, load_config
 from rlhf_lite.data.assets.ensure import cache_dir
@@ -49,8 +49,7 @@ CAI_SIZES = {
 _ALWAYS = ["seed=0", "checkpoint.every_steps=1000"]
 
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     """What chapters know about a kind of run.
 
     Attributes:
@@ -68,24 +67,13 @@ class _Kind:
 
 # What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.
 BUILT_ON = {"sft": ("ppo", "dpo"), "reward": ("ppo",), "ppo": (), "dpo": ()}
-_PIPELINE = _Kind(
-    TRAINING,
-    {
-        "sft": "3 (supervised fine-tuning)",
-        "reward": "5 (reward modelling)",
-        "ppo": "9 (PPO)",
-        "dpo": "12 (DPO)",
-    },
-    BUILT_ON,
-    dict.fromkeys(TRAINING, ()),  # a chapter names all that it needs
-)
+_CHAPTERS = {"sft": "3 (supervised fine-tuning)", "reward": "5 (reward modelling)", "ppo": "9 (PPO)",
+             "dpo": "12 (DPO)"}
+_PIPELINE = _Kind(TRAINING, _CHAPTERS, BUILT_ON, dict.fromkeys(TRAINING, ()))  # a chapter names its needs
 _CAI_ORDER = tuple(CAI_TRAINING)
-_CAI = _Kind(
-    CAI_TRAINING,
-    dict.fromkeys(_CAI_ORDER, "15 (Constitutional AI)"),
-    {name: _CAI_ORDER[place + 1 :] for place, name in enumerate(_CAI_ORDER)},
-    {name: _CAI_ORDER[:place] for place, name in enumerate(_CAI_ORDER)},
-)
+_CAI = _Kind(CAI_TRAINING, dict.fromkeys(_CAI_ORDER, "15 (Constitutional AI)"),
+             {name: _CAI_ORDER[place + 1 :] for place, name in enumerate(_CAI_ORDER)},
+             {name: _CAI_ORDER[:place] for place, name in enumerate(_CAI_ORDER)})
 
 
 def chapter_config() -> PipelineConfig:

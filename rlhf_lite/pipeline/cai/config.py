@@ -50,9 +50,7 @@ class ReviseConfig(Section):
     samples: Count = Field(1, description="first answers to each prompt")
     rounds: Count = Field(2, description="revisions of each answer, one after the other")
     critique: bool = Field(True, description="write a critique before each revision")
-    max_new_tokens: Count = Field(
-        28, description="length limit of an answer, a critique and a revision, tokens"
-    )
+    max_new_tokens: Count = Field(28, description="length limit of an answer, critique or revision, tokens")
     first_temperature: Positive = Field(0.7, description="sampling temperature of the first answers")
     temperature: Positive = Field(0.3, description="sampling temperature of critiques and revisions")
 
@@ -60,9 +58,7 @@ class ReviseConfig(Section):
 class FeedbackConfig(Section):
     """A model's judgement of the fine-tuned policy's answers."""
 
-    judge: Text | None = Field(
-        None, description="folder or Hub id of the judging model; null = the model itself"
-    )
+    judge: Text | None = Field(None, description="folder or Hub id of the judge; null = the model itself")
     method: Literal["likelihood", "pointwise", "pairwise"] = Field(
         "likelihood",
         description="likelihood after two headings, a question about one answer, or about two in both orders",
@@ -71,16 +67,12 @@ class FeedbackConfig(Section):
         None, description="ids of the principles that are asked about; null = those of data.principles"
     )
     examples: bool = Field(True, description="show the principle's examples before each question")
-    compare: bool = Field(
-        True, description="judge by the other methods as well, and write down how good each is"
-    )
+    compare: bool = Field(True, description="judge by all methods, and write down how good each is")
     prompts: Count = Field(120, description="training prompts")
     candidates: TwoOrMore = Field(4, description="answers to each prompt")
     max_new_tokens: Count = Field(28, description="length limit of an answer, tokens")
     temperature: Positive = Field(0.7, description="sampling temperature of the answers")
-    min_log_odds: NonNegative = Field(
-        0.0, description="pairs nearer than this for the judge are left out, nats"
-    )
+    min_log_odds: NonNegative = Field(0.0, description="pairs nearer than this are left out, nats")
 
 
 class CAIDPOConfig(Section):

@@ -203,11 +203,14 @@ def run_policy(algorithm: str, world: World, *, seed: int, steps: int, rows: int
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
     given = settings | {"max_new_tokens": world.length, "kl_coef": price}
     given["batch_size"] = given.pop("prompts_per_step")
+    target = None
+    if case.optimal and price > 0:  # at price 0 no tilt is best
+        target = optimal_policy(world.reference, world.rewards, beta=price)
     return _train(
         partial(case.train, setup, prompts), case.kind, given, model, world, seed=seed,
         evaluate_every=evaluate_every, on_point=on_point, algorithm=algorithm,
         aims_at=case.aims_at if price == world.beta else f"the same at a price of {price:g} for a nat",
-        target=_target(world, price) if case.optimal else None,
+        target=target,
         settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps, "kl_coef": price,
                              "value_head_std": value_head_std},
     )
@@ -221,11 +224,6 @@ def _value_head(hidden_size: int, *, std: float, seed: int) -> ValueHead:
         with torch.no_grad():
             head.linear.weight.normal_(0.0, std, generator=generator)
     return head
-
-
-def _target(world: World, price: float) -> Tensor | None:
-    """The optimum at this price of a nat, ``[P, N]``; None at price 0, where no tilt is best."""
-    return optimal_policy(world.reference, world.rewards, beta=price) if price > 0 else None
 
 
 def sampled_pairs(world: World, n: int, *, sharpness: float, seed: int) -> list[EncodedPair]:
@@ -259,15 +257,11 @@ def run_dpo_trainer(world: World, *, seed: int, steps: int, rows: int, learning_
     factor: π ∝ π_ref exp(c r / (c β)) is the same optimum.
 
     Args:
-        world: as in :func:`run_policy`.
-        seed: of pre-training, pairs and order.
+        world, seed, learning_rate, evaluate_every, on_point, pretraining_steps: as in :func:`run_policy`; the
+            seed also draws the pairs.
         steps: optimiser steps.
         rows: completions per step, so twice the number of pairs.
-        learning_rate: peak.
-        evaluate_every: steps between exact measurements.
-        on_point: called with every point of the curve as it is measured, for progress displays.
         sharpness: the factor c.
-        pretraining_steps: of the reference.
         **changes: other arguments of the trainer.
     """
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
