@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -106,13 +106,12 @@ class Run:
         return section | {"seed": self.config.seed, "data": self.config.data.model_dump(mode="json")}
 
     @contextmanager
-    def training(self, phase: str, status_line: Callable[[Mapping[str, float]], str],
-                 **settings: Any) -> Iterator[RunSettings]:
+    def training(self, phase: str, status: str, **settings: Any) -> Iterator[RunSettings]:
         """Run a phase's trainer: progress bar, log and checkpoints, continuing after its last saved step.
 
         Args:
             phase: its section of the configuration gives what it has of :class:`RunSettings`.
-            status_line: what the progress bar says of a step's metrics.
+            status: what the progress bar says of a step, with the metrics' names in braces.
             **settings: the other fields of :class:`RunSettings`.
         """
         folder, resume, before = self.checkpoints(phase), None, 0.0
@@ -134,7 +133,7 @@ class Run:
             def on_step(step: int, metrics: Mapping[str, float]) -> None:
                 if main:
                     self.log.log(phase, step, metrics, seconds=elapsed())
-                show(step, status_line(metrics))
+                show(step, status.format_map(metrics))
 
             def save(step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, float]) -> None:
                 if main:
@@ -155,14 +154,8 @@ class Run:
         """
         with atomic_folder(self.output / phase) as folder:
             yield folder
-            record = {
-                "phase": phase,
-                "seconds": self.seconds.get(phase),
-                "settings": self.settings(phase),
-                **self.identity,
-                **extra,
-            }
-            write_phase(folder, record)
+            record = {"phase": phase, "seconds": self.seconds.get(phase), "settings": self.settings(phase)}
+            write_phase(folder, record | self.identity | extra)
         shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
 
 

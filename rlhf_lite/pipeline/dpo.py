@@ -9,7 +9,7 @@ the same network with another adapter on, asked once, before the first step.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -123,13 +123,10 @@ def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
     """
     config, settings = run.config, run.config.dpo
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
-
-    def status_line(metrics: Mapping[str, float]) -> str:
-        if "loss/per_answer" in metrics:  # KTO sees single answers
-            return f"loss {metrics['loss/per_answer']:.3f} per answer"
-        return f"loss {metrics['loss/per_pair']:.3f} per pair, accuracy {metrics['accuracy/fraction']:.2f}"
-
-    with run.training("dpo", status_line, steps=steps) as run_settings:
+    status = "loss {loss/per_pair:.3f} per pair, accuracy {accuracy/fraction:.2f}"
+    if getattr(settings, "loss", "sigmoid") == "kto":  # it sees single answers
+        status = "loss {loss/per_answer:.3f} per answer"
+    with run.training("dpo", status, steps=steps) as run_settings:
         train_dpo(PolicyScorer(adapters.model, top_layers=config.lora.top_layers), pairs,
                   pick(DPOSettings, settings), reference=adapters.scoring(adapters.reference),
                   pad_token_id=policy.tokenizer.pad_token_id, optimiser=pick(OptimiserSettings, settings),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,12 +70,8 @@ def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Exa
         validation: the same, for the held-out loss in the middle and at the end.
         **record: what the phase's record says of the examples.
     """
-    sft = run.config.sft
-
-    def status_line(metrics: Mapping[str, float]) -> str:
-        return f"loss {metrics['loss/nats_per_token']:.3f} nats/token"
-
-    with run.training("sft", status_line, validate_every=max(1, sft.steps // 2)) as settings:
+    sft, status = run.config.sft, "loss {loss/nats_per_token:.3f} nats/token"
+    with run.training("sft", status, validate_every=max(1, sft.steps // 2)) as settings:
         train_sft(PolicyScorer(model, top_layers=run.config.lora.top_layers), examples, validation=validation,
                   pad_token_id=policy.tokenizer.pad_token_id, optimiser=pick(OptimiserSettings, sft),
                   run=settings)
@@ -93,11 +89,8 @@ def run_reward(run: Run) -> None:
                          cut_answers=True).pairs
     steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
-    def status_line(metrics: Mapping[str, float]) -> str:
-        loss, accuracy = metrics["loss/nats_per_pair"], metrics["accuracy/fraction"]
-        return f"loss {loss:.3f} nats/pair, accuracy {accuracy:.2f}"
-
-    with run.training("reward", status_line, steps=steps) as settings:
+    status = "loss {loss/nats_per_pair:.3f} nats/pair, accuracy {accuracy/fraction:.2f}"
+    with run.training("reward", status, steps=steps) as settings:
         train_reward(model, pairs, pick(RewardSettings, config.reward),
                      optimiser=pick(OptimiserSettings, config.reward), run=settings)
     model.eval()
@@ -212,11 +205,9 @@ def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = Non
     scale = Scale(mean=reward.mean, std=reward.std)
     training = PolicyGradientSetup(
         scorer=PolicyScorer(adapters.model, top_layers=config.lora.top_layers, value_head=critic),
-        reference=adapters.scoring(adapters.reference),
-        sampling=adapters.sampling(POLICY),
+        reference=adapters.scoring(adapters.reference), sampling=adapters.sampling(POLICY),
         reward=Mixture({"rm": Part(shared_reward(run, reward, policy), scale=scale)}),
-        eos_token_id=policy.tokenizer.eos_token_id,
-        pad_token_id=policy.tokenizer.pad_token_id,
+        eos_token_id=policy.tokenizer.eos_token_id, pad_token_id=policy.tokenizer.pad_token_id,
         decode=policy.tokenizer.batch_decode,
     )
     return PPOSetup(policy, adapters, reward, training)
@@ -225,11 +216,8 @@ def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = Non
 def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
     config, setup = run.config, build_ppo_setup(run, trained=False)
-
-    def status_line(metrics: Mapping[str, float]) -> str:
-        return f"reward {metrics['reward/rm_raw']:+.2f}, KL {metrics['kl/nats_per_seq']:.1f} nats/sequence"
-
-    with run.training("ppo", status_line, batch_size=config.ppo.prompts_per_step) as settings:
+    status = "reward {reward/rm_raw:+.2f}, KL {kl/nats_per_seq:.1f} nats/sequence"
+    with run.training("ppo", status, batch_size=config.ppo.prompts_per_step) as settings:
         train_ppo(setup.training, encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
                   pick(PPOSettings, config.ppo), optimiser=pick(OptimiserSettings, config.ppo), run=settings)
     save_run_ppo(run, setup)

@@ -76,23 +76,14 @@ _CAI = _Kind(CAI_TRAINING, dict.fromkeys(_CAI_ORDER, "15 (Constitutional AI)"),
              {name: _CAI_ORDER[:place] for place, name in enumerate(_CAI_ORDER)})
 
 
-def chapter_config() -> PipelineConfig:
-    """The settings of the shared run at the present budget."""
-    return load_config(None, [*_ALWAYS, "checkpoint.save_merged=false", *SIZES[budget()]])
-
-
-def cai_chapter_config() -> CAIConfig:
-    """The settings of the shared constitutional run at the present budget."""
-    return load_cai_config(None, [*_ALWAYS, *CAI_SIZES[budget()]])
-
-
 def chapter_run() -> Run:
     """The run that chapters 3, 5, 9, 12, 13 and 17 share, in the cache folder.
 
     Its folder is named by budget and settings, so a change of settings begins a new one. With the fast budget
     there are fewer texts to measure on, and no live progress bar.
     """
-    run = _shared_run(chapter_config(), budget())
+    changes = [*_ALWAYS, "checkpoint.save_merged=false", *SIZES[budget()]]
+    run = _shared_run(load_config(None, changes), budget())
     if budget() == "fast":
         names = ("sft_validation", "scale_texts", "gold_check")
         fewer = {name: getattr(run.texts, name)[::2] for name in names}
@@ -102,7 +93,8 @@ def chapter_run() -> Run:
 
 def cai_chapter_run() -> Run:
     """The constitutional run that chapters 15 and 17 share, in the cache folder; named like `chapter_run`."""
-    return _shared_run(cai_chapter_config(), f"cai-{budget()}")
+    config = load_cai_config(None, [*_ALWAYS, *CAI_SIZES[budget()]])
+    return _shared_run(config, f"cai-{budget()}")
 
 
 def _shared_run(config: PipelineConfig | CAIConfig, name: str) -> Run:
