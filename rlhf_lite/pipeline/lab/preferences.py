@@ -58,27 +58,25 @@ def _case(name: str, **changes: Any) -> PreferenceCase:
     return PreferenceCase(PREFERENCE_LOSSES[name].optimum, **changes)
 
 
-PREFERENCE_CASES: Mapping[str, PreferenceCase] = MappingProxyType(
-    {
-        "dpo": _case("sigmoid", target=lambda world, beta: world.optimum),
-        "ipo": _case("ipo", target=_tilted_by_win_rate),
-        "hinge": _case("hinge"),
-        "kto": PreferenceCase(
-            "none that is finite: an answer wanted more often than not rises without bound, any other falls; "
-            "near the reference the slope is the share of wins, far from it the loss saturates."
-        ),
-        "nca": _case("nca"),
-        "sppo": _case("sppo"),
-        "bco": _case("bco"),
-        "apo_zero": _case("apo_zero"),
-        # γ = 0 gives SimPO an optimum that can be written down, and β T undoes its division by T: what is
-        # left to see is that it forgets the reference.
-        "simpo": _case("simpo", beta=lambda world: world.beta * world.length, target=_without_reference,
-                       options={"gamma": 0.0}),
-        "cpo": _case("cpo"),
-        "orpo": _case("orpo"),
-    }
-)
+PREFERENCE_CASES: Mapping[str, PreferenceCase] = MappingProxyType({
+    "dpo": _case("sigmoid", target=lambda world, beta: world.optimum),
+    "ipo": _case("ipo", target=_tilted_by_win_rate),
+    "hinge": _case("hinge"),
+    "kto": PreferenceCase(
+        "none that is finite: an answer wanted more often than not rises without bound, any other falls; "
+        "near the reference the slope is the share of wins, far from it the loss saturates."
+    ),
+    "nca": _case("nca"),
+    "sppo": _case("sppo"),
+    "bco": _case("bco"),
+    "apo_zero": _case("apo_zero"),
+    # γ = 0 gives SimPO an optimum that can be written down, and β T undoes its division by T: what is
+    # left to see is that it forgets the reference.
+    "simpo": _case("simpo", beta=lambda world: world.beta * world.length, target=_without_reference,
+                   options={"gamma": 0.0}),
+    "cpo": _case("cpo"),
+    "orpo": _case("orpo"),
+})
 """The losses of the lab by name; ``dpo`` is ``sigmoid`` in :data:`PREFERENCE_LOSSES`."""
 
 

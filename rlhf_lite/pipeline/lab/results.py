@@ -1,4 +1,4 @@
-"""What a run in a small world reports, and how to write many of them down."""
+"""What a run in a small world reports."""
 
 from __future__ import annotations
 

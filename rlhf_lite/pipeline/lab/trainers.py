@@ -38,14 +38,8 @@ DPO_TRAINER = "dpo_transformer"
 # The sentence for every algorithm that leads to π*.
 SAME_OPTIMUM = "π ∝ π_ref exp(r/β), the maximum of E[r] - β KL(π || π_ref)"
 # Shared by all trainers; see the table below for what differs.
-_COMMON = {
-    "temperature": 1.0,
-    "epochs": 1,
-    "minibatches": 2,
-    "warmup_steps": 0,
-    "max_grad_norm": 1.0,
-    "clip": 0.2,
-}
+_COMMON = {"temperature": 1.0, "epochs": 1, "minibatches": 2, "warmup_steps": 0, "max_grad_norm": 1.0,
+           "clip": 0.2}
 
 
 @dataclass(frozen=True)
@@ -77,42 +71,27 @@ def _in_groups(estimator: str, aggregation: str, *, kl_in: str = "reward", **abo
     return PolicyCase(train_grpo, GRPOSettings, settings, **about)
 
 
-POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType(
-    {
-        # γ = λ = 1: the advantage is the return minus the critic's guess, which is a baseline and no more.
-        # No whitening: at the optimum r - β log π/π_ref is constant, so that the noise dies out by itself.
-        "ppo": PolicyCase(
-            train_ppo,
-            PPOSettings,
-            {
-                "gamma": 1.0,
-                "lam": 1.0,
-                "value_clip": 0.5,
-                "value_coef": 0.5,
-                "kl_target": None,
-                "kl_horizon": 1.0,
-                "whiten_advantages": False,
-            },
-        ),
-        "rloo": _in_groups("rloo", "sequence"),
-        "grpo": _in_groups(
-            "grpo",
-            "grpo",
-            aims_at=f"{SAME_OPTIMUM}; with the KL in the reward, the deviation rescales a prompt's step, not "
-            "its goal",
-        ),
-        "dr_grpo": _in_groups("dr_grpo", "dr_grpo"),
-        # As published. Kept to show what its two changes do to the optimum; no bar.
-        "grpo_kl_in_loss": _in_groups(
-            "grpo",
-            "grpo",
-            kl_in="loss",
-            aims_at="another policy: rewards are divided by their deviation σ in the group, the penalty is "
-            "not, so that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
-            optimal=False,
-        ),
-    }
-)
+POLICY_CASES: Mapping[str, PolicyCase] = MappingProxyType({
+    # γ = λ = 1: the advantage is the return minus the critic's guess, which is a baseline and no more.
+    # No whitening: at the optimum r - β log π/π_ref is constant, so that the noise dies out by itself.
+    "ppo": PolicyCase(train_ppo, PPOSettings, {
+        "gamma": 1.0, "lam": 1.0, "value_clip": 0.5, "value_coef": 0.5, "kl_target": None, "kl_horizon": 1.0,
+        "whiten_advantages": False,
+    }),
+    "rloo": _in_groups("rloo", "sequence"),
+    "grpo": _in_groups(
+        "grpo", "grpo",
+        aims_at=f"{SAME_OPTIMUM}; with the KL in the reward, the deviation rescales a prompt's step, not its "
+        "goal",
+    ),
+    "dr_grpo": _in_groups("dr_grpo", "dr_grpo"),
+    # As published. Kept to show what its two changes do to the optimum; no bar.
+    "grpo_kl_in_loss": _in_groups(
+        "grpo", "grpo", kl_in="loss", optimal=False,
+        aims_at="another policy: rewards are divided by their deviation σ in the group, the penalty is not, "
+        "so that a nat costs β σ; and the expected gradient of k3 is that of KL(π_ref || π)",
+    ),
+})
 
 
 class _WorldReward:
@@ -125,10 +104,8 @@ class _WorldReward:
     def __call__(self, batch: Completions) -> Tensor:
         width = batch.prompt_width
         rows = zip(batch.ids[:, :width].tolist(), batch.mask[:, :width].tolist(), strict=True)
-        prompts = [
-            self._numbers[tuple(token for token, counts in zip(*row, strict=True) if counts)] for row in rows
-        ]
-        return self.world.reward_of(torch.tensor(prompts), batch.response_ids)
+        prompts = (tuple(token for token, counts in zip(*row, strict=True) if counts) for row in rows)
+        return self.world.reward_of(torch.tensor([self._numbers[p] for p in prompts]), batch.response_ids)
 
 
 class _Recorder(Curve):
