@@ -149,17 +149,14 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
     judged: dict[str, Any] = {}
     with bar("evaluation", 3 + len(trained) + bool(best_of), visible=run.visible) as show:
         gold = fit_run_judge(run, policy, cache)
-        judged["gold_judge"] = cache.record(
-            "gold_judge", lambda: agreement_with_humans(gold, texts.gold_check, min_gap=gap)
-        )
-        judged["gold_judge"]["n_fitted"] = len(texts.gold)
+        agreement = partial(agreement_with_humans, gold, texts.gold_check, min_gap=gap)
+        judged["gold_judge"] = cache.record("gold_judge", agreement) | {"n_fitted": len(texts.gold)}
         show(1, f"gold judge agrees with people at r = {judged['gold_judge']['pearson']:.2f}")
         raw = None
         if has_reward:
             reward = phases.load_run_reward(run)
-            judged["reward_model"] = cache.record(
-                "reward_model", lambda: judge_reward_model(reward, texts.test_pairs, min_gap=gap)
-            )
+            quality = partial(judge_reward_model, reward, texts.test_pairs, min_gap=gap)
+            judged["reward_model"] = cache.record("reward_model", quality)
             raw = phases.shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {judged['reward_model']['accuracy']:.3f}")
         policies = _policies(run, policy, trained, best_of)
@@ -179,7 +176,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         for a, b in (*_COMPARED, ("ppo", f"best_of_{best_of}"), ("dpo", f"best_of_{best_of}"))
         if a in answers and b in answers
     }
-    _write_samples(run, texts.test_prompts, answers)
+    write_samples(run.output / "samples.jsonl", texts.test_prompts, answers, _sample)
     run.seconds["evaluation"] = time.monotonic() - started
     return judged
 
@@ -195,17 +192,17 @@ def _policies(run: Run, policy: Policy, trained: Sequence[str], best_of: int) ->
     return policies
 
 
-def _write_samples(run: Run, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
-    """Every prompt with each policy's continuation and scores, one JSON object per line, atomically."""
-    rows = []
-    for i, prompt in enumerate(prompts):
-        row: dict[str, Any] = {}
-        for name, own in answers.items():
-            score = {measure: float(values[i]) for measure, values in own.scores.items()}
-            row[name] = {
-                "text": own.texts[i],
-                **{measure: score[measure] for measure in ("gold", "vader", "toxicity")},
-                "rm": score.get("reward"), "kl_nats": score["kl"], "tokens": len(own.ids[i]),
-            }
-        rows.append({"prompt": prompt, "policies": row})
-    write_json_lines(run.output / "samples.jsonl", rows)
+def _sample(own: Answers, i: int) -> dict[str, Any]:
+    """The continuation of prompt ``i``, and its scores."""
+    score = {name: float(values[i]) for name, values in own.scores.items()}
+    judged = {name: score[name] for name in ("gold", "vader", "toxicity")}
+    rest = {"rm": score.get("reward"), "kl_nats": score["kl"], "tokens": len(own.ids[i])}
+    return {"text": own.texts[i], **judged, **rest}
+
+
+def write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answers],
+                  sample: Callable[[Answers, int], Any]) -> None:
+    """Every prompt with what ``sample`` says of each policy's answer, one JSON object a line, atomically."""
+    rows = [{"prompt": prompt, "policies": {name: sample(own, i) for name, own in answers.items()}}
+            for i, prompt in enumerate(prompts)]
+    write_json_lines(path, rows)

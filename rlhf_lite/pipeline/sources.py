@@ -102,8 +102,6 @@ def run_texts(config: PipelineConfig) -> Texts:
     if config.data.source == "reviews":
         return review_texts(config)
     if not Path(config.data.source).exists() and "/" not in config.data.source:
-        raise ValueError(
-            f"data.source is {config.data.source!r}: "
-            'neither "reviews" nor an existing file or folder nor a Hub id'
-        )
+        raise ValueError(f"data.source is {config.data.source!r}: "
+                         'neither "reviews" nor an existing file or folder nor a Hub id')
     return preference_texts(config)

@@ -31,15 +31,15 @@ from rlhf_lite.config.settings import (
     WeightDecay,
 )
 
+Principles = Annotated[list[Text], Field(min_length=1)] | None
+
 
 class CAIDataConfig(Section):
     """Prompts and principles."""
 
     prompts: Text | None = Field(None, description="prompt file, YAML; null = the package's rude threads")
     constitution: Text | None = Field(None, description="principles, YAML; null = the package's own")
-    principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
-        None, description="ids of the principles to use; null = all of the constitution"
-    )
+    principles: Principles = Field(None, description="ids of the principles to use; null = all of them")
     max_tokens: TwoOrMore = Field(96, description="longer prompts lose their beginning, tokens")
 
 
@@ -59,13 +59,10 @@ class FeedbackConfig(Section):
     """A model's judgement of the fine-tuned policy's answers."""
 
     judge: Text | None = Field(None, description="folder or Hub id of the judge; null = the model itself")
-    method: Literal["likelihood", "pointwise", "pairwise"] = Field(
-        "likelihood",
-        description="likelihood after two headings, a question about one answer, or about two in both orders",
-    )
-    principles: Annotated[list[Text], Field(min_length=1)] | None = Field(
-        None, description="ids of the principles that are asked about; null = those of data.principles"
-    )
+    method: Literal["likelihood", "pointwise", "pairwise"] = Field("likelihood", description=(
+        "likelihood after two headings, a question about one answer, or about two in both orders"
+    ))
+    principles: Principles = Field(None, description="ids of those asked about; null = data.principles")
     examples: bool = Field(True, description="show the principle's examples before each question")
     compare: bool = Field(True, description="judge by all methods, and write down how good each is")
     prompts: Count = Field(120, description="training prompts")

@@ -109,11 +109,10 @@ def ask_for_feedback(run: Run, policy: Policy, actors: AdapterPolicies, prompts:
             judge = load_policy(settings.judge, precision=run.precision)
         writer = PolicyWriter(judge, batch_size=32)
         for method in dict.fromkeys((*methods, settings.method)):
-            feedback = (
-                _judge_pairs(writer, pairs, constitution, **options)
-                if method == "pairwise"
-                else _judge_singles(writer, asked, pairs, constitution, method=method, **options)
-            )
+            if method == "pairwise":
+                feedback = _judge_pairs(writer, pairs, constitution, **options)
+            else:
+                feedback = _judge_singles(writer, asked, pairs, constitution, method=method, **options)
             records[method], stats[method] = feedback.records, feedback.stats
             stats[method]["pairs"] = len(feedback.records)
             stats[method] |= chosen_minus_rejected(feedback.records, seed=run.config.seed)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.summary import compare
-from rlhf_lite.files import write_json, write_json_lines
+from rlhf_lite.files import write_json
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai import rounds
 from rlhf_lite.pipeline.cai.config import CAIConfig
@@ -33,6 +33,7 @@ from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
 from rlhf_lite.pipeline.cai.report import write_report
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import train_on_pairs
+from rlhf_lite.pipeline.judging import write_samples
 from rlhf_lite.pipeline.phases import DPO, REFERENCE, adapter_to_train, build_adapter_policies, fine_tune
 from rlhf_lite.pipeline.run import metrics_of, prepare_folder, run_phases, without_nan
 from rlhf_lite.tracking import run_info
@@ -153,7 +154,7 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     answers = rounds.judge_answers(policies, prompts, samples=settings.samples,
                             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
                             seed=config.seed)
-    _write_samples(run.output / "samples.jsonl", prompts, answers)
+    write_samples(run.output / "samples.jsonl", prompts, answers, _samples)
     pairs = [pair for pair in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if {*pair} <= {*names}]
     difference = partial(compare, measures=("toxicity", "vader"), seed=config.seed)
     run.seconds["evaluation"] = time.monotonic() - started
@@ -163,17 +164,11 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     }
 
 
-def _write_samples(path: Path, prompts: Sequence[str], answers: Mapping[str, Answers]) -> None:
-    """Every test prompt with all answers of every policy, one JSON object a line."""
-    rows = []
-    for i, prompt in enumerate(prompts):
-        row: dict[str, Any] = {}
-        for name, own in answers.items():
-            toxicity, vader = own.scores["toxicity"], own.scores["vader"]
-            row[name] = [{"text": own.texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
-                         for j in range(i * own.samples, (i + 1) * own.samples)]
-        rows.append({"prompt": prompt, "policies": row})
-    write_json_lines(path, rows)
+def _samples(own: Answers, i: int) -> list[dict[str, Any]]:
+    """All answers to prompt ``i``, and their scores."""
+    toxicity, vader = own.scores["toxicity"], own.scores["vader"]
+    return [{"text": own.texts[j], "toxicity": float(toxicity[j]), "vader": float(vader[j])}
+            for j in range(i * own.samples, (i + 1) * own.samples)]
 
 
 CAI_PHASES = ("revise", "sft", "feedback", "dpo", "evaluation")
