@@ -118,18 +118,13 @@ def plan(path: Path, output: Path, *, arms: list[str] | None = None,
     unknown = [arm for arm in arms or () if arm not in sweep.arms]
     if unknown:
         raise ConfigError([f"{path}: there is no arm {unknown[0]!r}; there are {', '.join(sweep.arms)}"])
-    jobs = []
-    for seed in seeds or sweep.seeds:
-        for index, (arm, overrides) in enumerate(sweep.arms.items()):
-            if arms and arm not in arms:
-                continue
-            file = f"{index:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}_seed{seed}.json"
-            job = Job(sweep=path.stem, phases=tuple(sweep.phases), arm=arm, seed=seed,
-                      overrides=(*sweep.base, *overrides),
-                      command=f"rlhf-lite sweep {path} --output {output}",
-                      work=output / ".work" / f"seed{seed}", result=output / file)
-            jobs.append(job)
-    return jobs
+    files = {arm: f"{i:02d}_{re.sub(r'[^a-z0-9]+', '_', arm.lower()).strip('_')}"
+             for i, arm in enumerate(sweep.arms)}
+    return [Job(sweep=path.stem, phases=tuple(sweep.phases), arm=arm, seed=seed,
+                overrides=(*sweep.base, *overrides), command=f"rlhf-lite sweep {path} --output {output}",
+                work=output / ".work" / f"seed{seed}", result=output / f"{files[arm]}_seed{seed}.json")
+            for seed in seeds or sweep.seeds
+            for arm, overrides in sweep.arms.items() if not arms or arm in arms]
 
 
 def is_done(job: Job) -> bool:
@@ -142,9 +137,8 @@ def is_done(job: Job) -> bool:
     return all(record.get(key) == value for key, value in same.items())
 
 
-def run_sweep(
-    path: Path, output: Path, *, arms: list[str] | None = None, seeds: list[int] | None = None
-) -> list[Path]:
+def run_sweep(path: Path, output: Path, *, arms: list[str] | None = None,
+              seeds: list[int] | None = None) -> list[Path]:
     """Run what is not there yet; a killed sweep goes on where it was when it is started again.
 
     Returns:

@@ -27,13 +27,11 @@ from rlhf_lite.pipeline.run import TRAINING
 
 SIZES = {
     "fast": [
-        "data.max_tokens=32", "sft.steps=12",
+        "data.max_tokens=32", "sft.steps=12", "evaluation.prompts=64", "evaluation.gold_texts=400",
         "reward.pairs=384", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
-        "reward.eval_pairs=320",
-        "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2", "ppo.warmup_steps=1",
-        "ppo.learning_rate=2.0e-3",
+        "reward.eval_pairs=320", "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2",
+        "ppo.warmup_steps=1", "ppo.learning_rate=2.0e-3",
         "dpo.pairs=320", "dpo.warmup_steps=2", "dpo.learning_rate=2.0e-3",
-        "evaluation.prompts=64", "evaluation.gold_texts=400",
     ],
     "full": [],  # the sizes of `rlhf-lite quickstart`
 }  # fmt: skip

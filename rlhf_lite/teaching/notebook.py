@@ -95,10 +95,8 @@ def show_table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | N
 
     text = {title for title in frame if all(isinstance(row.get(title, ""), str) for row in rows)}
     left = [{"selector": "", "props": "text-align: left"}]
-    right = [
-        {"selector": "", "props": "text-align: right"},
-        {"selector": "td", "props": "white-space: nowrap"},  # an interval stays on its line
-    ]
+    right = [{"selector": "", "props": "text-align: right"},
+             {"selector": "td", "props": "white-space: nowrap"}]  # an interval stays on its line
     styles = {title: left if title in text else right for title in frame}
     shown = frame.style.hide(axis="index").format(escape="html").set_table_styles(styles)
     shown.set_table_styles([{"selector": "caption", "props": "text-align: left"}], overwrite=False)
@@ -170,13 +168,10 @@ def replay_line(runs: Sequence[Mapping[str, Any]]) -> str:
     about = [run.get("run", run) for run in runs]
     commits = sorted({str(entry["commit"])[:10] for entry in about})
     seeds = sorted({seed for run in runs for seed in _seeds(run)})
-    machines = sorted({_machine(entry["hardware"]) for entry in about})
+    hardware = [entry["hardware"] for entry in about]
+    machines = sorted({f"{one['cpu']}, {one['physical_cores']} cores" for one in hardware})
     what = "a recorded run" if len(runs) == len(seeds) == 1 else "recorded runs"
     return f"Replay of {what}: commit {', '.join(commits)}; {_name_seeds(seeds)}; {'; '.join(machines)}."
-
-
-def _machine(hardware: Mapping[str, Any]) -> str:
-    return f"{hardware['cpu']}, {hardware['physical_cores']} cores"
 
 
 def _seeds(run: Mapping[str, Any]) -> list[int]:

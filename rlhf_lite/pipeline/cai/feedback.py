@@ -64,11 +64,11 @@ class Feedback:
         write_json(folder / "stats.json", without_nan(self.stats))
 
 
-def sample_candidates(run: Run, policy: Policy, actors: AdapterPolicies,
+def sample_candidates(run: Run, policy: Policy, adapters: AdapterPolicies,
                       prompts: Sequence[str]) -> list[list[str]]:
     """Different answers of the fine-tuned policy to each prompt, those without a word left out."""
     settings = run.config.feedback
-    writer = EvalPolicy("candidates", actors.model, policy.tokenizer, actors.reference)
+    writer = EvalPolicy("candidates", adapters.model, policy.tokenizer, adapters.reference)
     rollouts = write(writer, encode_for(writer, prompts, max_new_tokens=settings.max_new_tokens).ids,
                      samples=settings.candidates, max_new_tokens=settings.max_new_tokens,
                      temperature=settings.temperature,
@@ -80,7 +80,7 @@ def sample_candidates(run: Run, policy: Policy, actors: AdapterPolicies,
             for i in range(len(prompts))]
 
 
-def ask_for_feedback(run: Run, policy: Policy, actors: AdapterPolicies, prompts: Sequence[str],
+def ask_for_feedback(run: Run, policy: Policy, adapters: AdapterPolicies, prompts: Sequence[str],
                      constitution: Constitution) -> Feedback:
     """Sample candidates, have them judged by one or all methods, and make preferences by the chosen one.
 
@@ -90,7 +90,7 @@ def ask_for_feedback(run: Run, policy: Policy, actors: AdapterPolicies, prompts:
     toxicity of the chosen texts minus that of the rejected ones.
     """
     settings = run.config.feedback
-    candidates = sample_candidates(run, policy, actors, prompts)
+    candidates = sample_candidates(run, policy, adapters, prompts)
     asked = [(prompt, texts) for prompt, texts in zip(prompts, candidates, strict=True) if len(texts) > 1]
     if not asked:
         raise ValueError("feedback: no prompt has two different answers; raise "
@@ -104,7 +104,7 @@ def ask_for_feedback(run: Run, policy: Policy, actors: AdapterPolicies, prompts:
     options = {"examples": settings.examples, "min_log_odds": settings.min_log_odds}
     with ExitStack() as stack:
         if settings.judge is None:
-            judge = Policy(stack.enter_context(actors.sampling(None)()), policy.tokenizer, policy.name)
+            judge = Policy(stack.enter_context(adapters.sampling(None)()), policy.tokenizer, policy.name)
         else:
             judge = load_policy(settings.judge, precision=run.precision)
         writer = PolicyWriter(judge, batch_size=32)

@@ -54,17 +54,11 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
     """
     policies, feedback = metrics["policies"], metrics["feedback"]
     counted = next(iter(policies.values()))
-    samples = [
-        json.loads(line) for line in (output / "samples.jsonl").read_text("utf-8").splitlines()[:shown]
-    ]
+    lines = (output / "samples.jsonl").read_text("utf-8").splitlines()[:shown]
     context = {
-        "title": "Constitutional AI: report of a run",
-        "subtitle": "",
-        "footer": "is also in metrics.json.",
-        "metrics": metrics,
-        "judge": Path(feedback["judge"]).name,
-        "n_prompts": counted["n_prompts"],
-        "n_answers": counted["n_answers"],
+        "title": "Constitutional AI: report of a run", "subtitle": "", "footer": "is also in metrics.json.",
+        "metrics": metrics, "judge": Path(feedback["judge"]).name,
+        "n_prompts": counted["n_prompts"], "n_answers": counted["n_answers"],
         "rounds": [_round(row) for row in metrics["rounds"]],
         "feedback": [_method(name, feedback[name], feedback["method"])
                      for name in METHODS if name in feedback],
@@ -78,7 +72,7 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
         "samples": [(_quoted(row["prompt"].splitlines()[-2]),
                      [(_TITLES[name], _quoted(answers[0]["text"]))
                       for name, answers in row["policies"].items()])
-                    for row in samples],
+                    for row in map(json.loads, lines)],
     }  # fmt: skip
     path = output / "report.md"
     write_text(path, render("report.md.j2", body="constitutional.j2", **context))

@@ -87,17 +87,11 @@ def run_best_of_n(world: World, *, seed: int = 0, ns: tuple[int, ...] = _BEST_OF
     probs = {n: best_of_n_probs(world.reference, world.rewards, n) for n in ns}
     evaluations = {n: curve.add(n, partial(probs.get, n)) for n in ns}
     best = max(ns, key=lambda n: evaluations[n].objective)
-    rows = [
-        {
-            "n": n,
-            "fraction": evaluation.fraction,
-            "expected_reward": evaluation.expected_reward,
-            "kl_nats_per_seq": evaluation.kl_to_reference,
-            "largest_kl_nats_per_seq": float(exact_kl(probs[n], world.reference).max()),
-            "kl_bound_nats_per_seq": best_of_n_kl_bound(n),
-        }
-        for n, evaluation in evaluations.items()
-    ]
+    rows = [{"n": n, "fraction": evaluation.fraction, "expected_reward": evaluation.expected_reward,
+             "kl_nats_per_seq": evaluation.kl_to_reference,
+             "largest_kl_nats_per_seq": float(exact_kl(probs[n], world.reference).max()),
+             "kl_bound_nats_per_seq": best_of_n_kl_bound(n)}
+            for n, evaluation in evaluations.items()]
     aims_at = ("the winner of n draws: it looks at the rank of a reward, π* at its size, so that J has its "
                "peak at some n, below J*")
     return result(world, probs[best], curve, algorithm=BEST_OF_N, policy="reference", seed=seed,
