@@ -19,14 +19,7 @@ from rlhf_lite.constitutional import Constitution, PolicyWriter, Writer, sentime
 from rlhf_lite.constitutional import feedback as ask
 from rlhf_lite.data import save_preferences
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, write
-from rlhf_lite.evaluation.statistics import (
-    Interval,
-    auc,
-    pair_accuracy,
-    pair_quality,
-    paired_difference_ci,
-    share_ci,
-)
+from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
@@ -185,14 +178,10 @@ def agreement(pairs: Sequence[tuple[str, str, str]], log_odds: np.ndarray,
     if not clear.any():
         return stats
     prompts = [prompt for (prompt, _, _), counts in zip(pairs, clear, strict=True) if counts]
-
-    def share(column: np.ndarray) -> Interval:
-        agreed = column[clear] * gap[clear]
-        return share_ci((agreed > 0) + 0.5 * (agreed == 0), groups=prompts)
-
-    stats |= with_ends("agreement", share(log_odds.mean(1)))
-    stats["agreement_by_principle"] = {name: share(log_odds[:, k]).estimate for k, name in enumerate(names)}
-    return stats
+    agreed = np.column_stack([log_odds.mean(1), log_odds])[clear] * gap[clear, None]
+    combined, *each = (share_ci(column, groups=prompts) for column in ((agreed > 0) + 0.5 * (agreed == 0)).T)
+    stats["agreement_by_principle"] = {name: own.estimate for name, own in zip(names, each, strict=True)}
+    return stats | with_ends("agreement", combined)
 
 
 def auc_of_clean(scores: np.ndarray, texts: Sequence[str]) -> float | None:
