@@ -107,11 +107,13 @@ def run_dpo(run: Run) -> None:
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")
-    train_on_pairs(run, policy, adapters, pairs, sampled=texts)
+    merged = config.checkpoint.save_merged
+    train_on_pairs(run, policy, adapters, pairs, sampled=texts, merged=merged)
 
 
 def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
-                   pairs: Sequence[EncodedPair], *, sampled: Sequence[Preference] = ()) -> None:
+                   pairs: Sequence[EncodedPair], *, sampled: Sequence[Preference] = (),
+                   merged: bool = False) -> None:
     """Train the adapter "policy" on pairs, and write it as the result of the phase ``dpo``.
 
     Args:
@@ -120,6 +122,7 @@ def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
         adapters: where the policy starts, and the reference.
         pairs: at least one.
         sampled: the pairs as texts, to be written beside the adapter; none if people wrote them.
+        merged: also write the policy as a plain model.
     """
     config, settings = run.config, run.config.dpo
     steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
@@ -136,5 +139,5 @@ def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
         phases.save_policy(adapters.model, policy, folder)
         if sampled:
             save_preferences(folder / "pairs.jsonl", sampled)
-        if config.checkpoint.save_merged:
+        if merged:
             phases.save_merged(adapters, policy, folder / "merged")
