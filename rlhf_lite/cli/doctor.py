@@ -13,6 +13,8 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,14 +76,13 @@ def show(report: dict[str, Any]) -> None:
     table = Table()
     for heading in ("", "Looked at", "Found", "State", "How to get it"):
         table.add_column(heading, overflow="fold")
-    group = None
-    for check in report["checks"]:
-        if group is not None and check["group"] != group:
-            table.add_section()
-        heading = "" if check["group"] == group else f"[bold]{escape(check['group'])}"
-        group = check["group"]
-        cells = [escape(check[key]) for key in ("name", "value", "fix")]
-        table.add_row(heading, cells[0], cells[1], marks[check["state"]], cells[2])
+    for group, checks in groupby(report["checks"], key=itemgetter("group")):
+        heading = f"[bold]{escape(group)}"
+        for check in checks:
+            name, value, fix = (escape(check[key]) for key in ("name", "value", "fix"))
+            table.add_row(heading, name, value, marks[check["state"]], fix)
+            heading = ""
+        table.add_section()
     console = Console()
     console.print(table)
     console.print("All that is needed is here." if report["ok"] else "[bold red]Something needed is missing.")
@@ -145,8 +146,8 @@ def _libraries() -> Iterator[Check]:
         yield Check("Libraries", "packaging", "not installed", "missing", "pip install packaging")
         return
     if not by_extra:
-        value = "not installed, so its needs are unknown"
-        yield Check("Libraries", "rlhf-lite", value, "missing", "pip install -e . in the checkout")
+        fix = "pip install -e . in the checkout"
+        yield Check("Libraries", "rlhf-lite", "not installed, so its needs are unknown", "missing", fix)
     for requirement in by_extra.pop("", []):
         yield _library(requirement)
     for extra, needed in sorted(by_extra.items()):
@@ -167,19 +168,14 @@ def _library(requirement: Requirement) -> Check:
         return Check("Libraries", name, "not installed", "missing", fix)
     if not bounds.contains(version, prereleases=True):
         return Check("Libraries", name, f"{version}, wanted {bounds}", "missing", fix)
-    if name == "torch" and (trouble := _import_trouble()):
+    try:
+        if name == "torch":
+            import torch  # noqa: F401  (imported to see whether it can be)
+    except Exception as error:  # a half-installed torch raises OSError and others
+        trouble = f"{type(error).__name__}: {error}".splitlines()[0][:100]
         value = f"{version} does not import: {trouble}"
         return Check("Libraries", name, value, "missing", "install torch anew")
     return Check("Libraries", name, version)
-
-
-def _import_trouble() -> str | None:
-    """Why torch cannot be imported although it is installed; None if it can."""
-    try:
-        import torch  # noqa: F401  (imported to see whether it can be)
-    except Exception as error:  # a half-installed torch raises OSError and others
-        return f"{type(error).__name__}: {error}".splitlines()[0][:100]
-    return None
 
 
 def _cache() -> Iterator[Check]:
@@ -196,8 +192,7 @@ def _cache() -> Iterator[Check]:
     yield _free_space(folder)
     for state in states:
         if state.ready:
-            value = f"verified, {state.megabytes:.0f} MB"
-            yield Check("Cache", state.asset.name, value)
+            yield Check("Cache", state.asset.name, f"verified, {state.megabytes:.0f} MB")
         else:
             fix = f"rlhf-lite assets (fetches {state.asset.archive.megabytes:.0f} MB)"
             yield Check("Cache", state.asset.name, f"{state.problem}", "note", fix)
@@ -212,15 +207,9 @@ def _free_space(folder: Path) -> Check:
     return Check("Cache", "free space", f"{free:.1f} GB, wanted {FREE_GB_WANTED:.0f} GB", "note", fix)
 
 
-def find_program(variable: str, names: tuple[str, ...]) -> str | None:
-    """Path of a program: what the environment variable says, else the first name on the search path."""
-    chosen = os.environ.get(variable)
-    return chosen or next((path for path in map(shutil.which, names) if path), None)
-
-
 def _tools() -> Iterator[Check]:
     for name, variable, names in BROWSER:
-        if path := find_program(variable, names):
+        if path := os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None):
             yield Check("Tools", name, path)
         else:
             fix = f"apt-get install chromium chromium-driver, or set {variable}; for tests of the site only"

@@ -14,8 +14,3 @@ from rlhf_lite.config.settings import (
     budget,
     load_config,
 )
-
-__all__ = [
-    "CheckpointConfig", "DPOConfig", "DataConfig", "EvaluationConfig", "LoraConfig", "ModelConfig",
-    "PPOConfig", "PipelineConfig", "RewardConfig", "SFTConfig", "budget", "load_config",
-]

@@ -46,8 +46,6 @@ def _pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Ten
     ids = torch.full((len(rows), length), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), length), dtype=torch.bool)
     for i, row in enumerate(rows):
-        if len(row) == 0:
-            continue
         place = slice(length - len(row), length) if left else slice(0, len(row))
         ids[i, place] = torch.as_tensor(row, dtype=torch.long)
         mask[i, place] = True

@@ -122,15 +122,8 @@ def split_prompts(
 
 
 def make_pairs(
-    ratings: Sequence[Rating],
-    *,
-    n: int,
-    min_gap: float = 1.0,
-    prompt_words: int = 1,
-    seed: int = 0,
-    max_std: float | None = None,
-    min_agreement: float | None = None,
-    max_uses: int = 8,
+    ratings: Sequence[Rating], *, n: int, min_gap: float = 1.0, prompt_words: int = 1, seed: int = 0,
+    max_std: float | None = None, min_agreement: float | None = None, max_uses: int = 8,
 ) -> list[Preference]:
     """Preferences between reviews that open with the same words.
 

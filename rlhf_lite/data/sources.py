@@ -116,14 +116,11 @@ def _join(name: str, key: str, text_line: Line, rater_line: Line) -> Rating:
     if SOURCES[name].text_file_mean:
         checks.append((text_place, mean_beside_text))
     for place, number in checks:
-        if not _close(number, rating.mean):
+        try:
+            right = abs(float(number) - rating.mean) <= _MEAN_TOLERANCE
+        except ValueError:
+            right = False
+        if not right:
             problem = f"is not the mean of the {rating.n} raters, {rating.mean:.6f}"
             raise place.error(problem, _REPAIR, field="mean", value=number)
     return rating
-
-
-def _close(stated: str, mean: float) -> bool:
-    try:
-        return abs(float(stated) - mean) <= _MEAN_TOLERANCE
-    except ValueError:  # no number: the caller names file, row and value
-        return False

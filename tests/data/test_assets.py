@@ -61,7 +61,7 @@ def fill(archive: Path, target: Path) -> None:
 def asset_of(wheel: Path, fill: Callable[[Path, Path], None] = fill) -> Asset:
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     archive = Archive("tiny-asset", "1.0", wheel.name, digest, 0.01)
-    return Asset("tiny", "a tiny asset", "MIT", archive, 1, fill, "unpacking the tiny asset", 1)
+    return Asset("tiny", "a tiny asset", archive, 1, fill, "unpacking the tiny asset", 1)
 
 
 @pytest.fixture

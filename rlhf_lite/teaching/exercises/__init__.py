@@ -16,8 +16,3 @@ from __future__ import annotations
 from rlhf_lite.teaching.exercises.core import CheckResult, ExerciseFailed, check
 from rlhf_lite.teaching.exercises.loading import ExerciseDataError, exercise_names, get_exercise
 from rlhf_lite.teaching.exercises.records import Case, Exercise, WrongAnswer
-
-__all__ = [
-    "Case", "CheckResult", "Exercise", "ExerciseDataError", "ExerciseFailed", "WrongAnswer", "check",
-    "exercise_names", "get_exercise",
-]
