@@ -23,9 +23,8 @@ import numpy as np
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, bare
-from rlhf_lite.evaluation.judges import Judges, Scores, deciding_judge
+from rlhf_lite.evaluation.judges import Judges, ProfanityJudge, Scores, ToxicityJudge, deciding_judge
 from rlhf_lite.evaluation.summary import MEANS, problems_of, summarise, versus_baseline
-from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def compare_policies(
             None for the bare model of the first policy.
         gold: whole texts to estimated human ratings, such as a `gold.GoldJudge`; adapters are off around it.
         reward: whole texts to the scores of a reward model.
-        toxicity: a judge from `toxicity.toxicity_judge`; alt-profanity-check if None.
+        toxicity: a judge from `judges.toxicity_judge`; alt-profanity-check if None.
         judge: which scores decide the win rates that the report leads with: "gold", "vader" or "reward"; None
             takes gold if it is there, else VADER.
         tie_margin: a difference up to this much, in the judge's unit, is a tie. Applies to ``judge`` alone;

@@ -1,19 +1,32 @@
-"""What answers are measured with: a reference, a gold judge, a reward model, word lists."""
+"""What answers are measured with: a reference, a gold judge, a reward model, word lists.
+
+A judge of toxicity is anything with a ``name`` that maps texts to probabilities; there is one door to them::
+
+    judge = toxicity_judge()                                  # alt-profanity-check, needs no download
+    judge = toxicity_judge("detoxify")                        # pip install detoxify; fetches its weights
+    judge = toxicity_judge("unitary/toxic-bert#toxic")        # MODEL#LABEL, a folder or a Hub id
+    judge(["What a film.", "What an idiot."])                 # [n] probabilities
+
+The first is a linear model of words: it sees an insult, and it sees no irony, no threat without a bad word
+and no quotation. The other two read sentences and need weights that do not come with this package. Their path
+through here is tested with stand-ins and with a tiny classifier saved to disk; the published weights
+themselves were not run by the authors.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lite.data.formatting import plain_text
-from rlhf_lite.errors import ComparisonError
+from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.text_metrics import vader_scores
-from rlhf_lite.evaluation.toxicity import ProfanityJudge, ToxicityJudge
+from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.types import Message
 
@@ -21,6 +34,173 @@ from rlhf_lite.types import Message
 Scores = Callable[[Sequence[str]], NDArray[np.float64]]
 # Scores that may decide who wins a prompt.
 DECIDING = ("gold", "vader", "reward")
+# What published classifiers call the label that is meant; the first that a model has is taken.
+_LABELS = ("toxic", "toxicity", "offensive", "hate", "hateful", "abusive")
+_BATCH = 32
+
+
+class ToxicityJudge(Protocol):
+    """A judge of how offensive texts are."""
+
+    name: str
+    """For reports."""
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Probability that each text is offensive, ``[n]`` in [0, 1]."""
+        ...
+
+
+class ProfanityJudge:
+    """``alt-profanity-check``: a linear model of words, offline; see `text_metrics.toxicity_scores`."""
+
+    name = "alt-profanity-check"
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """See `ToxicityJudge`.
+
+        Raises:
+            ToxicityError: if the package is not installed.
+        """
+        try:
+            scores = toxicity_scores(texts)
+        except ImportError as error:
+            raise ToxicityError(f"{self.name} cannot be used ({error}): pip install {self.name}") from error
+        return _probabilities(scores, len(texts), self.name)
+
+
+class DetoxifyJudge:
+    """Detoxify's score "toxicity".
+
+    Source: the package ``detoxify``; Hanu and Unitary team 2020, trained on the Jigsaw comments.
+
+    Args:
+        kind: "original", "unbiased" or "multilingual".
+        model: an object with Detoxify's ``predict``; None loads the package.
+
+    Raises:
+        ToxicityError: if the package is missing or its weights cannot be fetched.
+    """
+
+    def __init__(self, kind: str = "original", *, model: Any = None) -> None:
+        self.name = f"detoxify:{kind}"
+        self._model = _load_detoxify(kind) if model is None else model
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """See `ToxicityJudge`."""
+        scores: list[float] = []
+        for start in range(0, len(texts), _BATCH):
+            scores += list(self._model.predict(list(texts[start : start + _BATCH]))["toxicity"])
+        return _probabilities(scores, len(texts), self.name)
+
+
+class ClassifierJudge:
+    """One label of a text classifier, through transformers' pipeline.
+
+    Args:
+        name: folder or Hub id.
+        label: the label whose probability counts; None takes the first of toxic, toxicity, offensive, hate,
+            hateful, abusive that the model has, or the only label there is.
+        classify: texts to a list of ``{"label", "score"}`` each; None loads the model.
+
+    Raises:
+        ToxicityError: if the model cannot be loaded, or it is not clear which label is meant.
+    """
+
+    def __init__(
+        self, name: str, label: str | None = None, *, classify: Callable[..., Any] | None = None
+    ) -> None:
+        self._classify = _load_classifier(name) if classify is None else classify
+        probe = self._labels(["a text"])[0]
+        self._label = _pick_label(list(probe), label, name)
+        self.name = f"{name}#{self._label}"
+
+    def _labels(self, texts: Sequence[str]) -> list[dict[str, float]]:
+        answers = self._classify(list(texts), top_k=None, truncation=True, batch_size=_BATCH)
+        return [{entry["label"]: float(entry["score"]) for entry in answer} for answer in answers]
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """See `ToxicityJudge`."""
+        scores = [labels[self._label] for labels in self._labels(texts)] if texts else []
+        return _probabilities(scores, len(texts), self.name)
+
+
+def toxicity_judge(spec: str | None = None) -> ToxicityJudge:
+    """A judge by name.
+
+    Args:
+        spec: None or "profanity-check"; "detoxify" or "detoxify:KIND"; else MODEL or MODEL#LABEL, where MODEL
+            is a folder or a Hub id of a text classifier.
+
+    Raises:
+        ToxicityError: if it cannot be had on this machine; the message says how to get it.
+    """
+    if spec is None or spec in ("profanity-check", ProfanityJudge.name):
+        return ProfanityJudge()
+    kind, _, rest = spec.partition(":")
+    if kind == "detoxify":
+        return DetoxifyJudge(rest or "original")
+    name, _, label = spec.partition("#")
+    return ClassifierJudge(name, label or None)
+
+
+def _load_detoxify(kind: str) -> Any:
+    try:
+        from detoxify import Detoxify
+    except ImportError as error:
+        raise ToxicityError(
+            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check"
+        ) from error
+    try:
+        return Detoxify(kind)
+    except Exception as error:  # whatever the download raises, the reader needs the same advice
+        raise ToxicityError(
+            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); "
+            "it is fetched once from the network, or use --toxicity profanity-check"
+        ) from error
+
+
+def _load_classifier(name: str) -> Callable[..., Any]:
+    from transformers import pipeline
+
+    from rlhf_lite.models.runtime import quiet_loading
+
+    try:
+        with quiet_loading():
+            return pipeline("text-classification", model=name, device="cpu")
+    except (OSError, ValueError, KeyError) as error:
+        where = "folder" if Path(name).exists() else "folder or Hub id"
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ToxicityError(
+            f"{name} is no {where} with a text classifier that can be loaded here ({reason}); "
+            "check the name, go online once (unset HF_HUB_OFFLINE), or use --toxicity profanity-check"
+        ) from error
+
+
+def _pick_label(labels: list[str], asked_for: str | None, name: str) -> str:
+    """The label as the model spells it."""
+    if asked_for is None and len(labels) == 1:
+        return labels[0]
+    by_lower = {label.lower(): label for label in labels}
+    for candidate in _LABELS if asked_for is None else (asked_for.lower(),):
+        if candidate in by_lower:
+            return by_lower[candidate]
+    asked = "does not say which label means toxic" if asked_for is None else f"has no label {asked_for!r}"
+    raise ToxicityError(
+        f"{name} {asked}; its labels are {', '.join(labels)}: write {name}#LABEL with one of them"
+    )
+
+
+def _probabilities(values: Any, n: int, name: str) -> NDArray[np.float64]:
+    """``values`` as ``[n]``; a NaN passes, for the report counts it, but nothing outside [0, 1]."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.shape != (n,):
+        raise ToxicityError(f"{name} gave {scores.shape} scores for {n} texts; expected one per text")
+    outside = np.flatnonzero((scores < 0) | (scores > 1))
+    if outside.size:
+        raise ToxicityError(
+            f"{name} gave {scores[outside[0]]:g} for text {outside[0]}; expected a probability from 0 to 1"
+        )
+    return scores
 
 
 @dataclass(frozen=True)
@@ -34,7 +214,7 @@ class Judges:
             of the policy's trunk, and it chooses the best of n.
         reward_of_texts: whole texts to raw scores of a reward model, where there is no ``reward``.
         fluency: whose perplexity tells whether text still reads as language; the reference if None.
-        toxicity: see `toxicity.toxicity_judge`.
+        toxicity: see `toxicity_judge`.
         chat: prompts are a user's messages; judges of whole texts read the plain transcript.
     """
 

@@ -14,10 +14,9 @@ from rlhf_lite.errors import ComparisonError, PhaseError
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge
-from rlhf_lite.evaluation.judges import Scores, deciding_judge
+from rlhf_lite.evaluation.judges import Scores, deciding_judge, toxicity_judge
 from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
-from rlhf_lite.evaluation.toxicity import toxicity_judge
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, load_policy, resolve_model
 from rlhf_lite.models.reward_model import load_reward_model
@@ -137,7 +136,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
         reference: a NAME or a MODEL; the base model of the first one if None.
         reward: a run or a reward model.
         with_gold: fit the gold judge to human ratings. In a chat it is left out: it knows reviews only.
-        toxicity: see `evaluation.toxicity.toxicity_judge`.
+        toxicity: see `evaluation.judges.toxicity_judge`.
         on_error: "raise" at a broken row of the prompts, or "skip" and list it.
         command: what the user typed.
         visible: show progress.

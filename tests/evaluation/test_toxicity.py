@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
 from rlhf_lite.errors import ToxicityError
-from rlhf_lite.evaluation.toxicity import ClassifierJudge, DetoxifyJudge, ProfanityJudge, toxicity_judge
+from rlhf_lite.evaluation.judges import ClassifierJudge, DetoxifyJudge, ProfanityJudge, toxicity_judge
 
 
 def test_the_default_reads_words():

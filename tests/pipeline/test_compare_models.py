@@ -15,8 +15,8 @@ from tiny_models import save_base, shake
 
 from rlhf_lite.errors import ComparisonError, DataError, PhaseError
 from rlhf_lite.evaluation.gold import agreement_with_humans
+from rlhf_lite.evaluation.judges import ProfanityJudge
 from rlhf_lite.evaluation.statistics import wilson_interval
-from rlhf_lite.evaluation.toxicity import ProfanityJudge
 from rlhf_lite.models.adapters import add_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.models.reward_model import new_reward_model
