@@ -19,11 +19,11 @@ from rlhf_lite.rollout.rewards import Reward, model_reward, text_reward
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
 from rlhf_lite.training.grpo import METHODS, GRPOSettings, train_grpo
+from rlhf_lite.training.pairs import encode_preferences, encode_texts
 from rlhf_lite.training.ppo import PPOSettings, train_ppo
-from rlhf_lite.training.preference.data import encode_preferences, encode_texts
 from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.rollouts import PolicyGradientSetup
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, pick
-from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import encode_examples, train_sft
 from rlhf_lite.types import Preference
 

@@ -25,7 +25,7 @@ from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
-from rlhf_lite.training.preference.data import encode_preferences
+from rlhf_lite.training.pairs import encode_preferences
 from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.types import Preference
 

@@ -26,11 +26,11 @@ from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_re
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
 from rlhf_lite.training.batches import epoch_steps
+from rlhf_lite.training.pairs import encode_texts
 from rlhf_lite.training.ppo import PPOSettings, train_ppo
-from rlhf_lite.training.preference.data import encode_texts
 from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.rollouts import PolicyGradientSetup
 from rlhf_lite.training.settings import OptimiserSettings, pick
-from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, encode_examples, train_sft
 
 # Names of the adapters on the one policy network.

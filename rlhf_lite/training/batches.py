@@ -1,14 +1,34 @@
-"""Which rows of the data form a batch."""
+"""Which rows of the data form a batch, and how several processes share it.
+
+Each process works on its own rows. Losses and metrics are sums with weights, so that the contributions of all
+parts and processes add up to those of the whole batch. With one process nothing is exchanged.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
+
+Rows = TypeVar("Rows", bound=Sequence[int] | Tensor)
 
 # Batches whose rows are sorted by length together.
 _WINDOW = 8
+
+
+def epoch_steps(n_rows: int, *, batch_size: int, epochs: int) -> int:
+    """Optimiser steps of some epochs: whole batches only.
+
+    Raises:
+        ValueError: if there are fewer rows than one batch needs.
+    """
+    if n_rows < batch_size:
+        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
+    return epochs * (n_rows // batch_size)
 
 
 def batch_rows(
@@ -30,9 +50,7 @@ def batch_rows(
     Raises:
         ValueError: if there are fewer rows than one batch needs.
     """
-    if n_rows < batch_size:
-        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
-    per_epoch = n_rows // batch_size
+    per_epoch = epoch_steps(n_rows, batch_size=batch_size, epochs=1)
     epoch, place = divmod(step, per_epoch)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFFFFFF)
     order = torch.randperm(n_rows, generator=generator).tolist()[: per_epoch * batch_size]
@@ -52,10 +70,28 @@ def drawn_rows(
     """Every row that the first ``steps`` batches draw, ascending; arguments as for :func:`batch_rows`."""
     if n_rows >= batch_size and steps > 2 * (n_rows // batch_size):
         return list(range(n_rows))  # a row left out of one epoch's remainder is in another's
-    drawn: set[int] = set()
-    for step in range(steps):
-        drawn.update(batch_rows(n_rows, batch_size, step, seed=seed, lengths=lengths))
-    return sorted(drawn)
+    batches = (batch_rows(n_rows, batch_size, step, seed=seed, lengths=lengths) for step in range(steps))
+    return sorted({row for batch in batches for row in batch})
+
+
+def minibatch_rows(n: int, *, epochs: int, minibatches: int, seed: int) -> Iterator[Tensor]:
+    """The rows of each update: passes over ``range(n)``, each shuffled and cut into ``minibatches``."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        yield from torch.randperm(n, generator=generator).tensor_split(minibatches)
+
+
+def micro_batches(
+    rows: Rows, *, accelerator: Accelerator, accumulation: int = 1, size: int | None = None
+) -> list[Rows]:
+    """This process's share of ``rows``, cut into ``accumulation`` parts, or parts of ``size`` rows if given.
+
+    Empty parts are left out: with more processes than rows some get no part at all. They add nothing to the
+    gradient and take part in ``Optimisation.step`` like the others.
+    """
+    mine = rows[accelerator.process_index :: accelerator.num_processes]
+    size = size or max(1, math.ceil(len(mine) / accumulation))
+    return [mine[start : start + size] for start in range(0, len(mine), size)]
 
 
 def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]]:
@@ -70,19 +106,62 @@ def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]
     return [rows.tolist() for rows in torch.tensor(order).tensor_split(count)]
 
 
-def epoch_steps(n_rows: int, *, batch_size: int, epochs: int) -> int:
-    """Optimiser steps of some epochs: whole batches only.
+# --- Sampling: every process takes equally many prompts, and gets the whole batch
 
-    Raises:
-        ValueError: if there are fewer rows than one batch needs.
+
+def local_rows(n: int, accelerator: Accelerator | None) -> list[int]:
+    """This process's part of ``range(n)``; every process gets equally many, so some rows come twice.
+
+    Row k of process r is number k * processes + r; what goes beyond n starts again at 0.
     """
-    if n_rows < batch_size:
-        raise ValueError(f"a batch of {batch_size} needs at least {batch_size} rows, got {n_rows}")
-    return epochs * (n_rows // batch_size)
+    if accelerator is None:
+        return list(range(n))
+    world, rank = accelerator.num_processes, accelerator.process_index
+    return [(k * world + rank) % n for k in range(-(-n // world))]
 
 
-def minibatch_rows(n: int, *, epochs: int, minibatches: int, seed: int) -> Iterator[Tensor]:
-    """The rows of each update: passes over ``range(n)``, each shuffled and cut into ``minibatches``."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        yield from torch.randperm(n, generator=generator).tensor_split(minibatches)
+def gather_rows(tensor: Tensor, n: int, accelerator: Accelerator | None) -> Tensor:
+    """``[N, ...]`` in order, from the ``[N_r, ...]`` that each process computed for its :func:`local_rows`.
+
+    Args:
+        tensor: rows of this process; the same whole number of rows for each of its local rows.
+        n: number of rows that were shared out.
+        accelerator: None for a single process.
+    """
+    if accelerator is None or accelerator.num_processes == 1 or tensor.numel() == 0:
+        return tensor
+    # As bytes: exact, and every backend can move them whatever the type.
+    world, each = accelerator.num_processes, -(-n // accelerator.num_processes)
+    flat = tensor.contiguous().view(each, -1).view(torch.uint8)
+    gathered = accelerator.gather(flat).view(world, each, -1).transpose(0, 1).reshape(world * each, -1)
+    rows = gathered[:n].contiguous().view(tensor.dtype)
+    return rows.view(n * (len(tensor) // each), *tensor.shape[1:])
+
+
+# --- Metrics
+
+
+class BatchMeans:
+    """Means of metrics over a batch that comes in parts, and over the processes.
+
+    Args:
+        names: of all metrics, in the order in which processes exchange them; a process without rows adds none
+            and must know them all the same.
+        accelerator: its processes.
+    """
+
+    def __init__(self, names: Sequence[str], accelerator: Accelerator) -> None:
+        self._names, self._accelerator = list(names), accelerator
+        self._sums = torch.zeros(2, len(self._names), device=accelerator.device)  # values, and their number
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take in the values of one part."""
+        for name, each in values.items():
+            column = self._names.index(name)
+            self._sums[0, column] += each.detach().sum()
+            self._sums[1, column] += each.numel()
+
+    def result(self) -> dict[str, float]:
+        """The means; a metric without any value is left out."""
+        sums, counts = self._accelerator.reduce(self._sums, "sum").tolist()
+        return {name: s / n for name, s, n in zip(self._names, sums, counts, strict=True) if n}

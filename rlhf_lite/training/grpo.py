@@ -41,9 +41,8 @@ from rlhf_lite.functional import (
 )
 from rlhf_lite.models.policy import TokenScores
 from rlhf_lite.training.policy_gradient import PolicyGradientSettings, UnitLosses, train
-from rlhf_lite.training.rollouts import Batch
+from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.setup import PolicyGradientSetup
 
 Estimator = Literal["grpo", "dr_grpo", "rloo"]
 Aggregation = Literal["grpo", "dapo", "bnpo", "dr_grpo", "sequence"]
@@ -162,15 +161,9 @@ class GRPO:
         if settings.aggregation == "sequence":
             counts = batch.response_mask
             logps, old, ref = (masked_sum(each, counts, dim=1).unsqueeze(1) for each in (logps, old, ref))
-        loss = grpo_loss(
-            logps,
-            old,
-            advantages.expand_as(logps),
-            clip=settings.clip,
-            clip_high=settings.clip_high,
-            ref_logp=ref,
-            kl_coef=settings.kl_coef if settings.kl_in == "loss" else 0.0,
-        )
+        loss = grpo_loss(logps, old, advantages.expand_as(logps), clip=settings.clip,
+                         clip_high=settings.clip_high, ref_logp=ref,
+                         kl_coef=settings.kl_coef if settings.kl_in == "loss" else 0.0)
         ratio = (logps - old).clamp(max=_LOG_RATIO_LIMIT).exp()
         if settings.kl_in == "weighted_loss":
             k3 = kl_estimate(torch.maximum(logps, ref - _LOG_RATIO_LIMIT), ref, kind="k3")
@@ -188,13 +181,7 @@ class GRPO:
         """There is nothing to load."""
 
 
-def train_grpo(
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    settings: GRPOSettings,
-    *,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-) -> None:
+def train_grpo(setup: PolicyGradientSetup, prompts: Sequence[list[int]], settings: GRPOSettings, *,
+               optimiser: OptimiserSettings, run: RunSettings) -> None:
     """Train the policy of ``setup`` by GRPO or a relative; see ``policy_gradient.train``."""
     train(GRPO(settings), setup, prompts, optimiser=optimiser, run=run)

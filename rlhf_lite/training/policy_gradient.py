@@ -18,12 +18,10 @@ from torch import Tensor
 from rlhf_lite.functional import kl_estimate
 from rlhf_lite.models.policy import TokenScores
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.batches import batch_rows, minibatch_rows
-from rlhf_lite.training.distributed import UpdateMetrics, micro_rows
+from rlhf_lite.training.batches import batch_rows, micro_batches, minibatch_rows
 from rlhf_lite.training.progress import Progress
-from rlhf_lite.training.rollouts import Batch, roll_out
+from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup, roll_out, trainable_module
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
 from rlhf_lite.training.step import Optimisation
 
 
@@ -93,15 +91,9 @@ class Algorithm(Protocol):
 
 
 @torch.no_grad()
-def collect(
-    algorithm: Algorithm,
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    *,
-    seeds: Sequence[int],
-    micro_batch_size: int | None = None,
-    accelerator: Accelerator | None = None,
-) -> tuple[Batch, dict[str, float]]:
+def collect(algorithm: Algorithm, setup: PolicyGradientSetup, prompts: Sequence[list[int]], *,
+            seeds: Sequence[int], micro_batch_size: int | None = None,
+            accelerator: Accelerator | None = None) -> tuple[Batch, dict[str, float]]:
     """Sample ``group_size`` completions per prompt, score them, and estimate advantages.
 
     Arguments as for ``rollouts.roll_out``; the metrics are its metrics and those of the advantages.
@@ -110,28 +102,15 @@ def collect(
         ValueError: if the algorithm cannot work with the setup.
     """
     algorithm.check(setup)
-    batch, metrics = roll_out(
-        setup,
-        prompts,
-        seeds=seeds,
-        max_new_tokens=algorithm.settings.max_new_tokens,
-        temperature=algorithm.settings.temperature,
-        repeats=algorithm.group_size,
-        micro_batch_size=micro_batch_size,
-        accelerator=accelerator,
-    )
+    batch, metrics = roll_out(setup, prompts, seeds=seeds, max_new_tokens=algorithm.settings.max_new_tokens,
+                              temperature=algorithm.settings.temperature, repeats=algorithm.group_size,
+                              micro_batch_size=micro_batch_size, accelerator=accelerator)
     batch, more = algorithm.advantages(batch)
     return batch, metrics | more
 
 
-def update(
-    algorithm: Algorithm,
-    batch: Batch,
-    optimisation: Optimisation,
-    *,
-    seed: int,
-    micro_batch_size: int | None = None,
-) -> dict[str, float]:
+def update(algorithm: Algorithm, batch: Batch, optimisation: Optimisation, *, seed: int,
+           micro_batch_size: int | None = None) -> dict[str, float]:
     """Several epochs of clipped updates on one batch; returns the mean of each metric over the updates.
 
     Minibatches are cut from all completions: the advantages are fixed by now. The loss of a minibatch is a
@@ -143,50 +122,39 @@ def update(
     """
     settings, accelerator = algorithm.settings, optimisation.accelerator
     names = (*algorithm.terms, "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
-    totals = UpdateMetrics(names, accelerator)
-    for index in minibatch_rows(
-        len(batch), epochs=settings.epochs, minibatches=settings.minibatches, seed=seed
-    ):
-        weights = algorithm.weights(batch.response_mask[index])
-        tokens, places = batch.response_mask[index].sum(), torch.arange(len(index))
-        for place in micro_rows(places, micro_batch_size=micro_batch_size, accelerator=accelerator):
-            part, weight = batch.rows(index[place]), weights[place]
+    # This process's contributions to the means: those of all parts and processes sum up to them.
+    sums, norms, first_error = dict.fromkeys(names, 0.0), [], 0.0
+    passes = {"epochs": settings.epochs, "minibatches": settings.minibatches, "seed": seed}
+    for index in minibatch_rows(len(batch), **passes):
+        counts, places = batch.response_mask[index], torch.arange(len(index))
+        weights, token_weights = algorithm.weights(counts), counts / counts.sum()
+        for place in micro_batches(places, size=micro_batch_size, accelerator=accelerator):
+            part, weight, token = batch.rows(index[place]), weights[place], token_weights[place]
             new = optimisation.module(
                 part.hidden, part.ids, part.mask, part.response_mask, temperature=settings.temperature
             )
             losses = algorithm.losses(part, new)
             loss = (weight * losses.loss).sum()
             optimisation.backward(loss, {"rows": index[place], "token_ids": part.ids})
-            if totals.updates == 0:
-                totals.largest("ratio/first_error", (losses.ratio - 1).abs().max())
-            totals.add({name: (weight * term.detach()).sum() for name, term in losses.terms.items()})
-            totals.add(_drift(part, new, losses, tokens=tokens, completions=len(index)))
-        totals.updated(optimisation.step())
-    return totals.result(largest=["ratio/first_error"])
+            if not norms:
+                first_error = max(first_error, float((losses.ratio - 1).abs().max()))
+            unit = token if losses.ratio.shape == token.shape else 1 / len(index)
+            shares = {name: weight * term.detach() for name, term in losses.terms.items()} | {
+                "clip/fraction": unit * losses.clipped.float(),
+                "ratio/mean": unit * losses.ratio,
+                "kl/update_nats_per_token": token * kl_estimate(part.old_logps, new.logps.detach()),
+            }
+            for name, share in shares.items():
+                sums[name] += float(share.sum())
+        norms.append(optimisation.step())
+    totals = accelerator.reduce(torch.tensor(list(sums.values()), device=accelerator.device), "sum")
+    error = accelerator.gather(torch.tensor([first_error], device=accelerator.device)).max()
+    means = dict(zip(sums, (totals / len(norms)).tolist(), strict=True))
+    return means | {"ratio/first_error": float(error), "grad_norm": sum(norms) / len(norms)}
 
 
-def _drift(
-    part: Batch, new: TokenScores, losses: UnitLosses, *, tokens: Tensor, completions: int
-) -> dict[str, Tensor]:
-    """How far the policy has moved: what some rows contribute to the means over their minibatch."""
-    token = part.response_mask / tokens  # the share of each token
-    unit = token if losses.ratio.shape == token.shape else 1 / completions
-    kl = kl_estimate(part.old_logps, new.logps.detach())
-    return {
-        "clip/fraction": (unit * losses.clipped.float()).sum(),
-        "ratio/mean": (unit * losses.ratio).sum(),
-        "kl/update_nats_per_token": (token * kl).sum(),
-    }
-
-
-def train(
-    algorithm: Algorithm,
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    *,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-) -> None:
+def train(algorithm: Algorithm, setup: PolicyGradientSetup, prompts: Sequence[list[int]], *,
+          optimiser: OptimiserSettings, run: RunSettings) -> None:
     """Train the policy of ``setup`` on ``run.batch_size`` prompts per step.
 
     Every random number comes from the seed and the step: a resumed run is the same. Neither
@@ -199,34 +167,23 @@ def train(
             completions.
     """
     settings, group_size = algorithm.settings, algorithm.group_size
-    algorithm.check(setup)
     if settings.minibatches > run.batch_size * group_size:
         raise ValueError(
             f"{run.batch_size} x {group_size} completions cannot make {settings.minibatches} minibatches"
         )
-    module = trainable_module(setup.scorer)
+    algorithm.check(setup)
     updates = settings.epochs * settings.minibatches
-    optimisation = Optimisation(module, optimiser, run, updates_per_step=updates)
+    optimisation = Optimisation(trainable_module(setup.scorer), optimiser, run, updates_per_step=updates)
     if run.resume is not None:
         algorithm.load(dict(run.resume.numbers))
     progress = Progress(optimisation, run)
     for step in progress:
         rows = batch_rows(len(prompts), run.batch_size, step, seed=run.seed)
-        batch, metrics = collect(
-            algorithm,
-            setup,
-            [prompts[row] for row in rows],
-            seeds=row_seeds(run.seed, step, rows=len(rows) * group_size),
-            micro_batch_size=run.micro_batch_size,
-            accelerator=run.accelerator,
-        )
+        batch, metrics = collect(algorithm, setup, [prompts[row] for row in rows],
+                                 seeds=row_seeds(run.seed, step, rows=len(rows) * group_size),
+                                 micro_batch_size=run.micro_batch_size, accelerator=run.accelerator)
         started, rate = time.perf_counter(), optimisation.learning_rate
-        metrics |= update(
-            algorithm,
-            batch,
-            optimisation,
-            seed=run.seed * 1_000_003 + step,
-            micro_batch_size=run.micro_batch_size,
-        )
+        seed = run.seed * 1_000_003 + step
+        metrics |= update(algorithm, batch, optimisation, seed=seed, micro_batch_size=run.micro_batch_size)
         metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
         progress.record(step, metrics, numbers=algorithm.after_step(metrics, len(batch)))

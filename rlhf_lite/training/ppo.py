@@ -27,9 +27,8 @@ from rlhf_lite.functional import (
 )
 from rlhf_lite.models.policy import TokenScores
 from rlhf_lite.training.policy_gradient import PolicyGradientSettings, UnitLosses, train
-from rlhf_lite.training.rollouts import Batch
+from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.setup import PolicyGradientSetup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,20 +102,14 @@ class PPO:
         Aₜ = Σₖ (γλ)ᵏ δₜ₊ₖ with δₜ = rₜ + γ Vₜ₊₁ - Vₜ, and the return Aₜ + Vₜ (Schulman et al. 2016).
         """
         counts, columns, settings = batch.response_mask, batch.response, self.settings
-        rewards = token_rewards(
-            batch.old_logps, batch.ref_logps, batch.scores, counts, kl_coef=self._price.value
-        )
+        price = self._price.value
+        rewards = token_rewards(batch.old_logps, batch.ref_logps, batch.scores, counts, kl_coef=price)
         advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
-        advantages[:, columns], returns[:, columns] = gae(
-            rewards[:, columns],
-            batch.old_values[:, columns],
-            counts[:, columns],
-            gamma=settings.gamma,
-            lam=settings.lam,
-        )
+        inputs = (tensor[:, columns] for tensor in (rewards, batch.old_values, counts))
+        advantages[:, columns], returns[:, columns] = gae(*inputs, gamma=settings.gamma, lam=settings.lam)
         error = masked_var(returns - batch.old_values, counts)
         metrics = {
-            "kl_coef": self._price.value,
+            "kl_coef": price,
             "advantage/std": float(masked_var(advantages, counts).sqrt()),
             "value/explained_variance": float(1 - error / masked_var(returns, counts).clamp_min(1e-8)),
         }
@@ -137,12 +130,9 @@ class PPO:
         policy = ppo_policy_loss(new.logps, batch.old_logps, batch.advantages, clip=settings.clip)
         value = ppo_value_loss(new.values, batch.old_values, batch.returns, clip=settings.value_clip)
         ratio = (new.logps.detach() - batch.old_logps).exp()
-        return UnitLosses(
-            loss=policy + settings.value_coef * value,
-            ratio=ratio,
-            clipped=(ratio - 1).abs() > settings.clip,
-            terms={"loss/policy": policy, "loss/value": value},
-        )
+        return UnitLosses(loss=policy + settings.value_coef * value, ratio=ratio,
+                          clipped=(ratio - 1).abs() > settings.clip,
+                          terms={"loss/policy": policy, "loss/value": value})
 
     def after_step(self, metrics: dict[str, float], completions: int) -> dict[str, float]:
         """Move β towards its target."""
@@ -154,13 +144,7 @@ class PPO:
         self._price.value = numbers["kl_coef"]
 
 
-def train_ppo(
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    settings: PPOSettings,
-    *,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-) -> None:
+def train_ppo(setup: PolicyGradientSetup, prompts: Sequence[list[int]], settings: PPOSettings, *,
+              optimiser: OptimiserSettings, run: RunSettings) -> None:
     """Train policy and critic of ``setup`` by PPO; see ``policy_gradient.train``."""
     train(PPO(settings), setup, prompts, optimiser=optimiser, run=run)

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlhf_lite.training.batches import batch_rows
-from rlhf_lite.training.distributed import micro_batches
+from rlhf_lite.training.batches import batch_rows, micro_batches
 from rlhf_lite.training.settings import RunSettings
 from rlhf_lite.training.step import Optimisation, evaluating
 
@@ -74,14 +73,8 @@ class Progress:
         """Whether something that happens every so many steps, and at the end, happens after ``step``."""
         return (step + 1) % every == 0 or step + 1 == self._run.steps
 
-    def record(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        *,
-        tensors: Mapping[str, Tensor] | None = None,
-        numbers: Mapping[str, float] | None = None,
-    ) -> None:
+    def record(self, step: int, metrics: Mapping[str, float], *, tensors: Mapping[str, Tensor] | None = None,
+               numbers: Mapping[str, float] | None = None) -> None:
         """Report a completed step.
 
         Args:
@@ -99,11 +92,8 @@ class Progress:
         hooks.on_step(step + 1, line)
         if hooks.save is not None and (self._stopped or self.due(step, hooks.save_every)):
             best = {f"{_WEIGHT}{name}": tensor for name, tensor in self._best.items()}
-            hooks.save(
-                step + 1,
-                self._optimisation.tensors() | best | dict(tensors or {}),
-                {**self._numbers, **(numbers or {})},
-            )
+            hooks.save(step + 1, self._optimisation.tensors() | best | dict(tensors or {}),
+                       {**self._numbers, **(numbers or {})})
 
     def _watch(self, step: int, line: Mapping[str, float]) -> None:
         rule = self._hooks.early_stopping

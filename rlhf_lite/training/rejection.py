@@ -16,9 +16,8 @@ import torch
 from rlhf_lite.rollout.best_of_n import choose_best
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.training.batches import batch_rows
-from rlhf_lite.training.rollouts import Batch, roll_out
+from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup, roll_out
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings
-from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
 
 
@@ -54,14 +53,8 @@ def winners(batch: Batch, *, n: int) -> tuple[list[Example], list[float]]:
     return examples, best.scores.tolist()
 
 
-def train_rejection(
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    settings: RejectionSettings,
-    *,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-) -> None:
+def train_rejection(setup: PolicyGradientSetup, prompts: Sequence[list[int]], settings: RejectionSettings, *,
+                    optimiser: OptimiserSettings, run: RunSettings) -> None:
     """Train the policy on the winners of ``run.steps`` rounds; each round starts with a new optimiser.
 
     Every random number comes from the seed and the round: a run that is resumed after a round is the same.
@@ -94,16 +87,11 @@ def train_rejection(
             parameter.data.copy_(run.resume.tensors[f"weight/{name}"])
     for number in range(done, run.steps):
         rows = batch_rows(len(prompts), run.batch_size, number, seed=run.seed)
-        batch, metrics = roll_out(
-            setup,
-            [prompts[row] for row in rows],
-            seeds=row_seeds(run.seed, number, rows=len(rows) * n),
-            max_new_tokens=settings.max_new_tokens,
-            temperature=settings.temperature,
-            repeats=n,
-            micro_batch_size=run.micro_batch_size,
-            accelerator=run.accelerator,
-        )
+        batch, metrics = roll_out(setup, [prompts[row] for row in rows],
+                                  seeds=row_seeds(run.seed, number, rows=len(rows) * n),
+                                  max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
+                                  repeats=n, micro_batch_size=run.micro_batch_size,
+                                  accelerator=run.accelerator)
         examples, best = winners(batch, n=n)
         started, lines = time.perf_counter(), []
         one_round = replace(

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.training.batches import split_by_length
-from rlhf_lite.training.distributed import BatchMeans
-from rlhf_lite.training.preference.data import TextPair
+from rlhf_lite.training.batches import BatchMeans, split_by_length
+from rlhf_lite.training.pairs import TextPair
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
 from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
@@ -74,15 +73,9 @@ def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, f
 _METRICS = ("loss/nats_per_pair", "loss/centring", "accuracy/fraction", "margin/score")
 
 
-def train_reward(
-    model: RewardModel,
-    pairs: Sequence[TextPair],
-    settings: RewardSettings,
-    *,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-    validation: Sequence[Preference] = (),
-) -> None:
+def train_reward(model: RewardModel, pairs: Sequence[TextPair], settings: RewardSettings, *,
+                 optimiser: OptimiserSettings, run: RunSettings,
+                 validation: Sequence[Preference] = ()) -> None:
     """Train adapter and score head on ``pairs``.
 
     The loss of a pair is -log σ(r_chosen - r_rejected), the negative log-likelihood of a Bradley-Terry model
@@ -90,7 +83,7 @@ def train_reward(
 
     Args:
         model: a new or partly trained reward model.
-        pairs: from ``preference.data.encode_texts``; the loss of each counts the same.
+        pairs: from ``pairs.encode_texts``; the loss of each counts the same.
         settings: of the loss.
         validation: held-out preferences, or none.
 

@@ -1,30 +1,67 @@
 """One step of data for a trainer that samples: continuations, their scores, and how likely they are.
 
-``Rollout`` is what the sampler drew, ``Completions`` what a reward may read, and the :class:`Batch` what an
-update learns from. In a distributed run every process samples its share of the prompts; then all of them
-exchange what they have and hold the same whole batch. Advantages, whitening and minibatches are therefore
-those of one process.
+A :class:`PolicyGradientSetup` is what such a trainer is handed. From it :func:`roll_out` samples a
+``Rollout``, shows a reward its ``Completions``, and returns the :class:`Batch` that an update learns from. In
+a distributed run every process samples its share of the prompts; then all of them exchange what they have and
+hold the same whole batch. Advantages, whitening and minibatches are therefore those of one process.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import kl_estimate, masked_mean, masked_sum
-from rlhf_lite.rollout.rewards import Completions, evaluate
+from rlhf_lite.models.policy import PolicyScorer, TokenScores
+from rlhf_lite.rollout.rewards import Completions, Decode, Reward, evaluate
 from rlhf_lite.rollout.sampler import sample
-from rlhf_lite.training.distributed import gather_rows, largest_of_all, local_rows
-from rlhf_lite.training.setup import PolicyGradientSetup, trainable_module
+from rlhf_lite.training.batches import gather_rows, local_rows
 
 # Nats per token between sampler and scorer that rounding does not explain (bfloat16 gives about 0.001).
 _MOST_SAMPLER_KL = 0.1
+
+
+@dataclass(frozen=True)
+class PolicyGradientSetup:
+    """Policy, reference and reward of a policy-gradient trainer.
+
+    With adapters, ``pipeline.phases`` builds it. For a small model all of whose weights are trained::
+
+        model.requires_grad_(True)
+        PolicyGradientSetup(
+            scorer=PolicyScorer(model, top_layers=None),   # with value_head=ValueHead(hidden_size) for PPO
+            reference=frozen_reference(model),             # a copy of the weights as they are now
+            sampling=lambda: nullcontext(model),
+            reward=lambda batch: table[batch.response_ids],
+            eos_token_id=None,                             # every response has full length
+            pad_token_id=0,
+        )
+
+    Attributes:
+        scorer: the policy (for PPO with its value head); what has ``requires_grad`` is trained.
+        reference: a context in which ``scorer`` computes the reference policy; None where nothing is paid for
+            the distance to it, which then is not measured either.
+        sampling: a context that yields a model ready to sample the current policy.
+        reward: see ``rollout.rewards``; any function of ``Completions``.
+        eos_token_id: ends a continuation; None where there is none.
+        pad_token_id: fills rows.
+        decode: rows of token ids to texts, for rewards that read texts; None without a tokenizer.
+    """
+
+    scorer: PolicyScorer
+    reference: Callable[[], AbstractContextManager[None]] | None
+    sampling: Callable[[], AbstractContextManager[object]]
+    reward: Reward
+    eos_token_id: int | None
+    pad_token_id: int
+    decode: Decode | None = None
 
 
 @dataclass(frozen=True)
@@ -69,17 +106,9 @@ class Batch:
 
 
 @torch.no_grad()
-def roll_out(
-    setup: PolicyGradientSetup,
-    prompts: Sequence[list[int]],
-    *,
-    seeds: Sequence[int],
-    max_new_tokens: int,
-    temperature: float,
-    repeats: int = 1,
-    micro_batch_size: int | None = None,
-    accelerator: Accelerator | None = None,
-) -> tuple[Batch, dict[str, float]]:
+def roll_out(setup: PolicyGradientSetup, prompts: Sequence[list[int]], *, seeds: Sequence[int],
+             max_new_tokens: int, temperature: float, repeats: int = 1, micro_batch_size: int | None = None,
+             accelerator: Accelerator | None = None) -> tuple[Batch, dict[str, float]]:
     """Sample continuations of every prompt and score them.
 
     Args:
@@ -110,35 +139,24 @@ def roll_out(
     device = next(setup.scorer.parameters()).device
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, setup.pad_token_id))
     with setup.sampling() as model:
-        rollout = sample(
-            model,
-            ids[mine],
-            mask[mine],
-            max_new_tokens=max_new_tokens,
-            eos_token_id=() if setup.eos_token_id is None else setup.eos_token_id,
-            pad_token_id=setup.pad_token_id,
-            seeds=[seeds[row * repeats + g] for row in mine for g in range(repeats)],
-            temperature=temperature,
-            repeats=repeats,
-        )
+        rollout = sample(model, ids[mine], mask[mine], max_new_tokens=max_new_tokens,
+                         eos_token_id=() if setup.eos_token_id is None else setup.eos_token_id,
+                         pad_token_id=setup.pad_token_id,
+                         seeds=[seeds[row * repeats + g] for row in mine for g in range(repeats)],
+                         temperature=temperature, repeats=repeats)
     # Columns that no row of any process reached are left out.
-    longest = largest_of_all(rollout.response_mask.any(0).sum(), accelerator)
-    sampled_logps = rollout.logps[:, :longest]
-    rollout = replace(
-        rollout,
-        response_ids=rollout.response_ids[:, :longest],
-        response_mask=rollout.response_mask[:, :longest],
-        logps=sampled_logps,
-    )
+    longest = rollout.response_mask.any(0).sum()
+    if accelerator is not None:
+        longest = accelerator.gather(longest.view(1)).max()
+    columns = ("response_ids", "response_mask", "logps")
+    rollout = replace(rollout, **{name: getattr(rollout, name)[:, : int(longest)] for name in columns})
     sampled = time.perf_counter()
     completions = Completions.of(
         rollout, eos_token_id=setup.eos_token_id, decode=setup.decode, trunk=setup.scorer.body.trunk
     )
-    batch, names = _scored(
-        setup, completions, sampled_logps, temperature=temperature, micro_batch_size=micro_batch_size
-    )
+    batch, parts = _scored(setup, completions, rollout.logps, temperature, micro_batch_size)
     batch = batch.map(lambda tensor: gather_rows(tensor, len(prompts), accelerator))
-    metrics = rollout_metrics(batch, names)
+    metrics = _metrics(batch, parts)
     distance = metrics["kl/sampler_nats_per_token"]
     if distance > _MOST_SAMPLER_KL:
         raise ValueError(
@@ -150,46 +168,32 @@ def roll_out(
     return batch, metrics
 
 
-def _scored(
-    setup: PolicyGradientSetup,
-    completions: Completions,
-    sampled_logps: Tensor,
-    *,
-    temperature: float,
-    micro_batch_size: int | None,
-) -> tuple[Batch, list[str]]:
+def _scored(setup: PolicyGradientSetup, completions: Completions, sampled_logps: Tensor, temperature: float,
+            micro_batch_size: int | None) -> tuple[Batch, list[str]]:
     """Completions with log-probabilities, values and rewards, and the names of the reward's parts."""
     # Where embeddings are trained, the reference has others: the policy's trunk states are not its own.
     scorer = trainable_module(setup.scorer)
+    tokens = {name: getattr(completions, name) for name in ("hidden", "ids", "mask", "response_mask")}
     own, reference = [], []
     for rows in torch.arange(len(completions)).split(micro_batch_size or len(completions)):
-        fields = (completions.hidden, completions.ids, completions.mask, completions.response_mask)
-        inputs = [tensor[rows] for tensor in fields]
+        inputs = [tensor[rows] for tensor in tokens.values()]
         own.append(scorer(*inputs, temperature=temperature, with_entropy=True))
         if setup.reference is not None:
             with setup.reference():
                 reference.append(scorer(*inputs, temperature=temperature).logps)
     rewards = evaluate(setup.reward, completions)
-    named = list(rewards.parts.values())
-    batch = Batch(
-        hidden=completions.hidden,
-        ids=completions.ids,
-        mask=completions.mask,
-        response_mask=completions.response_mask,
-        sampled_logps=torch.nn.functional.pad(sampled_logps, (completions.prompt_width, 0)),
-        old_logps=torch.cat([part.logps for part in own]),
-        entropies=torch.cat([part.entropies for part in own]),
-        ended=completions.ended,
-        scores=rewards.scores,
-        raw=rewards.raw,
-        parts=torch.stack(named, dim=1) if named else torch.zeros(len(completions), 0),
-        ref_logps=torch.cat(reference) if reference else None,
-        old_values=None if own[0].values is None else torch.cat([part.values for part in own]),
-    )
+    parts = list(rewards.parts.values())
+    batch = Batch(**tokens, sampled_logps=nn.functional.pad(sampled_logps, (completions.prompt_width, 0)),
+                  old_logps=torch.cat([part.logps for part in own]),
+                  entropies=torch.cat([part.entropies for part in own]), ended=completions.ended,
+                  scores=rewards.scores, raw=rewards.raw,
+                  parts=torch.stack(parts, dim=1) if parts else torch.zeros(len(completions), 0),
+                  ref_logps=torch.cat(reference) if reference else None,
+                  old_values=None if own[0].values is None else torch.cat([part.values for part in own]))
     return batch, list(rewards.parts)
 
 
-def rollout_metrics(batch: Batch, parts: Sequence[str] = ()) -> dict[str, float]:
+def _metrics(batch: Batch, parts: Sequence[str]) -> dict[str, float]:
     """What there is to say about a batch of continuations, whatever the algorithm.
 
     ``kl/sampler_nats_per_token`` estimates the KL of the sampler's distribution from the policy as the scorer
@@ -212,3 +216,57 @@ def rollout_metrics(batch: Batch, parts: Sequence[str] = ()) -> dict[str, float]
         kl = masked_sum(kl_estimate(batch.old_logps, batch.ref_logps), counts, dim=1)
         metrics["kl/nats_per_seq"] = float(kl.mean())
     return metrics
+
+
+# --- Models without adapters, all of whose weights are trained
+
+
+class LiveScorer(nn.Module):
+    """A scorer whose embeddings are trained too: it computes them anew instead of taking stored states."""
+
+    def __init__(self, scorer: PolicyScorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(
+        self, hidden: Tensor, ids: Tensor, mask: Tensor, score_mask: Tensor, **options: float | bool
+    ) -> TokenScores:
+        """As ``PolicyScorer.forward``; ``hidden`` is ignored."""
+        embedded = self.scorer.body.lower.get_input_embeddings()(ids)
+        return self.scorer(embedded, ids, mask, score_mask, **options)
+
+
+def trainable_module(scorer: PolicyScorer) -> nn.Module:
+    """The module to optimise: the scorer, or a :class:`LiveScorer` if the embeddings are trained.
+
+    Raises:
+        ValueError: if layers of the trunk, which is computed once per batch, are trained.
+    """
+    body = scorer.body
+    if not any(parameter.requires_grad for parameter in body.lower.parameters()):
+        return scorer
+    if body.depth > 0:
+        raise ValueError(
+            f"weights of the embedding or of the first {body.depth} layers are trained, but this trunk is "
+            "computed once per batch: build the PolicyScorer with top_layers=None, or freeze them"
+        )
+    return LiveScorer(scorer)
+
+
+def frozen_reference(model: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which ``model`` has the trainable weights that it has now, for runs without adapters."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    copies = [parameter.detach().clone() for parameter in trained]
+
+    @contextmanager
+    def reference() -> Iterator[None]:
+        current = [parameter.data for parameter in trained]
+        try:
+            for parameter, copy in zip(trained, copies, strict=True):
+                parameter.data = copy
+            yield
+        finally:
+            for parameter, data in zip(trained, current, strict=True):
+                parameter.data = data
+
+    return reference

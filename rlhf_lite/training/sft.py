@@ -39,6 +39,11 @@ class Example:
     counts: list[bool] | None = None
 
     @property
+    def size(self) -> int:
+        """Number of tokens of prompt and completion."""
+        return len(self.prompt) + len(self.completion)
+
+    @property
     def counted(self) -> int:
         """Number of tokens that the loss includes."""
         return len(self.completion) if self.counts is None else sum(self.counts)
@@ -104,10 +109,8 @@ def _chat_pieces(chat: Sequence[Message], template: Template) -> Iterator[tuple[
     for number, message in enumerate(chat):
         if message.role != "assistant":
             continue
-        for text, counted in (
-            (template(chat[:number], True), False),
-            (template(chat[: number + 1], False), True),
-        ):
+        context, answered = template(chat[:number], True), template(chat[: number + 1], False)
+        for text, counted in ((context, False), (answered, True)):
             if not text.startswith(done):
                 place = common_length(text, done)
                 raise ValueError(
@@ -127,9 +130,7 @@ def collate_examples(examples: Sequence[Example], pad_token_id: int) -> tuple[Te
     score_mask = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
     for row, example in enumerate(examples):
         if example.counts is not None:
-            score_mask[row, len(example.prompt) : len(example.prompt) + len(example.counts)] &= torch.tensor(
-                example.counts
-            )
+            score_mask[row, len(example.prompt) : example.size] = torch.tensor(example.counts)
     return ids, mask, score_mask
 
 
@@ -147,15 +148,8 @@ def completion_loss(
     return total / count
 
 
-def train_sft(
-    scorer: PolicyScorer,
-    examples: Sequence[Example],
-    *,
-    pad_token_id: int,
-    optimiser: OptimiserSettings,
-    run: RunSettings,
-    validation: Sequence[Example] = (),
-) -> None:
+def train_sft(scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int,
+              optimiser: OptimiserSettings, run: RunSettings, validation: Sequence[Example] = ()) -> None:
     """Train the scorer's trainable parameters on the completions.
 
     Every rank of a distributed run draws the same batch and takes its own rows; the loss is divided by the
@@ -169,9 +163,8 @@ def train_sft(
     scorer.body.checkpoint_top(run.gradient_checkpointing)
     optimisation = Optimisation(scorer, optimiser, run)
     progress = Progress(optimisation, run)
-    lengths = [len(example.prompt) + len(example.completion) for example in examples]
     device = run.accelerator.device
-    for step, rows, parts in progress.batches(lengths):
+    for step, rows, parts in progress.batches([example.size for example in examples]):
         tokens = sum(examples[row].counted for row in rows)
         rate, total = optimisation.learning_rate, torch.zeros((), device=device)
         for part in parts:
@@ -187,7 +180,6 @@ def train_sft(
         total = float(run.accelerator.reduce(total, "sum"))
         metrics = {"loss/nats_per_token": total, "grad_norm": norm, "learning_rate": rate}
         if validation and progress.due(step, run.validate_every):
-            metrics["val_loss/nats_per_token"] = completion_loss(
-                scorer, validation, pad_token_id=pad_token_id
-            )
+            loss = completion_loss(scorer, validation, pad_token_id=pad_token_id)
+            metrics["val_loss/nats_per_token"] = loss
         progress.record(step, metrics)

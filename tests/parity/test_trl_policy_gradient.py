@@ -35,8 +35,8 @@ from rlhf_lite.rollout.rewards import Mixture, Part, text_reward
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import batch_rows
 from rlhf_lite.training.grpo import METHODS, GRPOSettings, train_grpo
+from rlhf_lite.training.rollouts import PolicyGradientSetup
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings
-from rlhf_lite.training.setup import PolicyGradientSetup
 
 STEPS, GROUP, LENGTH, EPOCHS, RATE, BETA, HEAT = 3, 4, 8, 2, 5e-3, 0.3, 0.8
 PROMPTS = ["The film ", "A", "It is ", "One hour in, "]

@@ -31,7 +31,7 @@ from rlhf_lite.models.adapters import add_adapter, lora_config, using_adapter
 from rlhf_lite.models.policy import PolicyScorer, load_policy
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
-from rlhf_lite.training.preference.data import encode_preferences, encode_texts
+from rlhf_lite.training.pairs import encode_preferences, encode_texts
 from rlhf_lite.training.reward import RewardSettings, pair_texts, train_reward
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
 from rlhf_lite.training.sft import encode_examples, train_sft

@@ -24,10 +24,10 @@ from rlhf_lite.pipeline.phases import AdapterPolicies
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
-from rlhf_lite.training.preference.data import encode_texts
+from rlhf_lite.training.pairs import encode_texts
 from rlhf_lite.training.reward import RewardSettings, train_reward
+from rlhf_lite.training.rollouts import PolicyGradientSetup
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
-from rlhf_lite.training.setup import PolicyGradientSetup
 from rlhf_lite.training.sft import Example, train_sft
 from rlhf_lite.types import Preference
 

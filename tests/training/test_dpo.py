@@ -32,7 +32,7 @@ from rlhf_lite.functional import PREFERENCE_LOSSES
 from rlhf_lite.models.adapters import using_adapter
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.dpo import reference_logps
-from rlhf_lite.training.preference.data import judged_from_pairs
+from rlhf_lite.training.pairs import judged_from_pairs
 
 ANSWERS = judged_from_pairs(PAIRS)
 
@@ -169,17 +169,17 @@ def test_the_memory_for_frozen_states_changes_nothing(case):
 
 
 def test_longer_padding_changes_nothing(monkeypatch):
-    from rlhf_lite.training.preference import scoring as preference_scoring
+    from rlhf_lite.training import scoring
 
     expected = run_dpo(new_scorer(), steps=5, cache_megabytes=0).lines
-    collate = preference_scoring.collate_examples
+    collate = scoring.collate_examples
 
     def longer(examples, pad):
         ids, mask, wanted = collate(examples, pad)
         tail = torch.zeros(len(ids), 7, dtype=torch.bool)
         return torch.cat([ids, tail.long() + 5], 1), torch.cat([mask, tail], 1), torch.cat([wanted, tail], 1)
 
-    monkeypatch.setattr(preference_scoring, "collate_examples", longer)
+    monkeypatch.setattr(scoring, "collate_examples", longer)
     got = run_dpo(new_scorer(), steps=5, cache_megabytes=0).lines
     assert_same_run(got, expected, rel=2e-4, abs=2e-5)
 

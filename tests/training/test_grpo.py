@@ -26,8 +26,8 @@ from rlhf_lite.training import rollouts
 from rlhf_lite.training.batches import minibatch_rows
 from rlhf_lite.training.grpo import GRPO, METHODS, GRPOSettings, train_grpo
 from rlhf_lite.training.policy_gradient import collect, update
+from rlhf_lite.training.rollouts import PolicyGradientSetup, frozen_reference, trainable_module
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
-from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference, trainable_module
 from rlhf_lite.training.step import Optimisation
 
 ACCELERATOR = Accelerator(cpu=True)

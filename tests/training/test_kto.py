@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from runners import PAIRS, assert_same_run, bare, new_scorer, run_dpo, sequence_sums, shake
 
-from rlhf_lite.training.preference.data import JudgedAnswer, judged_from_pairs, mismatched
+from rlhf_lite.training.pairs import JudgedAnswer, judged_from_pairs, mismatched
 
 ANSWERS = judged_from_pairs(PAIRS)
 

@@ -25,8 +25,8 @@ from rlhf_lite.rollout.rewards import Mixture, Part, Scale
 from rlhf_lite.training import rollouts
 from rlhf_lite.training.policy_gradient import collect
 from rlhf_lite.training.ppo import PPO, PPOSettings, token_rewards, train_ppo
+from rlhf_lite.training.rollouts import PolicyGradientSetup, frozen_reference
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, Resume, RunSettings, split
-from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 
 ACCELERATOR = Accelerator(cpu=True)
 PROMPTS = token_rows([3, 1, 4, 2, 5, 2, 3, 5, 1, 2, 4, 6], vocab=TOKENS, seed=1)

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
-from rlhf_lite.training.preference.data import JudgedText, encode_judged, encode_preferences, encode_texts
+from rlhf_lite.training.pairs import JudgedText, encode_judged, encode_preferences, encode_texts
 from rlhf_lite.types import Preference
 
 

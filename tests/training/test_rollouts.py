@@ -17,10 +17,8 @@ from rlhf_lite.errors import RewardError
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.rewards import Mixture, Part
 from rlhf_lite.rollout.sampler import row_seeds
-from rlhf_lite.training.batches import minibatch_rows
-from rlhf_lite.training.distributed import gather_rows, local_rows, micro_rows
-from rlhf_lite.training.rollouts import roll_out
-from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
+from rlhf_lite.training.batches import gather_rows, local_rows, micro_batches, minibatch_rows
+from rlhf_lite.training.rollouts import PolicyGradientSetup, frozen_reference, roll_out
 
 PROMPTS = token_rows([3, 1, 4, 2, 5], vocab=16, seed=1)
 
@@ -69,11 +67,11 @@ def test_gathered_shares_are_the_whole_in_order(make, n, repeats, world):
 def test_micro_batches_of_all_processes_make_up_the_minibatch():
     index = torch.tensor([7, 3, 9, 1, 4])
     for world, size in ((1, None), (1, 2), (2, 2), (3, 1), (6, 1)):
-        parts = [micro_rows(index, micro_batch_size=size, accelerator=Rank(r, world)) for r in range(world)]
+        parts = [micro_batches(index, size=size, accelerator=Rank(r, world)) for r in range(world)]
         rows = sorted(int(row) for mine in parts for part in mine for row in part)
         assert rows == sorted(index.tolist())
         assert all(0 < len(part) <= (size or 5) for mine in parts for part in mine)
-    assert micro_rows(index, micro_batch_size=1, accelerator=Rank(5, 6)) == []
+    assert micro_batches(index, size=1, accelerator=Rank(5, 6)) == []
 
 
 def test_every_row_is_in_one_minibatch_of_each_epoch():

@@ -12,8 +12,7 @@ from safetensors import safe_open
 from torch import nn
 
 from rlhf_lite.errors import NonFiniteError
-from rlhf_lite.training.batches import batch_rows, drawn_rows, epoch_steps, split_by_length
-from rlhf_lite.training.distributed import micro_batches
+from rlhf_lite.training.batches import batch_rows, drawn_rows, epoch_steps, micro_batches, split_by_length
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, pick, split
 from rlhf_lite.training.step import SCHEDULES, Optimisation, evaluating, learning_rate_factor
 

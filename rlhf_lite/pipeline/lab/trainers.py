@@ -31,8 +31,8 @@ from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
 from rlhf_lite.training.grpo import GRPOSettings, train_grpo
 from rlhf_lite.training.ppo import PPOSettings, train_ppo
+from rlhf_lite.training.rollouts import PolicyGradientSetup, frozen_reference
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings, split
-from rlhf_lite.training.setup import PolicyGradientSetup, frozen_reference
 
 DPO_TRAINER = "dpo_transformer"
 # The sentence for every algorithm that leads to π*.

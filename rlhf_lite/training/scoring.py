@@ -16,10 +16,7 @@ from torch import Tensor, nn
 
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.training.batches import split_by_length
-from rlhf_lite.training.distributed import BatchMeans
-from rlhf_lite.training.preference.tasks import Losses, PreferenceTask
-from rlhf_lite.training.settings import Resume
+from rlhf_lite.training.batches import micro_batches, split_by_length
 from rlhf_lite.training.sft import Example, collate_examples
 from rlhf_lite.training.step import evaluating
 
@@ -44,16 +41,8 @@ class CompletionScorer:
         ValueError: if a prompt or a completion is empty.
     """
 
-    def __init__(
-        self,
-        scorer: PolicyScorer,
-        examples: Sequence[Example],
-        *,
-        pad_token_id: int,
-        accelerator: Accelerator,
-        cache_megabytes: int = 0,
-        name: str = "reference",
-    ) -> None:
+    def __init__(self, scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int,
+                 accelerator: Accelerator, cache_megabytes: int = 0, name: str = "reference") -> None:
         for i, example in enumerate(examples):
             if not example.prompt or not example.completion:
                 raise ValueError(f"row {i} lacks a prompt or a completion: nothing predicts a first token")
@@ -78,7 +67,7 @@ class CompletionScorer:
         """
         device = self._accelerator.device
         sums, seen = torch.zeros(len(rows), device=device), {}
-        for number, places in enumerate(split_by_length([self._size(row) for row in rows])):
+        for number, places in enumerate(split_by_length([self.examples[row].size for row in rows])):
             part = [rows[place] for place in places]
             batch = collate_examples([self.examples[row] for row in part], self._pad)
             ids, mask, score_mask = (tensor.to(device) for tensor in batch)
@@ -118,10 +107,9 @@ class CompletionScorer:
             raise ValueError(
                 f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} completions"
             )
-        order = sorted(rows, key=self._size)
-        if self._room > 0:
-            for start in range(0, len(order), _ROWS):
-                self._keep(order[start : start + _ROWS])
+        order = sorted(rows, key=lambda row: self.examples[row].size)
+        for start in range(0, len(order), _ROWS):
+            self._keep(order[start : start + _ROWS])
         if known is None and reference is None:
             return
         logps = torch.full((n,), torch.nan, device=device) if known is None else known.to(device, copy=True)
@@ -137,16 +125,11 @@ class CompletionScorer:
     def _ask(self, reference: Reference, rows: Sequence[int]) -> Tensor:
         """The reference's log-probabilities of some completions, each process computing its share."""
         sums = torch.zeros(len(rows), device=self._accelerator.device)
-        mine = range(self._accelerator.process_index, len(rows), self._accelerator.num_processes)
         with evaluating(self._scorer):
-            for start in range(0, len(mine), _ROWS):
-                places = list(mine[start : start + _ROWS])
+            for places in micro_batches(list(range(len(rows))), size=_ROWS, accelerator=self._accelerator):
                 with reference():
                     sums[places] = self.logps([rows[place] for place in places])[0]
         return self._accelerator.reduce(sums, "sum")
-
-    def _size(self, row: int) -> int:
-        return len(self.examples[row].prompt) + len(self.examples[row].completion)
 
     def _keep(self, rows: Sequence[int]) -> None:
         """Put the frozen layers' states of some rows into memory, while there is room."""
@@ -158,7 +141,7 @@ class CompletionScorer:
             hidden = self._scorer.body.trunk(ids, mask)
         for row, states in zip(rows, hidden, strict=True):
             # A copy: a slice would keep the whole padded batch alive.
-            own = states[: self._size(row)].clone()
+            own = states[: self.examples[row].size].clone()
             self._room -= own.numel() * own.element_size()
             if self._room < 0:
                 break
@@ -192,77 +175,3 @@ class CompletionScorer:
                 "with, or start anew"
             )
         return tensors[logps].clone()
-
-
-class PreparedTask:
-    """A task on its data, with everything that never changes computed: rows in, losses and metrics out.
-
-    Args:
-        task: what is learned, and from which completions.
-        scorer: the policy.
-        reference: a context in which the scorer computes the reference policy; None if there is none.
-        known: the reference's log-probabilities, if they have been computed before.
-        resume: a checkpoint that may hold them.
-        rows: the data rows that the run will use.
-        name: of the reference's log-probabilities in a checkpoint.
-        accelerator: its processes share the work.
-        **options: further arguments of :class:`CompletionScorer`.
-
-    Raises:
-        ValueError: if the loss needs a reference and there is none.
-    """
-
-    def __init__(
-        self,
-        task: PreferenceTask,
-        scorer: PolicyScorer,
-        *,
-        reference: Reference | None,
-        known: Tensor | None,
-        resume: Resume | None,
-        rows: Sequence[int],
-        name: str,
-        accelerator: Accelerator,
-        **options: int,
-    ) -> None:
-        if reference is None and known is None and task.needs_reference:
-            raise ValueError("this loss compares the policy with a reference: give reference")
-        self.task, self._accelerator = task, accelerator
-        self.completions = CompletionScorer(
-            scorer, task.examples, accelerator=accelerator, name=name, **options
-        )
-        saved = None if resume is None else self.completions.saved_reference(resume.tensors)
-        used = [*task.completions(rows), *task.baseline(rows)]
-        self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
-
-    def losses(
-        self, rows: Sequence[int], module: nn.Module, baseline: float
-    ) -> tuple[Losses, dict[str, Tensor]]:
-        """Loss and metrics of some rows, and the tokens that they were computed from."""
-        index = self.task.completions(rows)
-        logps, seen = self.completions.logps(index, module)
-        refs, lengths = self.completions.reference_logps, self.completions.lengths[index]
-        return self.task.losses(rows, logps, None if refs is None else refs[index], lengths, baseline), seen
-
-    @torch.no_grad()
-    def baseline(self, parts: Sequence[Sequence[int]], module: nn.Module) -> float:
-        """Mean log-ratio of the baseline completions of all parts, in all processes; 0 if there are none."""
-        sums = torch.zeros(2, device=self._accelerator.device)
-        for part in parts:
-            index = self.task.baseline(part)
-            if index:
-                ratio = self.completions.logps(index, module)[0] - self.completions.reference_logps[index]
-                sums += torch.stack([ratio.sum(), torch.ones_like(ratio).sum()])
-        total, count = self._accelerator.reduce(sums, "sum").tolist()
-        return total / count if count else 0.0
-
-    def validate(self, scorer: PolicyScorer, *, batch_size: int) -> dict[str, float]:
-        """The task's metrics on all rows, each process on its share."""
-        rows = range(self._accelerator.process_index, len(self.task.sizes), self._accelerator.num_processes)
-        parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        means = BatchMeans(self.task.names, self._accelerator)
-        with evaluating(scorer):
-            baseline = self.baseline(parts, scorer)
-            for part in parts:
-                means.add(self.losses(part, scorer, baseline)[0].values)
-        return {f"val_{name}": value for name, value in means.result().items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -12,6 +12,21 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
 from rlhf_lite.training.sft import Example
 from rlhf_lite.types import Preference
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """The two texts of a preference as token ids, each prompt and answer together.
+
+    Attributes:
+        chosen_ids: the preferred text.
+        rejected_ids: the other one.
+        characters: their lengths as texts; batches are ordered by them.
+    """
+
+    chosen_ids: list[int]
+    rejected_ids: list[int]
+    characters: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -38,32 +53,13 @@ class JudgedAnswer:
     desirable: bool
 
 
-class EncodedPairs(NamedTuple):
+Pair = TypeVar("Pair", EncodedPair, TextPair)
+
+
+class EncodedPairs(NamedTuple, Generic[Pair]):
     """Preferences as token ids, and the indices of those that were refused because they do not fit."""
 
-    pairs: list[EncodedPair]
-    refused: list[int]
-
-
-@dataclass(frozen=True)
-class TextPair:
-    """The two texts of a preference as token ids, each prompt and answer together.
-
-    Attributes:
-        chosen_ids: the preferred text.
-        rejected_ids: the other one.
-        characters: their lengths as texts; batches are ordered by them.
-    """
-
-    chosen_ids: list[int]
-    rejected_ids: list[int]
-    characters: tuple[int, int]
-
-
-class EncodedTexts(NamedTuple):
-    """Preferences as whole texts, and the indices of those that were refused because they do not fit."""
-
-    pairs: list[TextPair]
+    pairs: list[Pair]
     refused: list[int]
 
 
@@ -74,24 +70,8 @@ class EncodedAnswers(NamedTuple):
     refused: list[int]
 
 
-def _completions(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, end: bool) -> list[list[int]]:
-    rows = tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
-    tail = [tokenizer.eos_token_id] if end else []
-    return [[*row, *(tail if row[-1:] != tail else [])] for row in rows]
-
-
-def _require_room(max_tokens: int) -> None:
-    if max_tokens < 2:
-        raise ValueError(f"max_tokens must be at least 2 (a prompt and an answer), got {max_tokens}")
-
-
-def encode_preferences(
-    tokenizer: PreTrainedTokenizerBase,
-    preferences: Sequence[Preference],
-    *,
-    max_tokens: int,
-    end: bool = True,
-) -> EncodedPairs:
+def encode_preferences(tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *,
+                       max_tokens: int, end: bool = True) -> EncodedPairs[EncodedPair]:
     """Token ids of preferences; prompt and answers are tokenised apart, so that no token spans the boundary.
 
     An answer is never cut: half an answer is not what people judged, and the longer of the two would lose
@@ -104,10 +84,9 @@ def encode_preferences(
         max_tokens: most tokens of prompt and answer together.
         end: append the end token to answers that do not end with it (a chat template may have written it).
     """
-    _require_room(max_tokens)
     prompts = encode_prompts(tokenizer, [p.prompt for p in preferences])
-    chosen = _completions(tokenizer, [p.chosen for p in preferences], end=end)
-    rejected = _completions(tokenizer, [p.rejected for p in preferences], end=end)
+    chosen = _answers(tokenizer, [p.chosen for p in preferences], max_tokens=max_tokens, end=end)
+    rejected = _answers(tokenizer, [p.rejected for p in preferences], max_tokens=max_tokens, end=end)
     pairs, refused = [], []
     for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
         room = max_tokens - max(len(good), len(bad))
@@ -118,13 +97,24 @@ def encode_preferences(
     return EncodedPairs(pairs, refused)
 
 
-def encode_texts(
-    tokenizer: PreTrainedTokenizerBase,
-    preferences: Sequence[Preference],
-    *,
-    max_tokens: int,
-    cut_answers: bool = False,
-) -> EncodedTexts:
+def encode_judged(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int, end: bool = True
+) -> EncodedAnswers:
+    """Token ids of judged answers; arguments and rules as for :func:`encode_preferences`."""
+    prompts = encode_prompts(tokenizer, [t.prompt for t in texts])
+    completions = _answers(tokenizer, [t.completion for t in texts], max_tokens=max_tokens, end=end)
+    answers, refused = [], []
+    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        room = max_tokens - len(completion)
+        if room < 1 or not completion:
+            refused.append(i)
+        else:
+            answers.append(JudgedAnswer(prompt[-room:], completion, texts[i].desirable))
+    return EncodedAnswers(answers, refused)
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *, max_tokens: int,
+                 cut_answers: bool = False) -> EncodedPairs[TextPair]:
     """Token ids of both whole texts of each preference, for a reward model, which reads texts.
 
     Prompt and answer are tokenised together and no end is appended, as when the reward model scores a text.
@@ -140,12 +130,11 @@ def encode_texts(
 
     def ids(texts: list[str]) -> list[list[int]]:
         # An empty text still needs one position to be scored at.
-        rows = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return [row or [tokenizer.eos_token_id] for row in rows]
+        return [row or [tokenizer.eos_token_id] for row in _token_ids(tokenizer, texts)]
 
+    texts = [(p.prompt + p.chosen, p.prompt + p.rejected) for p in preferences]
     prompts = ids([p.prompt for p in preferences])
-    chosen = ids([p.prompt + p.chosen for p in preferences])
-    rejected = ids([p.prompt + p.rejected for p in preferences])
+    chosen, rejected = ids([good for good, _ in texts]), ids([bad for _, bad in texts])
     pairs, refused = [], []
     for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
         if cut_answers:
@@ -154,27 +143,22 @@ def encode_texts(
         if excess and excess >= len(prompt):
             refused.append(i)
         else:
-            p = preferences[i]
-            characters = (len(p.prompt + p.chosen), len(p.prompt + p.rejected))
-            pairs.append(TextPair(good[excess:], bad[excess:], characters))
-    return EncodedTexts(pairs, refused)
+            pairs.append(TextPair(good[excess:], bad[excess:], (len(texts[i][0]), len(texts[i][1]))))
+    return EncodedPairs(pairs, refused)
 
 
-def encode_judged(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int, end: bool = True
-) -> EncodedAnswers:
-    """Token ids of judged answers; arguments and rules as for :func:`encode_preferences`."""
-    _require_room(max_tokens)
-    prompts = encode_prompts(tokenizer, [t.prompt for t in texts])
-    completions = _completions(tokenizer, [t.completion for t in texts], end=end)
-    answers, refused = [], []
-    for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        room = max_tokens - len(completion)
-        if room < 1 or not completion:
-            refused.append(i)
-        else:
-            answers.append(JudgedAnswer(prompt[-room:], completion, texts[i].desirable))
-    return EncodedAnswers(answers, refused)
+def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+
+def _answers(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_tokens: int, end: bool
+) -> list[list[int]]:
+    """Token ids of answers, with one end token each if ``end``."""
+    if max_tokens < 2:
+        raise ValueError(f"max_tokens must be at least 2 (a prompt and an answer), got {max_tokens}")
+    tail = [tokenizer.eos_token_id] if end else []
+    return [[*row, *(tail if row[-1:] != tail else [])] for row in _token_ids(tokenizer, texts)]
 
 
 def judged_from_pairs(pairs: Sequence[EncodedPair]) -> list[JudgedAnswer]:
@@ -196,11 +180,11 @@ def mismatched(answers: Sequence[JudgedAnswer], *, seed: int) -> list[Example]:
     n = len(answers)
     longest = max(len(a.prompt_ids) + len(a.completion_ids) for a in answers)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
-    mismatches: list[Example | None] = [None] * n
+    examples: dict[int, Example] = {}
     for place, row in enumerate(order):
         prompt = answers[row].prompt_ids
         others = (order[(place + k) % n] for k in range(1, n))
         partner = next((i for i in others if answers[i].prompt_ids != prompt), order[(place + 1) % n])
         completion = answers[partner].completion_ids
-        mismatches[row] = Example(prompt[-(longest - len(completion)) :], completion)
-    return [example for example in mismatches if example is not None]
+        examples[row] = Example(prompt[-(longest - len(completion)) :], completion)
+    return [examples[row] for row in range(n)]

@@ -1,1 +1,0 @@
-"""Learning from preferences: the records of a pair, their log-probabilities, and the tasks built on them."""
