@@ -7,7 +7,7 @@ parts and processes add up to those of the whole batch. With one process nothing
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 Rows = TypeVar("Rows", bound=Sequence[int] | Tensor)
+Computed = Callable[[list[int]], tuple[Tensor, dict[str, Tensor]]]
 
 # Batches whose rows are sorted by length together.
 _WINDOW = 8
@@ -31,9 +32,8 @@ def epoch_steps(n_rows: int, *, batch_size: int, epochs: int) -> int:
     return epochs * (n_rows // batch_size)
 
 
-def batch_rows(
-    n_rows: int, batch_size: int, step: int, *, seed: int, lengths: Sequence[int] | None = None
-) -> list[int]:
+def batch_rows(n_rows: int, batch_size: int, step: int, *, seed: int,
+               lengths: Sequence[int] | None = None) -> list[int]:
     """The rows of batch ``step`` (from 0): every row once per epoch, in an order drawn per epoch.
 
     The order depends on the arguments alone, so that a resumed run sees the batches it would have seen.
@@ -64,9 +64,8 @@ def batch_rows(
     return batches[place]
 
 
-def drawn_rows(
-    n_rows: int, batch_size: int, steps: int, *, seed: int, lengths: Sequence[int] | None = None
-) -> list[int]:
+def drawn_rows(n_rows: int, batch_size: int, steps: int, *, seed: int,
+               lengths: Sequence[int] | None = None) -> list[int]:
     """Every row that the first ``steps`` batches draw, ascending; arguments as for :func:`batch_rows`."""
     if n_rows >= batch_size and steps > 2 * (n_rows // batch_size):
         return list(range(n_rows))  # a row left out of one epoch's remainder is in another's
@@ -81,9 +80,8 @@ def minibatch_rows(n: int, *, epochs: int, minibatches: int, seed: int) -> Itera
         yield from torch.randperm(n, generator=generator).tensor_split(minibatches)
 
 
-def micro_batches(
-    rows: Rows, *, accelerator: Accelerator, accumulation: int = 1, size: int | None = None
-) -> list[Rows]:
+def micro_batches(rows: Rows, *, accelerator: Accelerator, accumulation: int = 1,
+                  size: int | None = None) -> list[Rows]:
     """This process's share of ``rows``, cut into ``accumulation`` parts, or parts of ``size`` rows if given.
 
     Empty parts are left out: with more processes than rows some get no part at all. They add nothing to the
@@ -104,6 +102,21 @@ def split_by_length(lengths: Sequence[int], *, parts: int = 2) -> list[list[int]
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
     count = max(1, min(parts, len(order) // 4))
     return [rows.tolist() for rows in torch.tensor(order).tensor_split(count)]
+
+
+def compute_by_length(lengths: Sequence[int], compute: Computed) -> tuple[Tensor, dict[str, Tensor]]:
+    """A number for each of B rows ``[B]``, computed in the groups of :func:`split_by_length`.
+
+    ``compute`` takes the rows of a group, and returns their numbers and the tensors that these were computed
+    from; all groups' tensors are returned as well, for a batch that goes wrong.
+    """
+    groups, seen = split_by_length(lengths), {}
+    parts = [compute(rows) for rows in groups]
+    for number, (_, tensors) in enumerate(parts):
+        seen |= {f"{name}-{number}": tensor for name, tensor in tensors.items()}
+    numbers = torch.cat([part for part, _ in parts])
+    order = torch.tensor([row for rows in groups for row in rows], device=numbers.device)
+    return numbers[order.argsort()], seen
 
 
 # --- Sampling: every process takes equally many prompts, and gets the whole batch

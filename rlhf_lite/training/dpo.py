@@ -80,9 +80,8 @@ class PairTask:
         """Completions that are scored without gradient before the batch: none."""
         return []
 
-    def losses(
-        self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, baseline: float
-    ) -> Losses:
+    def losses(self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor,
+               baseline: float) -> Losses:
         """Loss and metrics of ``rows``.
 
         Args:
@@ -168,9 +167,8 @@ class KTOTask:
         """The mismatched completions."""
         return [row + len(self.answers) for row in rows]
 
-    def losses(
-        self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor, baseline: float
-    ) -> Losses:
+    def losses(self, rows: Sequence[int], logps: Tensor, ref_logps: Tensor | None, lengths: Tensor,
+               baseline: float) -> Losses:
         """``[B]`` losses of the answers, and their metrics."""
         liked = torch.tensor([self.answers[row].desirable for row in rows], device=logps.device)
         losses = kto_loss(logps, ref_logps, liked, beta=self.beta, kl=baseline, **self.options)
@@ -241,9 +239,8 @@ class _PreparedTask:
         used = [*task.completions(rows), *task.baseline(rows)]
         self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
 
-    def losses(
-        self, rows: Sequence[int], module: nn.Module, baseline: float
-    ) -> tuple[Losses, dict[str, Tensor]]:
+    def losses(self, rows: Sequence[int], module: nn.Module,
+               baseline: float) -> tuple[Losses, dict[str, Tensor]]:
         """Loss and metrics of some rows, and the tokens that they were computed from."""
         index = self.task.completions(rows)
         logps, seen = self.completions.logps(index, module)

@@ -97,9 +97,8 @@ def encode_preferences(tokenizer: PreTrainedTokenizerBase, preferences: Sequence
     return EncodedPairs(pairs, refused)
 
 
-def encode_judged(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int, end: bool = True
-) -> EncodedAnswers:
+def encode_judged(tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int,
+                  end: bool = True) -> EncodedAnswers:
     """Token ids of judged answers; arguments and rules as for :func:`encode_preferences`."""
     prompts = encode_prompts(tokenizer, [t.prompt for t in texts])
     completions = _answers(tokenizer, [t.completion for t in texts], max_tokens=max_tokens, end=end)
@@ -151,9 +150,8 @@ def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[lis
     return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
 
 
-def _answers(
-    tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_tokens: int, end: bool
-) -> list[list[int]]:
+def _answers(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_tokens: int,
+             end: bool) -> list[list[int]]:
     """Token ids of answers, with one end token each if ``end``."""
     if max_tokens < 2:
         raise ValueError(f"max_tokens must be at least 2 (a prompt and an answer), got {max_tokens}")

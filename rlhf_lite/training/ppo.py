@@ -54,9 +54,8 @@ class PPOSettings(PolicyGradientSettings):
     whiten_advantages: bool = True
 
 
-def token_rewards(
-    old_logps: Tensor, ref_logps: Tensor, scores: Tensor, response_mask: Tensor, *, kl_coef: float
-) -> Tensor:
+def token_rewards(old_logps: Tensor, ref_logps: Tensor, scores: Tensor, response_mask: Tensor, *,
+                  kl_coef: float) -> Tensor:
     """Reward of each token: -β (log π - log π_ref), plus the score on the last token of the row.
 
     Source: Ziegler et al. 2019, equation 2, spread over tokens.

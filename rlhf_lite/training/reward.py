@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlhf_lite.data.collate import pad_right
 from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.training.batches import BatchMeans, split_by_length
+from rlhf_lite.training.batches import BatchMeans, compute_by_length
 from rlhf_lite.training.pairs import TextPair
 from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
@@ -41,22 +41,19 @@ def score_pairs(model: RewardModel, pairs: Sequence[Preference]) -> tuple[Tensor
     return scores[: len(pairs)], scores[len(pairs) :]
 
 
-def _batch_scores(
-    model: RewardModel, module: nn.Module, pairs: Sequence[TextPair]
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _batch_scores(model: RewardModel, module: nn.Module,
+                  pairs: Sequence[TextPair]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Scores ``[B]`` of chosen and rejected texts, with gradient, and the tokens they were computed from."""
     texts = [p.chosen_ids for p in pairs] + [p.rejected_ids for p in pairs]
     lengths = [p.characters[0] for p in pairs] + [p.characters[1] for p in pairs]
-    device = model.model.device
-    scores, seen = torch.zeros(len(texts), device=device), {}
-    for number, rows in enumerate(split_by_length(lengths)):
+
+    def compute(rows: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = pad_right([texts[i] for i in rows], model.tokenizer.pad_token_id)
-        ids, mask = (tensor.to(device) for tensor in batch)
-        part = module(model.body.trunk(ids, mask), mask)
-        scores = scores.index_put((torch.tensor(rows, device=device),), part)
-        seen |= {f"ids-{number}": ids, f"mask-{number}": mask}
-    chosen, rejected = scores.chunk(2)
-    return chosen, rejected, seen
+        ids, mask = (tensor.to(model.model.device) for tensor in batch)
+        return module(model.body.trunk(ids, mask), mask), {"ids": ids, "mask": mask}
+
+    scores, seen = compute_by_length(lengths, compute)
+    return *scores.chunk(2), seen
 
 
 def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, float]:

@@ -228,9 +228,8 @@ class LiveScorer(nn.Module):
         super().__init__()
         self.scorer = scorer
 
-    def forward(
-        self, hidden: Tensor, ids: Tensor, mask: Tensor, score_mask: Tensor, **options: float | bool
-    ) -> TokenScores:
+    def forward(self, hidden: Tensor, ids: Tensor, mask: Tensor, score_mask: Tensor,
+                **options: float | bool) -> TokenScores:
         """As ``PolicyScorer.forward``; ``hidden`` is ignored."""
         embedded = self.scorer.body.lower.get_input_embeddings()(ids)
         return self.scorer(embedded, ids, mask, score_mask, **options)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.training.batches import micro_batches, split_by_length
+from rlhf_lite.training.batches import compute_by_length, micro_batches
 from rlhf_lite.training.sft import Example, collate_examples
 from rlhf_lite.training.step import evaluating
 
@@ -65,17 +65,15 @@ class CompletionScorer:
             rows: indices of the completions.
             module: what to call; the scorer itself by default, or the optimiser's view of it.
         """
-        device = self._accelerator.device
-        sums, seen = torch.zeros(len(rows), device=device), {}
-        for number, places in enumerate(split_by_length([self.examples[row].size for row in rows])):
+
+        def compute(places: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
             part = [rows[place] for place in places]
             batch = collate_examples([self.examples[row] for row in part], self._pad)
-            ids, mask, score_mask = (tensor.to(device) for tensor in batch)
-            hidden = self._hidden(part, ids, mask)
-            logps = (module or self._scorer)(hidden, ids, mask, score_mask).logps
-            sums = sums.index_put((torch.tensor(places, device=device),), sequence_logps(logps, score_mask))
-            seen |= {f"ids-{number}": ids, f"mask-{number}": mask, f"score_mask-{number}": score_mask}
-        return sums, seen
+            ids, mask, score_mask = (tensor.to(self._accelerator.device) for tensor in batch)
+            logps = (module or self._scorer)(self._hidden(part, ids, mask), ids, mask, score_mask).logps
+            return sequence_logps(logps, score_mask), {"ids": ids, "mask": mask, "score_mask": score_mask}
+
+        return compute_by_length([self.examples[row].size for row in rows], compute)
 
     def _hidden(self, rows: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
         """The frozen layers' states ``[B, S, H]``, from memory if every row is there."""
@@ -85,9 +83,8 @@ class CompletionScorer:
         return nn.utils.rnn.pad_sequence([self._states[row] for row in rows], batch_first=True)
 
     @torch.no_grad()
-    def prepare(
-        self, reference: Reference | None, *, rows: Sequence[int], known: Tensor | None = None
-    ) -> None:
+    def prepare(self, reference: Reference | None, *, rows: Sequence[int],
+                known: Tensor | None = None) -> None:
         """Compute what never changes, without dropout, for the completions that the run will use.
 
         Every process takes its share of the reference pass. Its order depends on the data alone, so that a

@@ -49,9 +49,8 @@ class Example:
         return len(self.completion) if self.counts is None else sum(self.counts)
 
 
-def encode_examples(
-    tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: int, end: bool = True
-) -> list[Example]:
+def encode_examples(tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: int,
+                    end: bool = True) -> list[Example]:
     """Tokenise (prompt, completion) texts and append the end token.
 
     Prompt and completion together have at most ``max_tokens`` tokens. A completion that is cut gets no end
@@ -68,9 +67,8 @@ def encode_examples(
     return examples
 
 
-def encode_chats(
-    tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: int, template: Template | None = None
-) -> list[Example]:
+def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: int,
+                 template: Template | None = None) -> list[Example]:
     """Tokenise conversations for a loss on every turn of the assistant, and on nothing else.
 
     What the template writes before an answer belongs to the context, and what it writes to end the answer
@@ -134,9 +132,8 @@ def collate_examples(examples: Sequence[Example], pad_token_id: int) -> tuple[Te
     return ids, mask, score_mask
 
 
-def completion_loss(
-    scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int, batch_size: int = 32
-) -> float:
+def completion_loss(scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int,
+                    batch_size: int = 32) -> float:
     """Mean cross-entropy of the completions, in nats per token."""
     total, count = 0.0, 0
     with evaluating(scorer):

@@ -32,9 +32,8 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 }
 
 
-def learning_rate_factor(
-    step: int, *, warmup_steps: int, total_steps: int, schedule: str = "linear"
-) -> float:
+def learning_rate_factor(step: int, *, warmup_steps: int, total_steps: int,
+                         schedule: str = "linear") -> float:
     """Linear warm-up from 1/warmup_steps to 1, then the schedule, down to a tenth at ``total_steps``.
 
     Args:
@@ -96,9 +95,8 @@ class Optimisation:
         ValueError: if nothing is trainable, there is no such schedule, or the accelerator shards the model.
     """
 
-    def __init__(
-        self, module: nn.Module, optimiser: OptimiserSettings, run: RunSettings, *, updates_per_step: int = 1
-    ) -> None:
+    def __init__(self, module: nn.Module, optimiser: OptimiserSettings, run: RunSettings, *,
+                 updates_per_step: int = 1) -> None:
         accelerator = run.accelerator
         self._names = [name for name, p in module.named_parameters() if p.requires_grad]
         self._parameters = [p for p in module.parameters() if p.requires_grad]
