@@ -29,8 +29,9 @@ from rlhf_lite.training.sft import Example
 from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
 
 Data = Sequence[EncodedPair] | Sequence[JudgedAnswer]
+Tensors = dict[str, Tensor]
 # Losses [B] with gradient, and per metric the values whose mean over the batch is logged, without.
-Losses = tuple[Tensor, dict[str, Tensor]]
+Losses = tuple[Tensor, Tensors]
 
 KTO = "kto"
 # Log-ratios closer than this, in nats, differ by rounding only: at the first step all of them do.
@@ -51,8 +52,7 @@ class PairTask:
         beta: its β (τ for IPO).
         options: its further arguments.
         sft_coef: weight of the chosen answer's mean negative log-likelihood per token (RPO; Pang et al. 2024,
-            arXiv:2404.19733). It keeps the chosen answer from becoming unlikely along with the
-            rejected one.
+            arXiv:2404.19733). It keeps the chosen answer from becoming unlikely along with the rejected one.
     """
 
     pairs: Sequence[EncodedPair]
@@ -152,9 +152,8 @@ class KTOTask:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.options) - {"desirable_weight", "undesirable_weight"})
         if unknown:
-            raise ValueError(
-                f"unknown option {unknown} of kto, which takes desirable_weight and undesirable_weight"
-            )
+            raise ValueError(f"unknown option {unknown} of kto, which takes desirable_weight and "
+                             "undesirable_weight")
         self.examples = [Example(a.prompt_ids, a.completion_ids) for a in self.answers]
         self.sizes = [example.size for example in self.examples]
         self.examples += mismatched(self.answers, seed=self.seed)
@@ -219,9 +218,8 @@ class DPOSettings:
             known = ", ".join((*PREFERENCE_LOSSES, KTO))
             raise ValueError(f"there is no loss {name!r}: choose one of {known}")
         if not paired:
-            raise ValueError(
-                f"the loss {name!r} compares the answers of a pair; for single answers use {KTO!r}"
-            )
+            raise ValueError(f"the loss {name!r} compares the answers of a pair; for single answers use "
+                             f"{KTO!r}")
         return PairTask(data, PREFERENCE_LOSSES[name], self.beta, self.loss_options, self.sft_coef)
 
 
@@ -239,8 +237,7 @@ class _PreparedTask:
         used = [*task.completions(rows), *task.baseline(rows)]
         self.completions.prepare(reference, rows=used, known=known if saved is None else saved)
 
-    def losses(self, rows: Sequence[int], module: nn.Module,
-               baseline: float) -> tuple[Losses, dict[str, Tensor]]:
+    def losses(self, rows: Sequence[int], module: nn.Module, baseline: float) -> tuple[Losses, Tensors]:
         """Loss and metrics of some rows, and the tokens that they were computed from."""
         index = self.task.completions(rows)
         logps, seen = self.completions.logps(index, module)

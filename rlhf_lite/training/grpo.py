@@ -93,9 +93,8 @@ class GRPOSettings(PolicyGradientSettings):
             if (value := getattr(self, name)) not in (known := get_args(kind)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.aggregation == "sequence" and self.kl_in != "reward" and self.kl_coef > 0:
-            raise ValueError(
-                "a KL in the loss is paid per token: use kl_in='reward' with aggregation='sequence'"
-            )
+            raise ValueError("a KL in the loss is paid per token: use kl_in='reward' with "
+                             "aggregation='sequence'")
 
 
 class GRPO:
@@ -113,10 +112,8 @@ class GRPO:
     def check(self, setup: PolicyGradientSetup) -> None:
         """Raise a ValueError if there is a critic, or a price for leaving a reference that there is not."""
         if self.settings.kl_coef > 0 and setup.reference is None:
-            raise ValueError(
-                f"kl_coef is {self.settings.kl_coef}, but there is no reference to keep near: give one, or "
-                "set it to 0"
-            )
+            raise ValueError(f"kl_coef is {self.settings.kl_coef}, but there is no reference to keep near: "
+                             "give one, or set it to 0")
         if setup.scorer.value_head is not None:
             raise ValueError("the group is the baseline here: build the PolicyScorer without a value_head")
 

@@ -124,8 +124,8 @@ def update(algorithm: Algorithm, batch: Batch, optimisation: Optimisation, *, se
     names = (*algorithm.terms, "clip/fraction", "ratio/mean", "kl/update_nats_per_token")
     # This process's contributions to the means: those of all parts and processes sum up to them.
     sums, norms, first_error = dict.fromkeys(names, 0.0), [], 0.0
-    passes = {"epochs": settings.epochs, "minibatches": settings.minibatches, "seed": seed}
-    for index in minibatch_rows(len(batch), **passes):
+    for index in minibatch_rows(len(batch), epochs=settings.epochs, minibatches=settings.minibatches,
+                                seed=seed):
         counts, places = batch.response_mask[index], torch.arange(len(index))
         weights, token_weights = algorithm.weights(counts), counts / counts.sum()
         for place in micro_batches(places, size=micro_batch_size, accelerator=accelerator):
@@ -168,10 +168,8 @@ def train(algorithm: Algorithm, setup: PolicyGradientSetup, prompts: Sequence[li
     """
     settings, group_size = algorithm.settings, algorithm.group_size
     if settings.minibatches > run.batch_size * group_size:
-        raise ValueError(
-            f"{run.batch_size} x {group_size} completions cannot make {settings.minibatches} minibatches"
-        )
-    algorithm.check(setup)
+        raise ValueError(f"{run.batch_size} x {group_size} completions cannot make {settings.minibatches} "
+                         "minibatches")
     updates = settings.epochs * settings.minibatches
     optimisation = Optimisation(trainable_module(setup.scorer), optimiser, run, updates_per_step=updates)
     if run.resume is not None:

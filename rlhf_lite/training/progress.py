@@ -121,7 +121,5 @@ class Progress:
         if self._best:
             self._optimisation.load_weights(self._best)
         elif self._logged:
-            raise ValueError(
-                f"early stopping watches {rule.metric!r}, which no step logged as a number; "
-                f"logged were {', '.join(sorted(self._logged))}"
-            )
+            raise ValueError(f"early stopping watches {rule.metric!r}, which no step logged as a number; "
+                             f"logged were {', '.join(sorted(self._logged))}")

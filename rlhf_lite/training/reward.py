@@ -61,10 +61,8 @@ def pair_metrics(model: RewardModel, pairs: Sequence[Preference]) -> dict[str, f
     with evaluating(model):
         chosen, rejected = score_pairs(model, pairs)
     right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-    return {
-        "loss/nats_per_pair": float(bradley_terry_loss(chosen, rejected).mean()),
-        "accuracy/fraction": float(right.mean()),
-    }
+    loss = float(bradley_terry_loss(chosen, rejected).mean())
+    return {"loss/nats_per_pair": loss, "accuracy/fraction": float(right.mean())}
 
 
 _METRICS = ("loss/nats_per_pair", "loss/centring", "accuracy/fraction", "margin/score")
@@ -85,9 +83,9 @@ def train_reward(model: RewardModel, pairs: Sequence[TextPair], settings: Reward
         validation: held-out preferences, or none.
 
     Metrics: ``loss/nats_per_pair`` (log 2 = 0.693 for a model that knows nothing), ``loss/centring`` (the
-    penalty times its weight; the sum of the two is minimised), ``accuracy/fraction`` on
-    the batch before its own update, ``margin/score``, ``grad_norm``, ``learning_rate``; with ``validation``
-    also ``val_loss/nats_per_pair`` and ``val_accuracy/fraction``.
+    penalty times its weight; the sum of the two is minimised), ``accuracy/fraction`` on the batch before its
+    own update, ``margin/score``, ``grad_norm``, ``learning_rate``; with ``validation`` also
+    ``val_loss/nats_per_pair`` and ``val_accuracy/fraction``.
     """
     require_frozen_trunk(model.body)
     model.body.checkpoint_top(run.gradient_checkpointing)

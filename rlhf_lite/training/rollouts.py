@@ -159,11 +159,10 @@ def roll_out(setup: PolicyGradientSetup, prompts: Sequence[list[int]], *, seeds:
     metrics = _metrics(batch, parts)
     distance = metrics["kl/sampler_nats_per_token"]
     if distance > _MOST_SAMPLER_KL:
-        raise ValueError(
-            f"the sampler's distribution is {distance:.2f} nats per token away from the policy that is "
-            "trained, and every ratio would be against the wrong distribution. Sample the policy itself: the "
-            "same adapter and temperature, no top-k, top-p or min-p, no repetition penalty"
-        )
+        raise ValueError(f"the sampler's distribution is {distance:.2f} nats per token away from the policy "
+                         "that is trained, and every ratio would be against the wrong distribution. Sample "
+                         "the policy itself: the same adapter and temperature, no top-k, top-p or min-p, no "
+                         "repetition penalty")
     metrics |= {"seconds/sampling": sampled - started, "seconds/scoring": time.perf_counter() - sampled}
     return batch, metrics
 
@@ -245,10 +244,9 @@ def trainable_module(scorer: PolicyScorer) -> nn.Module:
     if not any(parameter.requires_grad for parameter in body.lower.parameters()):
         return scorer
     if body.depth > 0:
-        raise ValueError(
-            f"weights of the embedding or of the first {body.depth} layers are trained, but this trunk is "
-            "computed once per batch: build the PolicyScorer with top_layers=None, or freeze them"
-        )
+        raise ValueError(f"weights of the embedding or of the first {body.depth} layers are trained, but "
+                         "this trunk is computed once per batch: build the PolicyScorer with "
+                         "top_layers=None, or freeze them")
     return LiveScorer(scorer)
 
 

@@ -101,9 +101,8 @@ class CompletionScorer:
         """
         n, device = len(self.examples), self._accelerator.device
         if known is not None and known.shape != (n,):
-            raise ValueError(
-                f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} completions"
-            )
+            raise ValueError(f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} "
+                             "completions")
         order = sorted(rows, key=lambda row: self.examples[row].size)
         for start in range(0, len(order), _ROWS):
             self._keep(order[start : start + _ROWS])
@@ -112,9 +111,8 @@ class CompletionScorer:
         logps = torch.full((n,), torch.nan, device=device) if known is None else known.to(device, copy=True)
         missing = [row for row in order if bool(logps[row].isnan())]
         if missing and reference is None:
-            raise ValueError(
-                f"known_reference lacks {len(missing)} of the rows, and there is no reference to ask"
-            )
+            raise ValueError(f"known_reference lacks {len(missing)} of the rows, and there is no reference "
+                             "to ask")
         if missing:
             logps[missing] = self._ask(reference, missing)
         self.reference_logps = logps
@@ -167,8 +165,6 @@ class CompletionScorer:
         if logps not in tensors:
             return None
         if int(tensors[key]) != int(self.key()):
-            raise ValueError(
-                "the checkpoint was made with other completions than these: resume with the data it was made "
-                "with, or start anew"
-            )
+            raise ValueError("the checkpoint was made with other completions than these: resume with the "
+                             "data it was made with, or start anew")
         return tensors[logps].clone()

@@ -63,10 +63,8 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max") or self.patience < 1:
-            raise ValueError(
-                "early stopping needs mode 'min' or 'max' and a patience of at least 1, "
-                f"got mode {self.mode!r} and patience {self.patience}"
-            )
+            raise ValueError("early stopping needs mode 'min' or 'max' and a patience of at least 1, got "
+                             f"mode {self.mode!r} and patience {self.patience}")
 
     def better(self, value: float, best: float) -> bool:
         """Whether ``value`` beats ``best``; NaN beats nothing."""

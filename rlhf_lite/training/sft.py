@@ -111,11 +111,10 @@ def _chat_pieces(chat: Sequence[Message], template: Template) -> Iterator[tuple[
         for text, counted in ((context, False), (answered, True)):
             if not text.startswith(done):
                 place = common_length(text, done)
-                raise ValueError(
-                    f"the chat template has no boundary around turn {number + 1}: from character {place} "
-                    f"it writes {text[place : place + 40]!r} where it wrote {done[place : place + 40]!r} for "
-                    "the turns before. Use formatting.plain_text, or another template"
-                )
+                raise ValueError(f"the chat template has no boundary around turn {number + 1}: from "
+                                 f"character {place} it writes {text[place : place + 40]!r} where it wrote "
+                                 f"{done[place : place + 40]!r} for the turns before. Use "
+                                 "formatting.plain_text, or another template")
             if len(text) > len(done):
                 yield text[len(done) :], counted
             done = text

@@ -74,11 +74,9 @@ def require_frozen_trunk(body: SplitBody) -> None:
     """
     wrong = [name for name, p in body.lower.named_parameters() if p.requires_grad]
     if wrong:
-        raise ValueError(
-            f"{len(wrong)} trainable parameters lie below the split at layer {body.depth}, where no gradient "
-            f"reaches them (the first is {wrong[0]}): give the scorer top_layers=None or the top_layers of "
-            "its adapter"
-        )
+        raise ValueError(f"{len(wrong)} trainable parameters lie below the split at layer {body.depth}, "
+                         f"where no gradient reaches them (the first is {wrong[0]}): give the scorer "
+                         "top_layers=None or the top_layers of its adapter")
 
 
 class Optimisation:
@@ -104,10 +102,8 @@ class Optimisation:
             raise ValueError(f"{type(module).__name__} has no trainable parameter")
         kind = accelerator.distributed_type.value
         if kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            raise ValueError(
-                f"the accelerator shards the model ({kind}), and these trainers need the whole model in "
-                "every process: use accelerate launch --multi_gpu"
-            )
+            raise ValueError(f"the accelerator shards the model ({kind}), and these trainers need the whole "
+                             "model in every process: use accelerate launch --multi_gpu")
         self._settings, self._done = optimiser, 0
         self._warmup, self._total = optimiser.warmup_steps * updates_per_step, run.steps * updates_per_step
         adam = torch.optim.AdamW(self._parameters, lr=self.learning_rate, weight_decay=optimiser.weight_decay)
