@@ -61,17 +61,13 @@ class MetricsLog:
         self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()
 
-    def read(self) -> list[dict[str, Any]]:
-        """All complete lines written so far, in order."""
-        return read_metrics(self.path)
-
     def truncate_after(self, phase: str, step: int) -> int:
         """Drop this phase's lines whose step is above ``step``; returns how many were dropped.
 
         Used on resume: the checkpoint of ``step`` is the truth, and lines that a killed run wrote
         after it will be written again. ``step=-1`` drops the whole phase. Other phases are kept.
         """
-        lines = self.read()
+        lines = read_metrics(self.path)
         remaining = [line for line in lines if line["phase"] != phase or line["step"] <= step]
         if len(remaining) < len(lines):
             self._file.close()

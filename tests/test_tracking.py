@@ -66,7 +66,7 @@ def test_tensors_and_numpy_scalars_become_plain_numbers(tmp_path: Path) -> None:
     values = {"a": torch.tensor(0.5), "b": np.float32(0.25), "c": torch.tensor(3), "d": nan}
     with MetricsLog(tmp_path / "m.jsonl") as log:
         log.log("sft", 1, values, seconds=0)
-        (line,) = log.read()
+        (line,) = read_metrics(log.path)
     assert [line[name] for name in "abcd"] == [0.5, 0.25, 3, None]
 
 
@@ -75,7 +75,7 @@ def test_what_is_not_a_number_is_refused_by_name(tmp_path: Path, value: object) 
     with MetricsLog(tmp_path / "m.jsonl") as log:
         with pytest.raises(ValueError, match=r"metric 'loss': got .*expected one number"):
             log.log("sft", 1, {"loss": value}, seconds=0)
-        assert log.read() == []
+        assert read_metrics(log.path) == []
 
 
 def test_a_tensor_of_many_values_is_refused_by_name(tmp_path: Path) -> None:
