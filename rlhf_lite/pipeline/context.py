@@ -75,9 +75,8 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What two phases must have in common: model, tokenizer and adapter settings."""
         model, tokenizer, _ = self.policy
-        shape = {key: value for key, value in model.config.to_dict().items() if not key.startswith("_")}
-        shape.pop("transformers_version", None)
-        shape.pop("dtype", None)
+        told, apart = model.config.to_dict(), ("transformers_version", "dtype")
+        shape = {key: told[key] for key in told if not key.startswith("_") and key not in apart}
         first = model.get_input_embeddings().weight[:16].bfloat16().float().sum(1).tolist()
         return {
             "model": fingerprint([shape, [round(value, 3) for value in first]]),

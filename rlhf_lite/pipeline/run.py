@@ -106,8 +106,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
     Raises:
         PhaseError: naming the phase, what went wrong and how to go on.
     """
-    unknown = [name for name in (*skip, *only) if name not in PHASES]
-    if unknown:
+    if unknown := [name for name in (*skip, *only) if name not in PHASES]:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
     planned = planned_phases(config)
     phases = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]

@@ -38,16 +38,12 @@ class Texts:
     gold_check: Sequence[Rating] | Sequence[Preference]
 
 
-_VALIDATION_TEXTS = 64
-_SCALE_TEXTS = 200
-_CHECK_TEXTS = 300
+_VALIDATION_TEXTS, _SCALE_TEXTS, _CHECK_TEXTS = 64, 200, 300
 
 
 def thin(rows: list, n: int) -> list:
     """At most ``n`` rows, spread evenly: the reviews are ordered, the first ones are all positive."""
-    if len(rows) <= n:
-        return rows
-    return [rows[i * len(rows) // n] for i in range(n)]
+    return rows if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
 
 
 def review_texts(config: PipelineConfig) -> Texts:

@@ -61,9 +61,8 @@ class Sweep(BaseModel):
     @field_validator("phases")
     @classmethod
     def _phases_exist(cls, names: list[str]) -> list[str]:
-        for name in names:
-            if name not in PHASES:
-                raise ValueError(f"unknown phase {name!r}; the phases are {', '.join(PHASES)}")
+        if unknown := [name for name in names if name not in PHASES]:
+            raise ValueError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
         return [name for name in PHASES if name in names]
 
 

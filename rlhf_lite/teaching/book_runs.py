@@ -48,19 +48,12 @@ _ALWAYS = ["seed=0", "checkpoint.every_steps=1000"]
 
 
 class _Kind(NamedTuple):
-    """What chapters know about a kind of run.
+    """What chapters know about a kind of run, by phase."""
 
-    Attributes:
-        makers: what makes each phase.
-        chapters: where each phase is made before the reader's eyes.
-        built_on: what stands on each phase and is forgotten with it.
-        needs: the phases that have to be there before each one.
-    """
-
-    makers: Mapping[str, Callable[[Run], None]]
-    chapters: Mapping[str, str]
-    built_on: Mapping[str, Sequence[str]]
-    needs: Mapping[str, Sequence[str]]
+    makers: Mapping[str, Callable[[Run], None]]  # what makes it
+    chapters: Mapping[str, str]  # where it is made before the reader's eyes
+    built_on: Mapping[str, Sequence[str]]  # what stands on it and is forgotten with it
+    needs: Mapping[str, Sequence[str]]  # what has to be there before it
 
 
 # What is forgotten with a part, because it stands on it. DPO stands on people's pairs, not on the reward.

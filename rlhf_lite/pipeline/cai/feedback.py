@@ -106,12 +106,11 @@ def ask_for_feedback(run: Run, policy: Policy, adapters: AdapterPolicies, prompt
                 feedback = _judge_pairs(writer, pairs, constitution, **options)
             else:
                 feedback = _judge_singles(writer, asked, pairs, constitution, method=method, **options)
-            records[method], stats[method] = feedback.records, feedback.stats
-            stats[method]["pairs"] = len(feedback.records)
-            stats[method] |= chosen_minus_rejected(feedback.records, seed=run.config.seed)
+            records[method] = feedback.records
+            gap = chosen_minus_rejected(feedback.records, seed=run.config.seed)
+            stats[method] = feedback.stats | {"pairs": len(feedback.records)} | gap
             rows += feedback.judgements
-    stats["judge"] = writer.name
-    return Feedback(records[settings.method], rows, stats)
+    return Feedback(records[settings.method], rows, stats | {"judge": writer.name})
 
 
 def methods_for(constitution: Constitution) -> tuple[str, ...]:

@@ -23,8 +23,6 @@ from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 # All ordered pairs of this many sequences per prompt are summed; above it, pairs are drawn afresh each step.
 ALL_PAIRS_UP_TO = 512
 
-Target = Callable[[World, float], Tensor]
-
 
 @dataclass(frozen=True)
 class PreferenceCase:
@@ -39,7 +37,7 @@ class PreferenceCase:
 
     aims_at: str
     beta: Callable[[World], float] = lambda world: world.beta
-    target: Target | None = None
+    target: Callable[[World, float], Tensor] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

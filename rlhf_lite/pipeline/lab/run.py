@@ -30,8 +30,6 @@ ALGORITHMS = (*PREFERENCE_CASES, *POLICY_CASES, DPO_TRAINER, BEST_OF_N)
 _PREFERENCE_SETTINGS = {"steps": 500, "learning_rate": 0.1, "evaluate_every": 50}
 _POLICY_SETTINGS = {"steps": 350, "rows": 256, "learning_rate": 1e-3, "evaluate_every": 10}
 _DPO_TRAINER_SETTINGS = {"steps": 250, "rows": 256, "learning_rate": 2e-3, "evaluate_every": 10}
-# Sizes at which every pair can be summed: 216 sequences.
-_PREFERENCE_SIZE = {"tokens": 6, "length": 3}
 _BEST_OF = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -56,7 +54,9 @@ def run_lab(algorithm: str, *, world: World | str = "dense", seed: int = 0, quic
     if algorithm not in ALGORITHMS:
         raise ValueError(f"the lab has no algorithm {algorithm!r}; choose one of {', '.join(ALGORITHMS)}")
     if isinstance(world, str):
-        world = make_world(world, seed=seed, **(_PREFERENCE_SIZE if algorithm in PREFERENCE_CASES else {}))
+        # 216 sequences: every pair can be summed.
+        size = {"tokens": 6, "length": 3} if algorithm in PREFERENCE_CASES else {}
+        world = make_world(world, seed=seed, **size)
     if algorithm == BEST_OF_N:
         return run_best_of_n(world, seed=seed, on_point=on_point, **settings)
     if algorithm in PREFERENCE_CASES:

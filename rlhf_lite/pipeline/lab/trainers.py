@@ -60,11 +60,6 @@ class PolicyCase:
     aims_at: str = SAME_OPTIMUM
     optimal: bool = True
 
-    @property
-    def critic(self) -> bool:
-        """Whether the scorer has a value head."""
-        return self.kind is PPOSettings
-
 
 def _in_groups(estimator: str, aggregation: str, *, kl_in: str = "reward", **about: Any) -> PolicyCase:
     settings = {"estimator": estimator, "aggregation": aggregation, "kl_in": kl_in}
@@ -167,22 +162,22 @@ def run_policy(algorithm: str, world: World, *, seed: int, steps: int, rows: int
     if rest or not each:
         raise ValueError(f"rows must be a multiple of the {len(world.prompts)} prompts, got {rows}")
     case = POLICY_CASES[algorithm]
+    has_critic = case.kind is PPOSettings
     model, world = pretrained_world(world, seed=seed, steps=pretraining_steps)
-    head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if case.critic else None
+    head = _value_head(model.config.hidden_size, std=value_head_std, seed=seed) if has_critic else None
     price = world.beta if kl_coef is None else kl_coef
     setup = PolicyGradientSetup(scorer=PolicyScorer(model, top_layers=None, value_head=head),
                                 reference=frozen_reference(model), sampling=lambda: nullcontext(model),
                                 reward=_WorldReward(world), eos_token_id=None, pad_token_id=0)
     prompts = [list(prompt) for prompt in world.prompts]
     shape = {"prompts_per_step": len(prompts), "group_size": each}
-    if case.critic:  # one completion per row
+    if has_critic:  # one completion per row
         prompts, shape = prompts * each, {"prompts_per_step": rows}
     settings = {**_COMMON, **case.settings, **shape, "learning_rate": learning_rate, "steps": steps} | changes
     given = settings | {"max_new_tokens": world.length, "kl_coef": price}
     given["batch_size"] = given.pop("prompts_per_step")
-    target = None
-    if case.optimal and price > 0:  # at price 0 no tilt is best
-        target = optimal_policy(world.reference, world.rewards, beta=price)
+    solvable = case.optimal and price > 0  # at price 0 no tilt is best
+    target = optimal_policy(world.reference, world.rewards, beta=price) if solvable else None
     return _train(
         partial(case.train, setup, prompts), case.kind, given, model, world, seed=seed,
         evaluate_every=evaluate_every, on_point=on_point, algorithm=algorithm,
