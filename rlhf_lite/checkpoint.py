@@ -23,9 +23,8 @@ PHASE_FILE = "phase.json"
 _STEP = re.compile(r"step-(\d{6})")
 
 
-def save_step(
-    folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, float], *, keep: int
-) -> Path:
+def save_step(folder: Path, step: int, tensors: Mapping[str, Tensor], numbers: Mapping[str, float], *,
+              keep: int) -> Path:
     """Save the state after ``step`` as ``folder/step-000012`` and delete all but the last ``keep`` states."""
     from safetensors.torch import save_file
 
@@ -60,10 +59,8 @@ def load_step(folder: Path, step: int) -> tuple[dict[str, Tensor], dict[str, flo
         tensors = load_file(str(place / "state.safetensors"))
         numbers = json.loads((place / "state.json").read_text(encoding="utf-8"))["numbers"]
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"the checkpoint {place} cannot be read ({error}); "
-            "delete that folder and resume from the one before"
-        ) from error
+        raise CheckpointError(f"the checkpoint {place} cannot be read ({error}); delete that folder "
+                              "and resume from the one before") from error
     return tensors, numbers
 
 
@@ -84,9 +81,8 @@ def read_phase(folder: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is not valid JSON ({error}); delete {folder} and run the phase again"
-        ) from error
+        raise CheckpointError(f"{path} is not valid JSON ({error}); delete "
+                              f"{folder} and run the phase again") from error
 
 
 def verify_phase(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,17 +97,11 @@ def verify_phase(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """
     record = read_phase(folder)
     if record is None:
-        raise CheckpointError(
-            f"{folder} holds no finished phase ({PHASE_FILE} is missing): run that phase first"
-        )
-    differing = [
-        f"{key} is {record.get(key)!r} there and {value!r} here"
-        for key, value in expected.items()
-        if record.get(key) != value
-    ]
+        raise CheckpointError(f"{folder} holds no finished phase ({PHASE_FILE} is "
+                              "missing): run that phase first")
+    differing = [f"{key} is {record.get(key)!r} there and {value!r} here" for key, value in expected.items()
+                 if record.get(key) != value]
     if differing:
-        raise CheckpointError(
-            f"{folder} was made for something else: {'; '.join(differing)}. "
-            "Use the settings it was made with, or a new --output folder"
-        )
+        raise CheckpointError(f"{folder} was made for something else: {'; '.join(differing)}. Use the "
+                              "settings it was made with, or a new --output folder")
     return record

@@ -56,10 +56,8 @@ class DataError(RlhfLiteError, ValueError):
 
     exit_code = 2
 
-    def __init__(
-        self, problem: str, *, file: str, fix: str, row: int | None = None, field: str | None = None,
-        value: object = None,
-    ) -> None:
+    def __init__(self, problem: str, *, file: str, fix: str, row: int | None = None, field: str | None = None,
+                 value: object = None) -> None:
         self.problem = problem
         self.file = str(file)
         self.row = row

@@ -110,10 +110,8 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
             record = None
         if not isinstance(record, dict) or not {"phase", "step"} <= record.keys():
             shown = line if len(line) <= 60 else f"{line[:57]}..."
-            raise ValueError(
-                f"{path}, line {number}: got {shown!r}; expected a JSON object with phase and step. "
-                "Delete that line to go on"
-            )
+            raise ValueError(f"{path}, line {number}: got {shown!r}; expected a JSON object with phase and "
+                             "step. Delete that line to go on")
         records.append(record)
     return records
 

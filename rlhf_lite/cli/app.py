@@ -64,9 +64,7 @@ def _global(
 
 @app.command()
 def quickstart(
-    settings: Settings = None,
-    output: Output = None,
-    seed: Seed = None,
+    settings: Settings = None, output: Output = None, seed: Seed = None,
     method: Annotated[Method | None, typer.Option(help="how the policy learns (same as method=...)")] = None,
     resume: Resume = False,
 ) -> None:
@@ -80,11 +78,8 @@ def quickstart(
 
 @app.command()
 def pipeline(
-    config: Annotated[Path, typer.Option("--config", "-c", help="settings, YAML")],
-    settings: Settings = None,
-    output: Output = None,
-    seed: Seed = None,
-    resume: Resume = False,
+    config: Annotated[Path, typer.Option("--config", "-c", help="settings, YAML")], settings: Settings = None,
+    output: Output = None, seed: Seed = None, resume: Resume = False,
     skip: Annotated[list[Phase] | None, typer.Option(help="leave this phase out (repeatable)")] = None,
     only: Annotated[list[Phase] | None, typer.Option(help="run only this phase (repeatable)")] = None,
 ) -> None:
@@ -102,8 +97,7 @@ def dpo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of a new run, or of one with SFT")],
     config: SettingsFile = None,
     data: Annotated[str | None, typer.Option("--data", help="preference file; default: the ratings")] = None,
-    settings: Settings = None,
-    seed: Seed = None,
+    settings: Settings = None, seed: Seed = None,
 ) -> None:
     """Train a policy on preference pairs by DPO or one of its relatives, and judge it.
 
@@ -137,8 +131,7 @@ def reward(
     data: Annotated[str, typer.Option("--data", help="preference file, datasets folder or Hub id")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the reward model")],
     model: Annotated[str | None, typer.Option("--model", help="folder or Hub id (default: SmolLM2)")] = None,
-    on_error: OnError = "raise",
-    settings: Settings = None,
+    on_error: OnError = "raise", settings: Settings = None,
 ) -> None:
     """Train a reward model on a preference file."""
     config = _load(None, [f"data.on_error={on_error}", *(settings or ())])
@@ -150,8 +143,7 @@ def reward(
 @app.command()
 def score(
     model_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a reward model made by this program")],
-    data: Annotated[str, typer.Argument(metavar="FILE", help="preference file")],
-    on_error: OnError = "raise",
+    data: Annotated[str, typer.Argument(metavar="FILE", help="preference file")], on_error: OnError = "raise",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="scores of each row, JSONL")] = None,
 ) -> None:
     """Accuracy and scores of a reward model on a preference file."""
@@ -168,16 +160,13 @@ def generate(
     model_dir: Annotated[str, typer.Argument(metavar="DIR", help="a run, a model or an adapter")],
     prompt: Annotated[str, typer.Argument(metavar="TEXT", help="opening words")],
     samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="how many continuations")] = 1,
-    max_new_tokens: MaxNewTokens = 40,
-    temperature: Temperature = 1.0,
-    seed: SampleSeed = 0,
+    max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
 ) -> None:
     """Continue some opening words with a trained policy."""
     from rlhf_lite.pipeline import generate_text
 
-    texts = generate_text(
-        model_dir, prompt, max_new_tokens=max_new_tokens, temperature=temperature, samples=samples, seed=seed
-    )
+    texts = generate_text(model_dir, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+                          samples=samples, seed=seed)
     for text in texts:
         typer.echo(text)
 
@@ -186,10 +175,8 @@ app.command("eval")(compare)
 
 
 @app.command()
-def cai(
-    output: Output = None, config: SettingsFile = None, settings: Settings = None, seed: Seed = None,
-    resume: Resume = False,
-) -> None:
+def cai(output: Output = None, config: SettingsFile = None, settings: Settings = None, seed: Seed = None,
+        resume: Resume = False) -> None:
     """Constitutional AI: revise, learn the revisions, ask a model for preferences, learn those, judge."""
     from rlhf_lite.pipeline.cai.config import load_cai_config
     from rlhf_lite.pipeline.cai.run import run_cai
@@ -201,10 +188,8 @@ def cai(
     for name, row in metrics["policies"].items():
         low, high = row["toxicity_ci95"]
         ends = "" if low is None else f" ({low:.3f} to {high:.3f})"
-        typer.echo(
-            f"{name}: toxicity {row['toxicity']:.3f}{ends}, VADER {row['vader']:+.2f}, "
-            f"KL {row['kl_nats_per_seq']:.2f} nats per answer"
-        )
+        typer.echo(f"{name}: toxicity {row['toxicity']:.3f}{ends}, VADER {row['vader']:+.2f}, KL "
+                   f"{row['kl_nats_per_seq']:.2f} nats per answer")
     typer.echo(f"Report: {folder / 'report.md'}")
 
 
@@ -230,10 +215,8 @@ def lab(
         result = run_lab(algorithm, world=world, seed=seed, quick=quick, on_point=show)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    typer.echo(
-        f"{result.algorithm} reached {100 * result.fraction:.1f} % of what is possible above the reference, "
-        f"in {result.seconds:.0f} s; it aims at {result.aims_at}"
-    )
+    typer.echo(f"{result.algorithm} reached {100 * result.fraction:.1f} % of what is possible above the "
+               f"reference, in {result.seconds:.0f} s; it aims at {result.aims_at}")
     if output is not None:
         write_json(output, result.as_json())
 

@@ -28,12 +28,8 @@ MaxNewTokens = Annotated[int, typer.Option(min=1, help="length limit, tokens")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")]
 
 
-def settings_from(
-    load: Callable[[Path | None, Sequence[str]], ConfigT],
-    path: Path | None,
-    overrides: Sequence[str] | None,
-    **options: Path | str | int | None,
-) -> ConfigT:
+def settings_from(load: Callable[[Path | None, Sequence[str]], ConfigT], path: Path | None,
+                  overrides: Sequence[str] | None, **options: Path | str | int | None) -> ConfigT:
     """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
     given = list(overrides or ())
     for key, value in options.items():

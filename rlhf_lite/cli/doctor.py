@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 # The browser that checks the built site: name, environment variable, and what it is called in Debian,
 # Ubuntu and by Google.
-BROWSER = (
-    ("Chromium", "RLHF_LITE_CHROMIUM", ("chromium", "chromium-browser", "google-chrome")),
-    ("ChromeDriver", "RLHF_LITE_CHROMEDRIVER", ("chromedriver", "chromium.chromedriver")),
-)
+BROWSER = (("Chromium", "RLHF_LITE_CHROMIUM", ("chromium", "chromium-browser", "google-chrome")),
+           ("ChromeDriver", "RLHF_LITE_CHROMEDRIVER", ("chromedriver", "chromium.chromedriver")))
 FREE_GB_WANTED = 3.0
 
 _EXTRA = re.compile(r"""extra == ["']([^"']+)["']""")

@@ -32,21 +32,17 @@ def compare(
     toxicity: Annotated[str | None, typer.Option(help=TOXICITY_HELP)] = None,
     chat: Annotated[bool, typer.Option(help="put prompts into the chat template")] = False,
     n_samples: Annotated[int, typer.Option("--n-samples", "-n", min=1, help="texts per prompt")] = 1,
-    max_new_tokens: MaxNewTokens = 40,
-    temperature: Temperature = 1.0,
-    seed: SampleSeed = 0,
+    max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
     on_error: OnError = "raise",
 ) -> None:
     """Compare policies on the same prompts and seeds; writes a report with tables, plots and samples."""
     from rlhf_lite.pipeline.compare import evaluate_models
 
-    metrics = evaluate_models(
-        models, prompts, output,
-        limit=limit, on_error=on_error, baseline=baseline, reference=reference, reward=reward,
-        with_gold=gold, judge=judge, tie_margin=tie_margin, toxicity=toxicity, chat=chat,
-        n_samples=n_samples, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-        command=typed_command(),
-    )
+    metrics = evaluate_models(models, prompts, output, limit=limit, on_error=on_error, baseline=baseline,
+                              reference=reference, reward=reward, with_gold=gold, judge=judge,
+                              tie_margin=tie_margin, toxicity=toxicity, chat=chat, n_samples=n_samples,
+                              max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+                              command=typed_command())
     from rlhf_lite.evaluation.report.comparison import summary
 
     for line in summary(metrics):

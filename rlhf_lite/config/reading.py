@@ -104,10 +104,8 @@ def build(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> M
     return config
 
 
-def _flatten(
-    root: type[BaseModel], model: type[BaseModel], values: Mapping[Any, Any], where: str, problems: list[str],
-    prefix: str = "",
-) -> Iterator[tuple[str, Any]]:
+def _flatten(root: type[BaseModel], model: type[BaseModel], values: Mapping[Any, Any], where: str,
+             problems: list[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for known keys; put a problem down for every other key."""
     for key, value in values.items():
         dotted = f"{prefix}{key}"
@@ -119,10 +117,8 @@ def _flatten(
         elif isinstance(value, Mapping):
             yield from _flatten(root, section, value, where, problems, f"{dotted}.")
         elif value is not None:  # a section whose lines are all commented out is empty, not wrong
-            problems.append(
-                f"{where}: {dotted}: got {_show(value)}; expected a section, with keys such as "
-                f"{dotted}.{next(iter(section.model_fields))}"
-            )
+            problems.append(f"{where}: {dotted}: got {_show(value)}; expected a section, with keys such as "
+                            f"{dotted}.{next(iter(section.model_fields))}")
 
 
 def _parse_override(model: type[BaseModel], text: str, problems: list[str]) -> tuple[str, Any] | None:
@@ -224,12 +220,8 @@ def _describe(annotation: Any, outer: Sequence[Any] = ()) -> str:
         return " or ".join(f'"{value}"' for value in get_args(kind))
     if get_origin(kind) is list:
         return f"a list of {_describe(get_args(kind)[0]).removeprefix('a ')}"
-    bounds = [
-        f"{sign} {getattr(item, name)}"
-        for item in [*constraints, *outer]
-        for cls, (sign, name) in _BOUNDS.items()
-        if isinstance(item, cls)
-    ]
+    bounds = [f"{sign} {getattr(item, name)}" for item in [*constraints, *outer]
+              for cls, (sign, name) in _BOUNDS.items() if isinstance(item, cls)]
     if kind is type(None):
         bounds = []
     return " ".join([_NAMES.get(kind, str(kind)), " and ".join(bounds)]).strip()
@@ -274,9 +266,8 @@ def suggest(dotted: str, known: Sequence[str]) -> list[str]:
     return [best] if best is not None and likeness(best) >= 0.75 else []
 
 
-def _explain(
-    model: type[BaseModel], error: ValidationError, merged: Mapping[str, Any], origin: Mapping[str, str]
-) -> Iterator[str]:
+def _explain(model: type[BaseModel], error: ValidationError, merged: Mapping[str, Any],
+             origin: Mapping[str, str]) -> Iterator[str]:
     seen: set[str] = set()
     for item in error.errors():
         dotted, value = "", merged

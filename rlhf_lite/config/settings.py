@@ -57,9 +57,8 @@ Temperature = Annotated[Positive, Field(description="sampling temperature")]
 class Section(BaseModel):
     """Settings cannot be changed after loading, hold no unknown key, NaN or infinity."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False,
+                              validate_default=True)
 
     def save(self, path: Path | str) -> None:
         """Write the settings as commented YAML that is read back unchanged, atomically."""
@@ -100,10 +99,8 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _range_is_ordered(self) -> DataConfig:
         if self.prompt_words_min > self.prompt_words_max:
-            raise ValueError(
-                f"prompt_words_min ({self.prompt_words_min}) is above prompt_words_max "
-                f"({self.prompt_words_max}); raise the second or lower the first"
-            )
+            raise ValueError(f"prompt_words_min ({self.prompt_words_min}) is above prompt_words_max "
+                             f"({self.prompt_words_max}); raise the second or lower the first")
         return self
 
 
@@ -162,10 +159,8 @@ class PPOConfig(Section):
     @model_validator(mode="after")
     def _minibatches_fit(self) -> PPOConfig:
         if self.minibatches > self.prompts_per_step:
-            raise ValueError(
-                f"minibatches ({self.minibatches}) is above prompts_per_step ({self.prompts_per_step}); "
-                "a minibatch would be empty"
-            )
+            raise ValueError(f"minibatches ({self.minibatches}) is above prompts_per_step "
+                             f"({self.prompts_per_step}); a minibatch would be empty")
         return self
 
 

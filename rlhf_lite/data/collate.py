@@ -134,9 +134,8 @@ def block_causal_mask(texts: Tensor) -> Tensor:
     return (same & causal).unsqueeze(-3)
 
 
-def pack(
-    rows: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]], *, capacity: int, pad_id: int
-) -> PackedBatch:
+def pack(rows: Sequence[Sequence[int]], masks: Sequence[Sequence[bool]], *, capacity: int,
+         pad_id: int) -> PackedBatch:
     """Put texts into as few rows as :func:`first_fit` finds.
 
     Args:

@@ -105,11 +105,10 @@ def render_dialogue(dialogue: Dialogue, template: Template = plain_text) -> tupl
         whole = template((*dialogue.prompt, answer), False)
         if not whole.startswith(prompt):
             place = common_length(whole, prompt)
-            raise ValueError(
-                "the chat template has no boundary between prompt and answer: from character "
-                f"{place} the text goes on {whole[place : place + 40]!r} with the answer and "
-                f"{prompt[place : place + 40]!r} without it. Use formatting.plain_text, or another template"
-            )
+            raise ValueError("the chat template has no boundary between prompt and answer: from character "
+                             f"{place} the text goes on {whole[place : place + 40]!r} with the answer and "
+                             f"{prompt[place : place + 40]!r} without it. Use "
+                             "formatting.plain_text, or another template")
         answers.append(whole[len(prompt) :])
     return prompt, answers[0], answers[1]
 
@@ -148,9 +147,8 @@ class EncodedPair:
     margin: float | None = None
 
 
-def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, preference: Preference, *, max_tokens: int | None = None
-) -> EncodedPair:
+def encode_pair(tokenizer: PreTrainedTokenizerBase, preference: Preference, *,
+                max_tokens: int | None = None) -> EncodedPair:
     """Token ids of a preference, prompt and responses encoded apart, so that no token spans the boundary.
 
     Args:

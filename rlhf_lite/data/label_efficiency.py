@@ -36,9 +36,8 @@ def most_uncertain(scores: ArrayLike, n: int) -> NDArray[np.int64]:
     return np.argsort(values, kind="stable")[:n]
 
 
-def most_diverse(
-    features: ArrayLike, n: int, *, have: Sequence[int] = (), rng: np.random.Generator
-) -> NDArray[np.int64]:
+def most_diverse(features: ArrayLike, n: int, *, have: Sequence[int] = (),
+                 rng: np.random.Generator) -> NDArray[np.int64]:
     """``n`` rows that lie far from each other and from the rows already bought.
 
     Each is drawn with a probability proportional to its squared distance from the nearest one so far, as
@@ -77,9 +76,8 @@ def most_diverse(
     return np.array(drawn, dtype=np.int64)
 
 
-def score_variance(
-    features: ArrayLike | spmatrix, bought: ArrayLike | spmatrix, weights: ArrayLike, *, precision: float
-) -> NDArray[np.float64]:
+def score_variance(features: ArrayLike | spmatrix, bought: ArrayLike | spmatrix, weights: ArrayLike, *,
+                   precision: float) -> NDArray[np.float64]:
     """How unsure a logistic regression is about the score of each row, given the rows it was fitted to.
 
     The variance of ``features @ weights`` under the Laplace approximation of the posterior,

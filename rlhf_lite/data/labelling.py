@@ -80,10 +80,8 @@ def pair_id(pair: Preference) -> str:
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
-def labelling_page(
-    pairs: Sequence[Preference], *, question: str = "Which text is more positive?",
-    title: str = "Your own judgement", seed: int = 0,
-) -> LabellingPage:
+def labelling_page(pairs: Sequence[Preference], *, question: str = "Which text is more positive?",
+                   title: str = "Your own judgement", seed: int = 0) -> LabellingPage:
     """A page that shows one pair after the other, and at the end the agreement and a file to save.
 
     Which text stands first is drawn for each pair. The order of the pairs is kept. ``meta["agreement"]`` of a

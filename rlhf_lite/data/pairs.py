@@ -23,9 +23,8 @@ from rlhf_lite.types import Preference, Rating
 Split = Literal["train", "validation", "test", "gold"]
 
 # Upper ends of the shares: 50 % train, 10 % validation, 15 % test, 25 % gold.
-_ENDS: tuple[tuple[Split, float], ...] = (
-    ("train", 0.50), ("validation", 0.60), ("test", 0.75), ("gold", 1.0),
-)
+_ENDS: tuple[tuple[Split, float], ...] = (("train", 0.50), ("validation", 0.60), ("test", 0.75),
+                                          ("gold", 1.0))
 _WORD = re.compile(r"\S+")
 
 
@@ -81,9 +80,8 @@ def agreement(chosen: Rating, rejected: Rating) -> float:
     return above / (chosen.n * rejected.n)
 
 
-def split_prompts(
-    ratings: Iterable[Rating], *, words_min: int, words_max: int, seed: int = 0, unique_prompts: bool = False
-) -> list[tuple[str, str]]:
+def split_prompts(ratings: Iterable[Rating], *, words_min: int, words_max: int, seed: int = 0,
+                  unique_prompts: bool = False) -> list[tuple[str, str]]:
     """Prompts for continuing texts: (first words, the rest), with ``prompt + continuation == text``.
 
     How many words a prompt has is drawn for each text from a hash of its content and ``seed``, so it does not
@@ -98,9 +96,8 @@ def split_prompts(
         unique_prompts: keep only the first text of those that come to the same prompt.
     """
     if not 1 <= words_min <= words_max:
-        raise ValueError(
-            f"wanted 1 <= words_min <= words_max, got words_min={words_min}, words_max={words_max}"
-        )
+        raise ValueError("wanted 1 <= words_min <= words_max, got "
+                         f"words_min={words_min}, words_max={words_max}")
     result: list[tuple[str, str]] = []
     seen: set[str] = set()
     prompts: set[str] = set()
@@ -121,10 +118,9 @@ def split_prompts(
     return result
 
 
-def make_pairs(
-    ratings: Sequence[Rating], *, n: int, min_gap: float = 1.0, prompt_words: int = 1, seed: int = 0,
-    max_std: float | None = None, min_agreement: float | None = None, max_uses: int = 8,
-) -> list[Preference]:
+def make_pairs(ratings: Sequence[Rating], *, n: int, min_gap: float = 1.0, prompt_words: int = 1,
+               seed: int = 0, max_std: float | None = None, min_agreement: float | None = None,
+               max_uses: int = 8) -> list[Preference]:
     """Preferences between reviews that open with the same words.
 
     Reviews are taken about equally often: all may serve once before any serves twice, and so on up to
@@ -149,10 +145,8 @@ def make_pairs(
         ValueError: a setting makes no sense, or there are fewer than ``n`` such pairs.
     """
     if n < 0 or min_gap < 0 or prompt_words < 0 or max_uses < 1:
-        raise ValueError(
-            "wanted n, min_gap, prompt_words >= 0 and max_uses >= 1, got "
-            f"n={n}, min_gap={min_gap}, prompt_words={prompt_words}, max_uses={max_uses}"
-        )
+        raise ValueError(f"wanted n, min_gap, prompt_words >= 0 and max_uses >= 1, got n={n}, "
+                         f"min_gap={min_gap}, prompt_words={prompt_words}, max_uses={max_uses}")
 
     def fit(one: _Item, other: _Item) -> bool:
         if abs(one.mean - other.mean) <= min_gap:
@@ -164,12 +158,10 @@ def make_pairs(
     chooser = random.Random(seed)
     pairs = _draw(groups, n, fit, max_uses, chooser)
     if len(pairs) < n:
-        raise ValueError(
-            f"only {len(pairs)} pairs can be made of {len(ratings)} ratings with min_gap={min_gap}, "
-            f"prompt_words={prompt_words}, max_std={max_std}, min_agreement={min_agreement}, "
-            f"max_uses={max_uses}, and n={n} were asked for: lower n, min_gap or prompt_words, "
-            "or raise max_uses"
-        )
+        raise ValueError(f"only {len(pairs)} pairs can be made of {len(ratings)} ratings with "
+                         f"min_gap={min_gap}, prompt_words={prompt_words}, max_std={max_std}, "
+                         f"min_agreement={min_agreement}, max_uses={max_uses}, and n={n} were asked for: "
+                         "lower n, min_gap or prompt_words, or raise max_uses")
     chooser.shuffle(pairs)
     return pairs
 
@@ -201,10 +193,8 @@ def _group(ratings: Sequence[Rating], prompt_words: int, max_std: float | None) 
     return list(groups.values())
 
 
-def _draw(
-    groups: list[list[_Item]], n: int, fit: Callable[[_Item, _Item], bool], max_uses: int,
-    chooser: random.Random,
-) -> list[Preference]:
+def _draw(groups: list[list[_Item]], n: int, fit: Callable[[_Item, _Item], bool], max_uses: int,
+          chooser: random.Random) -> list[Preference]:
     """Up to ``n`` pairs, in rounds: in round ``limit`` a text may take part in its ``limit``-th pair."""
     pairs: list[Preference] = []
     made: set[frozenset[str]] = set()

@@ -136,6 +136,5 @@ class LengthCount(NamedTuple):
 def length_count(pairs: Iterable[Preference]) -> LengthCount:
     """How often the chosen answer is the longer one, in words."""
     differences = [len(pair.chosen.split()) - len(pair.rejected.split()) for pair in pairs]
-    return LengthCount(
-        sum(d > 0 for d in differences), sum(d < 0 for d in differences), sum(d == 0 for d in differences)
-    )
+    return LengthCount(sum(d > 0 for d in differences), sum(d < 0 for d in differences),
+                       sum(d == 0 for d in differences))

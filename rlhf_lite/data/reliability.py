@@ -136,9 +136,8 @@ class RestAgreement(NamedTuple):
     gap: NDArray[np.float64]
 
 
-def agreement_with_rest(
-    chosen: Rating, rejected: Rating, votes: Sequence[int], *, draws: int = 100, seed: int = 0
-) -> RestAgreement:
+def agreement_with_rest(chosen: Rating, rejected: Rating, votes: Sequence[int], *, draws: int = 100,
+                        seed: int = 0) -> RestAgreement:
     """How often the majority of k votes says what raters who never vote say.
 
     In every draw ``max(votes)`` raters of each text are the voters, and all the others are the judges: the

@@ -99,22 +99,18 @@ class Answers:
         """The answers to some of the prompts."""
         chosen = np.arange(len(self.prompts.ids))[prompts]
         rows = (chosen[:, None] * self.samples + np.arange(self.samples)).ravel()
-        read = PromptRows(
-            [self.prompts.ids[i] for i in chosen], [self.prompts.texts[i] for i in chosen],
-            [place for place, i in enumerate(chosen) if i in self.prompts.cut], self.prompts.template,
-        )
-        return replace(
-            self, prompts=read, texts=[self.texts[i] for i in rows], ids=[self.ids[i] for i in rows],
-            ended=self.ended[rows], scores={name: values[rows] for name, values in self.scores.items()},
-        )
+        read = PromptRows([self.prompts.ids[i] for i in chosen], [self.prompts.texts[i] for i in chosen],
+                          [place for place, i in enumerate(chosen) if i in self.prompts.cut],
+                          self.prompts.template)
+        return replace(self, prompts=read, texts=[self.texts[i] for i in rows],
+                       ids=[self.ids[i] for i in rows], ended=self.ended[rows],
+                       scores={name: values[rows] for name, values in self.scores.items()})
 
 
 @torch.no_grad()
-def measure(
-    policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_new_tokens: int,
-    temperature: float = 1.0, perplexity_temperature: float = 1.0, samples: int = 1, seed: int,
-    stop: Sequence[str] = (), with_coherence: bool = False, batch_size: int = 100,
-) -> Answers:
+def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_new_tokens: int,
+            temperature: float = 1.0, perplexity_temperature: float = 1.0, samples: int = 1, seed: int,
+            stop: Sequence[str] = (), with_coherence: bool = False, batch_size: int = 100) -> Answers:
     """Let a policy answer prompts, and ask every judge.
 
     The KL is that of the policies as they sample, at ``temperature``. The best of n has a distribution of its
@@ -146,11 +142,9 @@ def measure(
             "each prompt, and is measured for the reference policy only, from which its KL is known"
         )
     read = encode_for(policy, prompts, max_new_tokens=max_new_tokens, chat=judges.chat)
-    rollouts = write(
-        policy, read.ids, max_new_tokens=max_new_tokens, temperature=temperature,
-        seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of), samples=samples,
-        stop=stop, reward=judges.reward, batch_size=batch_size,
-    )
+    rollouts = write(policy, read.ids, max_new_tokens=max_new_tokens, temperature=temperature,
+                     seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of),
+                     samples=samples, stop=stop, reward=judges.reward, batch_size=batch_size)
     texts, ids = decoded(policy, rollouts, stop=stop)
     reading = _Reading(policy, read, samples, rollouts, texts, ids)
     scores, missing = _under_reference(reading, judges, temperature, perplexity_temperature)
@@ -201,10 +195,8 @@ class _Reading:
             for key, values in scored.items():
                 logps[key].append(values)
             if reward is not None:
-                batch = Completions.of(
-                    rollout, eos_token_id=tokenizer.eos_token_id, decode=tokenizer.batch_decode,
-                    trunk=lambda *_, hidden=hidden: hidden,
-                )
+                batch = Completions.of(rollout, eos_token_id=tokenizer.eos_token_id,
+                                       decode=tokenizer.batch_decode, trunk=lambda *_, hidden=hidden: hidden)
                 raw.append(evaluate(reward, batch, name="rm").raw.double())
         table = {key: torch.cat(parts).numpy() for key, parts in logps.items()}
         return table, torch.cat(raw).numpy() if raw else None
@@ -222,9 +214,8 @@ class _Reading:
         ids = [row[: window - 1] for row in ids]
         return [head[-(window - len(row)) :] for head, row in zip(heads, ids, strict=True)], ids
 
-    def coherence(
-        self, judges: Judges, own: NDArray[np.float64], *, seed: int
-    ) -> dict[str, NDArray[np.float64]]:
+    def coherence(self, judges: Judges, own: NDArray[np.float64], *,
+                  seed: int) -> dict[str, NDArray[np.float64]]:
         """Coherence of every answer with its prompt, and the control; empty with too few prompts."""
         reader = judges.fluency or judges.reference
         heads, ids = self.rows_for(reader)
@@ -248,9 +239,8 @@ def _pieces(rollouts: Sequence[Rollout]) -> Iterator[Rollout]:
             yield Rollout(**{name: value[start : start + step] for name, value in fields.items()})
 
 
-def _under_reference(
-    reading: _Reading, judges: Judges, temperature: float, perplexity_temperature: float
-) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+def _under_reference(reading: _Reading, judges: Judges, temperature: float,
+                     perplexity_temperature: float) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
     """KL, reward and perplexity of what one policy wrote, and the reasons for what cannot be had."""
     policy, reference, fluency = reading.policy, judges.reference, judges.fluency or judges.reference
     missing: dict[str, str] = {}

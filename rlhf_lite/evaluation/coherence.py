@@ -59,10 +59,8 @@ def other_rows(prompts: Sequence[Sequence[int]], *, seed: int) -> NDArray[np.int
     return np.stack([order[(own + step) % len(order)] for step in (1, 2)])
 
 
-def coherence(
-    logps: Logps, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *, seed: int,
-    own: NDArray[np.float64] | None = None,
-) -> Coherence:
+def coherence(logps: Logps, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *,
+              seed: int, own: NDArray[np.float64] | None = None) -> Coherence:
     """Coherence of each continuation with its prompt, and the control.
 
     Args:

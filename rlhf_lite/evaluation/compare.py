@@ -83,17 +83,14 @@ def compare_policies(
     baseline = names[0] if baseline is None else _known(baseline, names, "baseline")
     _check_numbers(prompts, n_samples, max_new_tokens, temperature)
     judge = deciding_judge(judge, has_gold=gold is not None, has_reward=reward is not None)
-    judges = Judges(
-        reference=_reference(policies, reference), gold=gold, reward_of_texts=reward,
-        toxicity=toxicity or ProfanityJudge(), chat=chat,
-    )
+    judges = Judges(reference=_reference(policies, reference), gold=gold, reward_of_texts=reward,
+                    toxicity=toxicity or ProfanityJudge(), chat=chat)
     answers: dict[str, Answers] = {}
     with bare([*policies, judges.reference]):  # a gold judge may read any of these networks
         for policy in policies:
-            answers[policy.name] = measure(
-                policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
-                samples=n_samples, seed=seed, with_coherence=with_coherence, batch_size=64,
-            )
+            answers[policy.name] = measure(policy, prompts, judges, max_new_tokens=max_new_tokens,
+                                           temperature=temperature, samples=n_samples, seed=seed,
+                                           with_coherence=with_coherence, batch_size=64)
             if on_policy is not None:
                 on_policy(len(answers), policy.name)
     settings: dict[str, Any] = {
@@ -127,9 +124,8 @@ def _names(policies: Sequence[EvalPolicy]) -> list[str]:
         raise ComparisonError("there is no policy to compare: give at least one")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ComparisonError(
-            f"two policies are called {twice[0]!r}: give each its own name (on the command line NAME=MODEL)"
-        )
+        raise ComparisonError(f"two policies are called {twice[0]!r}: give each its own name "
+                              "(on the command line NAME=MODEL)")
     return names
 
 
@@ -154,9 +150,8 @@ def _check_numbers(prompts: Sequence[str], n_samples: int, max_new_tokens: int, 
     if not prompts:
         raise ComparisonError("there is no prompt: give at least one")
     if n_samples < 1 or max_new_tokens < 1:
-        raise ComparisonError(
-            f"n_samples and max_new_tokens must be at least 1, got {n_samples} and {max_new_tokens}"
-        )
+        raise ComparisonError("n_samples and max_new_tokens must be at least 1, got "
+                              f"{n_samples} and {max_new_tokens}")
     if not 0 <= temperature < float("inf"):  # also catches NaN
         raise ComparisonError(f"temperature must be 0 or more, got {temperature}")
     if temperature == 0 and n_samples > 1:

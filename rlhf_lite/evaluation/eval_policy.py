@@ -60,9 +60,8 @@ class EvalPolicy:
     def __post_init__(self) -> None:
         known = list(self.model.peft_config) if isinstance(self.model, PeftModel) else []
         if self.adapter is not None and self.adapter not in known:
-            raise ComparisonError(
-                f"{self.name}: the model has no adapter {self.adapter!r}; it has {', '.join(known) or 'none'}"
-            )
+            raise ComparisonError(f"{self.name}: the model has no adapter {self.adapter!r}; it "
+                                  f"has {', '.join(known) or 'none'}")
 
     @cached_property
     def network(self) -> Network:
@@ -128,9 +127,8 @@ class PromptRows:
     template: str
 
 
-def encode_for(
-    policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: int, chat: bool = False
-) -> PromptRows:
+def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: int,
+               chat: bool = False) -> PromptRows:
     """Prompts as token ids. One that is too long keeps its end, as in training.
 
     Args:
@@ -151,21 +149,18 @@ def encode_for(
     window = policy.window() or _NO_LIMIT + max_new_tokens
     room = window - max_new_tokens
     if room < 1:
-        raise ComparisonError(
-            f"{policy.name} has a window of {window} tokens, and max_new_tokens={max_new_tokens} leaves no "
-            "room for a prompt: ask for fewer new tokens"
-        )
+        raise ComparisonError(f"{policy.name} has a window of {window} tokens, and "
+                              f"max_new_tokens={max_new_tokens} leaves no room for a "
+                              "prompt: ask for fewer new tokens")
     rows = encode_prompts(policy.tokenizer, texts)
     cut = [number for number, row in enumerate(rows) if len(row) > room]
     return PromptRows([row[-room:] for row in rows], texts, cut, template)
 
 
 @torch.no_grad()
-def write(
-    policy: EvalPolicy, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float,
-    seeds: Sequence[int], samples: int = 1, stop: Sequence[str] = (), reward: Reward | None = None,
-    batch_size: int = 64,
-) -> list[Rollout]:
+def write(policy: EvalPolicy, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, temperature: float,
+          seeds: Sequence[int], samples: int = 1, stop: Sequence[str] = (), reward: Reward | None = None,
+          batch_size: int = 64) -> list[Rollout]:
     """Sample answers, in batches.
 
     Args:
@@ -199,15 +194,11 @@ def write(
     return rollouts
 
 
-def decoded(
-    policy: EvalPolicy, rollouts: Sequence[Rollout], *, stop: Sequence[str] = ()
-) -> tuple[list[str], list[list[int]]]:
+def decoded(policy: EvalPolicy, rollouts: Sequence[Rollout], *,
+            stop: Sequence[str] = ()) -> tuple[list[str], list[list[int]]]:
     """Texts and token ids of all answers; with ``stop`` the texts end before it and lose outer spaces."""
-    ids = [
-        tokens[mask].tolist()
-        for rollout in rollouts
-        for tokens, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
-    ]
+    ids = [tokens[mask].tolist() for rollout in rollouts
+           for tokens, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     texts = policy.tokenizer.batch_decode(ids, skip_special_tokens=True)
     return [cut_at_stop(text, stop).strip() for text in texts] if stop else texts, ids
 
@@ -221,9 +212,8 @@ class Network:
         batch_tokens: most tokens in one forward pass over rows, padding included.
     """
 
-    def __init__(
-        self, model: PreTrainedModel | PeftModel, pad_token_id: int, *, batch_tokens: int = 2048
-    ) -> None:
+    def __init__(self, model: PreTrainedModel | PeftModel, pad_token_id: int, *,
+                 batch_tokens: int = 2048) -> None:
         self.model, self.pad_token_id, self.batch_tokens = model, pad_token_id, batch_tokens
         self.scorer = PolicyScorer(model, top_layers=_adapted_layers(model))
 
@@ -251,10 +241,8 @@ class Network:
             logps[adapter, temperature] = sequence_logps(scored.logps.double(), response_mask)
         return logps, hidden
 
-    def logps(
-        self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *,
-        adapter: str | None = None, temperature: float = 1.0,
-    ) -> NDArray[np.float64]:
+    def logps(self, prompts: Sequence[Sequence[int]], continuations: Sequence[Sequence[int]], *,
+              adapter: str | None = None, temperature: float = 1.0) -> NDArray[np.float64]:
         """Log-probability of each continuation after its prompt, in nats, ``[n]``; of an empty one it is 0.
 
         Args:

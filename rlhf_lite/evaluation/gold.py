@@ -22,10 +22,8 @@ _ABOVE = 0.4
 
 
 @torch.no_grad()
-def mean_features(
-    body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, max_tokens: int,
-    batch_size: int = 64,
-) -> np.ndarray:
+def mean_features(body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
+                  max_tokens: int, batch_size: int = 64) -> np.ndarray:
     """Mean hidden state of each text after the lower half of a body, ``[B, H]`` float32.
 
     The first token is left out of the mean: it carries an activation hundreds of times larger than all others
@@ -88,10 +86,8 @@ def as_ratings(rows: Sequence[Rating] | Sequence[Preference]) -> list[Rating]:
     return rated
 
 
-def fit_gold_judge(
-    model, tokenizer: PreTrainedTokenizerBase, ratings: Sequence[Rating] | Sequence[Preference], *,
-    max_tokens: int,
-) -> GoldJudge:
+def fit_gold_judge(model, tokenizer: PreTrainedTokenizerBase,
+                   ratings: Sequence[Rating] | Sequence[Preference], *, max_tokens: int) -> GoldJudge:
     """Fit the judge to rated texts, which must come from the gold split alone.
 
     Args:
@@ -116,10 +112,8 @@ def judge_body(model) -> SplitBody:
     return split_body(body, round(_ABOVE * len(body.layers)))
 
 
-def agreement_with_humans(
-    judge: Scores, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float,
-    bins: int | None = None,
-) -> dict[str, object]:
+def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float,
+                          bins: int | None = None) -> dict[str, object]:
     """How well the judge predicts ratings that it was not fitted to.
 
     Args:

@@ -106,9 +106,8 @@ class ClassifierJudge:
         ToxicityError: if the model cannot be loaded, or it is not clear which label is meant.
     """
 
-    def __init__(
-        self, name: str, label: str | None = None, *, classify: Callable[..., Any] | None = None
-    ) -> None:
+    def __init__(self, name: str, label: str | None = None, *,
+                 classify: Callable[..., Any] | None = None) -> None:
         self._classify = _load_classifier(name) if classify is None else classify
         probe = self._labels(["a text"])[0]
         self._label = _pick_label(list(probe), label, name)
@@ -147,16 +146,14 @@ def _load_detoxify(kind: str) -> Any:
     try:
         from detoxify import Detoxify
     except ImportError as error:
-        raise ToxicityError(
-            "detoxify is not installed: pip install detoxify, or use --toxicity profanity-check"
-        ) from error
+        raise ToxicityError("detoxify is not installed: pip install detoxify, or "
+                            "use --toxicity profanity-check") from error
     try:
         return Detoxify(kind)
     except Exception as error:  # whatever the download raises, the reader needs the same advice
-        raise ToxicityError(
-            f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); "
-            "it is fetched once from the network, or use --toxicity profanity-check"
-        ) from error
+        raise ToxicityError(f"detoxify could not load its model {kind!r} ({type(error).__name__}: {error}); "
+                            "it is fetched once from the network, or "
+                            "use --toxicity profanity-check") from error
 
 
 def _load_classifier(name: str) -> Callable[..., Any]:
@@ -185,9 +182,8 @@ def _pick_label(labels: list[str], asked_for: str | None, name: str) -> str:
         if candidate in by_lower:
             return by_lower[candidate]
     asked = "does not say which label means toxic" if asked_for is None else f"has no label {asked_for!r}"
-    raise ToxicityError(
-        f"{name} {asked}; its labels are {', '.join(labels)}: write {name}#LABEL with one of them"
-    )
+    raise ToxicityError(f"{name} {asked}; its labels are {', '.join(labels)}: "
+                        f"write {name}#LABEL with one of them")
 
 
 def _probabilities(values: Any, n: int, name: str) -> NDArray[np.float64]:
@@ -197,9 +193,8 @@ def _probabilities(values: Any, n: int, name: str) -> NDArray[np.float64]:
         raise ToxicityError(f"{name} gave {scores.shape} scores for {n} texts; expected one per text")
     outside = np.flatnonzero((scores < 0) | (scores > 1))
     if outside.size:
-        raise ToxicityError(
-            f"{name} gave {scores[outside[0]]:g} for text {outside[0]}; expected a probability from 0 to 1"
-        )
+        raise ToxicityError(f"{name} gave {scores[outside[0]]:g} for text {outside[0]}; "
+                            "expected a probability from 0 to 1")
     return scores
 
 
@@ -267,8 +262,6 @@ def deciding_judge(judge: str | None, *, has_gold: bool, has_reward: bool) -> st
 def _checked(values: Any, n: int, name: str) -> NDArray[np.float64]:
     scores = np.asarray(values, dtype=np.float64)
     if scores.shape != (n,):
-        raise ComparisonError(
-            f"the judge {name!r} gave scores of shape {scores.shape} for {n} texts; "
-            "expected one number per text"
-        )
+        raise ComparisonError(f"the judge {name!r} gave scores of shape {scores.shape} for {n} "
+                              "texts; expected one number per text")
     return np.where(np.isfinite(scores), scores, np.nan)

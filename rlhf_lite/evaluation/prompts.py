@@ -35,9 +35,8 @@ class Prompts:
         return len(self.texts) - len(set(self.texts))
 
 
-def read_prompts(
-    source: str, *, limit: int | None = None, on_error: Literal["raise", "skip"] = "raise"
-) -> Prompts:
+def read_prompts(source: str, *, limit: int | None = None,
+                 on_error: Literal["raise", "skip"] = "raise") -> Prompts:
     """Prompts from a file, or the openings of test reviews that no training step has seen.
 
     ``.txt`` holds one prompt per line. ``.jsonl`` holds one object per line with a text field ``prompt``;
@@ -90,10 +89,8 @@ def _review_prompts() -> list[str]:
     from rlhf_lite.data import load_ratings, split_prompts, split_ratings
 
     data = PipelineConfig().data
-    cut = split_prompts(
-        split_ratings(load_ratings("movie"))["test"], words_min=data.prompt_words_min,
-        words_max=data.prompt_words_max, unique_prompts=True,
-    )
+    cut = split_prompts(split_ratings(load_ratings("movie"))["test"], words_min=data.prompt_words_min,
+                        words_max=data.prompt_words_max, unique_prompts=True)
     return [prompt for prompt, _ in cut]
 
 
@@ -129,9 +126,8 @@ def _from_json(line: str, place: Place) -> str:
 def _filled(value: object, place: Place) -> str:
     if not isinstance(value, str):
         fix = f"make it text (one message; join the turns of a conversation), {_BOTH}"
-        raise place.error(
-            f"is of type {type(value).__name__}, expected text", fix, field="prompt", value=value
-        )
+        raise place.error(f"is of type {type(value).__name__}, expected text", fix, field="prompt",
+                          value=value)
     if not value.strip():
         fix = f"write a prompt or take the line out, {_BOTH}"
         raise place.error("is empty", fix, field="prompt", value=value)

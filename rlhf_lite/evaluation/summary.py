@@ -66,9 +66,8 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def compare(
-    a: Answers, b: Answers, *, measures: Sequence[str] = ("gold", "vader"), seed: int
-) -> dict[str, Any]:
+def compare(a: Answers, b: Answers, *, measures: Sequence[str] = ("gold", "vader"),
+            seed: int) -> dict[str, Any]:
     """Differences a - b, prompt by prompt, with 95 % intervals; both answered the same prompts."""
     row: dict[str, Any] = {}
     for measure in measures:
@@ -78,9 +77,8 @@ def compare(
     return row | {"n_prompts": len(a.prompts.ids)}
 
 
-def versus_baseline(
-    answers: Mapping[str, Answers], baseline: str, *, judge: str, tie_margin: float, seed: int
-) -> dict[str, dict[str, Any]]:
+def versus_baseline(answers: Mapping[str, Answers], baseline: str, *, judge: str, tie_margin: float,
+                    seed: int) -> dict[str, dict[str, Any]]:
     """Each policy against the baseline, prompt by prompt, by every judge that scored both.
 
     Args:
@@ -117,9 +115,8 @@ def _versus(a: Answers, b: Answers, measure: str, *, margin: float, seed: int) -
     return row | _length_controlled(outcome, a, b, there)
 
 
-def _length_controlled(
-    outcome: NDArray[np.float64], a: Answers, b: Answers, there: NDArray[np.bool_]
-) -> dict[str, Any]:
+def _length_controlled(outcome: NDArray[np.float64], a: Answers, b: Answers,
+                       there: NDArray[np.bool_]) -> dict[str, Any]:
     """The win rate at equal length in words, or the reason why it cannot be told."""
     lengths = a.words[there], b.words[there]
     try:
@@ -137,18 +134,14 @@ def problems_of(answers: Mapping[str, Answers], prompts: Sequence[str], *, chat:
     problems = []
     repeated = len(prompts) - len(set(prompts))
     if repeated:
-        problems.append(
-            f"{repeated} of {len(prompts)} prompts repeat an earlier one: equal prompts count as one in "
-            "every mean and interval."
-        )
+        problems.append(f"{repeated} of {len(prompts)} prompts repeat an earlier one: equal prompts count as "
+                        "one in every mean and interval.")
     for name, own in answers.items():
         n, cut = len(own.texts), own.prompts.cut
         if cut:
             rows = ", ".join(str(row + 1) for row in cut[:5]) + ("" if len(cut) <= 5 else ", ...")
-            problems.append(
-                f"{name}: {len(cut)} prompts (number {rows}) are longer than its window and lost their "
-                "beginning."
-            )
+            problems.append(f"{name}: {len(cut)} prompts (number {rows}) are longer than its "
+                            "window and lost their beginning.")
         if chat and own.prompts.template == "transcript":
             problems.append(f"{name} has no chat template: its prompts were written as a plain transcript.")
         empty = sum(not text.strip() for text in own.texts)
@@ -158,10 +151,8 @@ def problems_of(answers: Mapping[str, Answers], prompts: Sequence[str], *, chat:
             bad = int(np.isnan(values).sum())
             # An empty answer has no token to be coherent with: said above already.
             if bad and not measure.startswith("coherence"):
-                problems.append(
-                    f"{name}: {bad} of {n} scores by {measure} are not a number; they are left out of its "
-                    "mean and of the win rates by it."
-                )
+                problems.append(f"{name}: {bad} of {n} scores by {measure} are not a number; they are left "
+                                "out of its mean and of the win rates by it.")
         if "kl" in own.missing:
             problems.append(f"{name}: no KL, because {own.missing['kl']}.")
     return problems

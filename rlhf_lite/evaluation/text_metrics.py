@@ -113,9 +113,8 @@ def loops(text: str, *, repeats: int = 3, at_least: int = 6) -> bool:
     return False
 
 
-def degeneration(
-    texts: Sequence[str], ended: Sequence[bool], *, groups: ArrayLike | None = None
-) -> Degeneration:
+def degeneration(texts: Sequence[str], ended: Sequence[bool], *,
+                 groups: ArrayLike | None = None) -> Degeneration:
     """Shares of texts that are empty, that loop, and that did not end by themselves.
 
     Args:

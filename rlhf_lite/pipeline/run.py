@@ -172,11 +172,9 @@ def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], c
         seconds["evaluation"] = run.seconds["evaluation"]
     seconds["load"] = max(0.0, wall - sum(run.seconds.values()))
     seconds["total"] = sum(value for value in seconds.values() if value is not None)
-    return metrics_of(
-        info, command, **judged, checks=checks(judged),
-        seconds={name: value and round(value, 2) for name, value in seconds.items()},
-        steps={phase: record.get("steps") for phase, record in records.items()},
-    )
+    return metrics_of(info, command, **judged, checks=checks(judged),
+                      seconds={name: value and round(value, 2) for name, value in seconds.items()},
+                      steps={phase: record.get("steps") for phase, record in records.items()})
 
 
 def metrics_of(info: Mapping[str, Any], command: str, **content: Any) -> dict[str, Any]:

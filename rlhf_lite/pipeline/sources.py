@@ -80,17 +80,14 @@ def preference_texts(config: PipelineConfig) -> Texts:
             f"{', '.join(empty)} empty; a run needs at least some hundred different prompts"
         )
     prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
-    return Texts(
-        sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
-        sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
-        train_pairs=thin(splits["train"], config.reward.pairs),
-        test_pairs=thin(splits["test"], config.reward.eval_pairs),
-        ppo_prompts=prompts["train"],
-        test_prompts=thin(prompts["test"], config.evaluation.prompts),
-        scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
-        gold=thin(splits["gold"], config.evaluation.gold_texts),
-        gold_check=thin(splits["test"], _CHECK_TEXTS),
-    )
+    return Texts(sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
+                 sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
+                 train_pairs=thin(splits["train"], config.reward.pairs),
+                 test_pairs=thin(splits["test"], config.reward.eval_pairs), ppo_prompts=prompts["train"],
+                 test_prompts=thin(prompts["test"], config.evaluation.prompts),
+                 scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
+                 gold=thin(splits["gold"], config.evaluation.gold_texts),
+                 gold_check=thin(splits["test"], _CHECK_TEXTS))
 
 
 def run_texts(config: PipelineConfig) -> Texts:

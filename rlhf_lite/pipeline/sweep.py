@@ -201,12 +201,10 @@ def run_job(job: Job) -> str:
     if "reward" in job.phases:
         judged["reward_model"] = _reward_accuracy(run, judged.get("reward_model"))
     last = [phase for phase in job.phases if phase != "evaluation"][-1]
-    result = metrics_of(
-        info, job.command, schema=SCHEMA, sweep=job.sweep, arm=job.arm, seed=job.seed,
-        phases=list(job.phases), settings=list(job.overrides), precision=run.precision, seconds=seconds,
-        cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb(),
-        trainable_parameters=_adapter_parameters(folder / last), series=series, judged=judged,
-    )
+    result = metrics_of(info, job.command, schema=SCHEMA, sweep=job.sweep, arm=job.arm, seed=job.seed,
+                        phases=list(job.phases), settings=list(job.overrides), precision=run.precision,
+                        seconds=seconds, cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb(),
+                        trainable_parameters=_adapter_parameters(folder / last), series=series, judged=judged)
     write_json(job.result, result)
     run.log.close()
     shutil.rmtree(folder, ignore_errors=True)

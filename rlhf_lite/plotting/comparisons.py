@@ -27,11 +27,9 @@ Columns = tuple[Sequence[float], Sequence[float], Sequence[float]]
 
 
 @styled
-def policy_comparison(
-    names: Sequence[str], values: Sequence[float], *, low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None, xlabel: str = "gold reward (rating points)",
-    colours: Sequence[str] | None = None,
-) -> Figure:
+def policy_comparison(names: Sequence[str], values: Sequence[float], *, low: Sequence[float] | None = None,
+                      high: Sequence[float] | None = None, xlabel: str = "gold reward (rating points)",
+                      colours: Sequence[str] | None = None) -> Figure:
     """One dot per policy with its confidence interval, first policy on top; all columns ``[n]``."""
     same_length(names=names, values=values, low=low, high=high, colours=colours)
     figure = new_figure(height=1.15 + 0.5 * len(names))
@@ -53,10 +51,8 @@ def policy_comparison(
 
 
 @styled
-def accuracy_by_gap(
-    labels: Sequence[str], accuracy: Sequence[float], *, low: Sequence[float] | None = None,
-    high: Sequence[float] | None = None, n_pairs: Sequence[int] | None = None,
-) -> Figure:
+def accuracy_by_gap(labels: Sequence[str], accuracy: Sequence[float], *, low: Sequence[float] | None = None,
+                    high: Sequence[float] | None = None, n_pairs: Sequence[int] | None = None) -> Figure:
     """Share of pairs ranked as the raters ranked them, per range of the rating gap.
 
     ``labels`` name the ranges ("1 to 2"); ``low`` and ``high`` are interval ends; all columns
@@ -82,9 +78,8 @@ def accuracy_by_gap(
 
 
 @styled
-def reward_calibration(
-    predicted: Sequence[float], observed: Sequence[float], *, n_pairs: Sequence[int] | None = None
-) -> Figure:
+def reward_calibration(predicted: Sequence[float], observed: Sequence[float], *,
+                       n_pairs: Sequence[int] | None = None) -> Figure:
     """Reliability diagram: predicted probability against the share that came true, one marker per bin.
 
     Marker area grows with ``n_pairs``. On the dashed diagonal the forecast can be taken at its word.
@@ -104,10 +99,9 @@ def reward_calibration(
 
 
 @styled
-def arms_by_seed(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str,
-    baseline: tuple[str, float] | None = None, columns: int = 2, joined: bool = True, caption: str = "",
-) -> Figure:
+def arms_by_seed(panels: Mapping[str, Mapping[str, Sequence[float]]], *, ylabel: str,
+                 baseline: tuple[str, float] | None = None, columns: int = 2, joined: bool = True,
+                 caption: str = "") -> Figure:
     """What each arm of a sweep came to: a dot for each seed, and the means.
 
     Args:
@@ -150,9 +144,8 @@ def arms_by_seed(
 
 
 @styled
-def effects(
-    names: Sequence[str], groups: Mapping[str, Columns], *, xlabel: str, zero: float = 0.0, caption: str = ""
-) -> Figure:
+def effects(names: Sequence[str], groups: Mapping[str, Columns], *, xlabel: str, zero: float = 0.0,
+            caption: str = "") -> Figure:
     """What each switch does: differences with their intervals, the first name on top.
 
     Args:

@@ -97,10 +97,8 @@ class MetricPanel:
 
 
 @styled
-def dashboard(
-    arms: Mapping[str, Sequence[Series]], panels: Sequence[MetricPanel], *, columns: int = 2, title: str = "",
-    xlabel: str = "PPO step",
-) -> Figure:
+def dashboard(arms: Mapping[str, Sequence[Series]], panels: Sequence[MetricPanel], *, columns: int = 2,
+              title: str = "", xlabel: str = "PPO step") -> Figure:
     """A panel per metric, in it a line per arm: thin for each seed, thick for the mean over seeds.
 
     Args:
@@ -164,10 +162,9 @@ def _shade(ax: Axes, healthy: Range | None) -> None:
 
 
 @styled
-def reward_versus_kl(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str = "reward-model score",
-    xlabel: str = "KL from PPO's start (nats per sequence)",
-) -> Figure:
+def reward_versus_kl(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
+                     ylabel: str = "reward-model score",
+                     xlabel: str = "KL from PPO's start (nats per sequence)") -> Figure:
     """Reward bought per nat of drift: each series is ``(kl, reward)`` in the order of training.
 
     The hollow marker is the first point of a series and the large full one its last.

@@ -65,14 +65,12 @@ class Points:
 
 
 @styled
-def frontier(
-    exact_kl: Sequence[float], exact_reward: Sequence[float],
-    points: Mapping[str, Points | tuple[float, float]] | None = None, *, line: str = "best possible",
-    band: tuple[Sequence[float], Sequence[float]] | None = None,
-    cloud: tuple[Sequence[float], Sequence[float]] | None = None, cloud_name: str = "other policies",
-    xlabel: str = KL_LABEL, ylabel: str = "expected reward (points)", kl_limit: float | None = None,
-    title: str = "",
-) -> Figure:
+def frontier(exact_kl: Sequence[float], exact_reward: Sequence[float],
+             points: Mapping[str, Points | tuple[float, float]] | None = None, *, line: str = "best possible",
+             band: tuple[Sequence[float], Sequence[float]] | None = None,
+             cloud: tuple[Sequence[float], Sequence[float]] | None = None, cloud_name: str = "other policies",
+             xlabel: str = KL_LABEL, ylabel: str = "expected reward (points)", kl_limit: float | None = None,
+             title: str = "") -> Figure:
     """Reward against KL for any number of algorithms, below the frontier.
 
     Args:
@@ -103,10 +101,9 @@ def frontier(
 
 
 @styled
-def probs_and_frontier(
-    texts: Sequence[str], reference: Sequence[float], probs: Sequence[float], exact_kl: Sequence[float],
-    exact_reward: Sequence[float], *, at: tuple[float, float], beta: float, name: str = "best policy",
-) -> Figure:
+def probs_and_frontier(texts: Sequence[str], reference: Sequence[float], probs: Sequence[float],
+                       exact_kl: Sequence[float], exact_reward: Sequence[float], *, at: tuple[float, float],
+                       beta: float, name: str = "best policy") -> Figure:
     """Above, the probabilities of a few texts; below, where that distribution lies on the frontier.
 
     The dashed line through the point has slope ``beta``: all its points have the same J, reward minus beta
@@ -146,10 +143,9 @@ def probs_and_frontier(
     return figure
 
 
-def _draw_line(
-    ax: Axes, kl: Sequence[float], reward: Sequence[float], name: str,
-    band: tuple[Sequence[float], Sequence[float]] | None = None, kl_limit: float | None = None,
-) -> None:
+def _draw_line(ax: Axes, kl: Sequence[float], reward: Sequence[float], name: str,
+               band: tuple[Sequence[float], Sequence[float]] | None = None,
+               kl_limit: float | None = None) -> None:
     same_length(exact_kl=kl, exact_reward=reward)
     # What lies beyond the limit would stretch the vertical axis for nothing.
     seen = [(x, y) for x, y in zip(kl, reward, strict=True) if kl_limit is None or x <= 1.04 * kl_limit]

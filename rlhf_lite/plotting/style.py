@@ -67,9 +67,8 @@ def new_figure(width: float = PANEL[0], height: float = PANEL[1], **options: Any
     return Figure(figsize=(width, height), **options)
 
 
-def panel_grid(
-    number: int, columns: int, size: tuple[float, float], *, extra: float = 0.0, **options: Any
-) -> tuple[Figure, list[Axes]]:
+def panel_grid(number: int, columns: int, size: tuple[float, float], *, extra: float = 0.0,
+               **options: Any) -> tuple[Figure, list[Axes]]:
     """A figure and its axes, filled row by row.
 
     Args:
@@ -88,9 +87,8 @@ def panel_grid(
     return figure, axes[:number]
 
 
-def name_rows(
-    ax: Axes, names: Sequence[str], *, size: float = 11.0, top: float = -0.6, bottom: float = 0.5
-) -> None:
+def name_rows(ax: Axes, names: Sequence[str], *, size: float = 11.0, top: float = -0.6,
+              bottom: float = 0.5) -> None:
     """A vertical axis of names, the first on top, for bars or dots with intervals."""
     ax.grid(False, axis="y")
     ax.set_yticks(range(len(names)), list(names))

@@ -53,10 +53,8 @@ def shift_picture(tokens: Sequence[str]) -> Figure:
 
 
 @styled
-def token_grid(
-    rows: Sequence[Sequence[str]], kinds: Sequence[Sequence[str]],
-    counts: Sequence[Sequence[bool]] | None = None,
-) -> Figure:
+def token_grid(rows: Sequence[Sequence[str]], kinds: Sequence[Sequence[str]],
+               counts: Sequence[Sequence[bool]] | None = None) -> Figure:
     """A batch as a table: one row per sequence, one column per position, coloured by what each token is.
 
     Args:
@@ -93,10 +91,8 @@ def token_grid(
 
 
 @styled
-def token_bars(
-    tokens: Sequence[str], series: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
-    xlim: tuple[float, float] | None = None,
-) -> Figure:
+def token_bars(tokens: Sequence[str], series: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "",
+               xlim: tuple[float, float] | None = None) -> Figure:
     """Horizontal bars, one group per token from top to bottom, one bar per series (at most three).
 
     Args:
@@ -128,10 +124,8 @@ def token_bars(
 
 
 @styled
-def token_breakdown(
-    tokens: Sequence[str], rows: Mapping[str, Sequence[float]], *,
-    limits: Mapping[str, tuple[float, float]] | None = None, title: str = "",
-) -> Figure:
+def token_breakdown(tokens: Sequence[str], rows: Mapping[str, Sequence[float]], *,
+                    limits: Mapping[str, tuple[float, float]] | None = None, title: str = "") -> Figure:
     """What happens to each token of one text: one row of bars per quantity; the tokens stand below.
 
     Bars above zero are blue, those below zero orange and hatched. The largest bar of each row carries its
@@ -191,10 +185,8 @@ def _canvas(height: float, *, right: float, bottom: float, top: float) -> tuple[
     return figure, ax
 
 
-def _cell(
-    ax: Axes, t: float, y: float, text: str, *, fill: str, hatch: str = "", height: float = 0.6,
-    bold: bool = False, faint: bool = False,
-) -> None:  # fmt: skip
+def _cell(ax: Axes, t: float, y: float, text: str, *, fill: str, hatch: str = "", height: float = 0.6,
+          bold: bool = False, faint: bool = False) -> None:  # fmt: skip
     """One box with its token; ``bold`` for a position that counts, ``faint`` for one that is not there."""
     from matplotlib.patches import Rectangle
 

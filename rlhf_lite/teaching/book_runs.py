@@ -26,22 +26,18 @@ from rlhf_lite.pipeline.judging import EvaluationCache, fit_run_judge
 from rlhf_lite.pipeline.run import TRAINING
 
 SIZES = {
-    "fast": [
-        "data.max_tokens=32", "sft.steps=12", "evaluation.prompts=64", "evaluation.gold_texts=400",
-        "reward.pairs=384", "reward.batch_size=16", "reward.learning_rate=1.5e-3", "reward.warmup_steps=4",
-        "reward.eval_pairs=320", "ppo.steps=6", "ppo.prompts_per_step=28", "ppo.minibatches=2",
-        "ppo.warmup_steps=1", "ppo.learning_rate=2.0e-3",
-        "dpo.pairs=320", "dpo.warmup_steps=2", "dpo.learning_rate=2.0e-3",
-    ],
+    "fast": ["data.max_tokens=32", "sft.steps=12", "evaluation.prompts=64", "evaluation.gold_texts=400",
+             "reward.pairs=384", "reward.batch_size=16", "reward.learning_rate=1.5e-3",
+             "reward.warmup_steps=4", "reward.eval_pairs=320", "ppo.steps=6", "ppo.prompts_per_step=28",
+             "ppo.minibatches=2", "ppo.warmup_steps=1", "ppo.learning_rate=2.0e-3", "dpo.pairs=320",
+             "dpo.warmup_steps=2", "dpo.learning_rate=2.0e-3"],
     "full": [],  # the sizes of `rlhf-lite quickstart`
 }  # fmt: skip
 CAI_SIZES = {
-    "fast": [
-        "data.principles=[no-insults, no-swearing, no-threats, own-opinion]",
-        "revise.prompts=24", "revise.rounds=2", "sft.steps=6", "sft.batch_size=12",
-        "feedback.principles=[no-insults]", "feedback.prompts=24", "feedback.candidates=3",
-        "feedback.compare=false", "dpo.epochs=1", "evaluation.prompts=40", "evaluation.samples=1",
-    ],
+    "fast": ["data.principles=[no-insults, no-swearing, no-threats, own-opinion]", "revise.prompts=24",
+             "revise.rounds=2", "sft.steps=6", "sft.batch_size=12", "feedback.principles=[no-insults]",
+             "feedback.prompts=24", "feedback.candidates=3", "feedback.compare=false", "dpo.epochs=1",
+             "evaluation.prompts=40", "evaluation.samples=1"],
     "full": ["data.principles=[no-insults, no-swearing, no-threats, own-opinion]"],
 }  # fmt: skip
 _ALWAYS = ["seed=0", "checkpoint.every_steps=1000"]

@@ -161,11 +161,8 @@ def _answers(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_tokens
 
 def judged_from_pairs(pairs: Sequence[EncodedPair]) -> list[JudgedAnswer]:
     """Each pair as two answers: the chosen one was liked, the rejected one was not."""
-    return [
-        JudgedAnswer(pair.prompt_ids, ids, desirable)
-        for pair in pairs
-        for ids, desirable in ((pair.chosen_ids, True), (pair.rejected_ids, False))
-    ]
+    return [JudgedAnswer(pair.prompt_ids, ids, desirable) for pair in pairs
+            for ids, desirable in ((pair.chosen_ids, True), (pair.rejected_ids, False))]
 
 
 def mismatched(answers: Sequence[JudgedAnswer], *, seed: int) -> list[Example]:

@@ -130,9 +130,8 @@ def update(algorithm: Algorithm, batch: Batch, optimisation: Optimisation, *, se
         weights, token_weights = algorithm.weights(counts), counts / counts.sum()
         for place in micro_batches(places, size=micro_batch_size, accelerator=accelerator):
             part, weight, token = batch.rows(index[place]), weights[place], token_weights[place]
-            new = optimisation.module(
-                part.hidden, part.ids, part.mask, part.response_mask, temperature=settings.temperature
-            )
+            new = optimisation.module(part.hidden, part.ids, part.mask, part.response_mask,
+                                      temperature=settings.temperature)
             losses = algorithm.losses(part, new)
             loss = (weight * losses.loss).sum()
             optimisation.backward(loss, {"rows": index[place], "token_ids": part.ids})

@@ -95,9 +95,7 @@ def train_rejection(setup: PolicyGradientSetup, prompts: Sequence[list[int]], se
         examples, best = winners(batch, n=n)
         started, lines = time.perf_counter(), []
         one_round = replace(
-            run,
-            steps=settings.sft_steps,
-            batch_size=settings.sft_batch_size,
+            run, steps=settings.sft_steps, batch_size=settings.sft_batch_size,
             seed=run.seed * 1_000_003 + number,
             hooks=Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches),
             resume=None,

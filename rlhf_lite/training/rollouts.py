@@ -151,9 +151,8 @@ def roll_out(setup: PolicyGradientSetup, prompts: Sequence[list[int]], *, seeds:
     columns = ("response_ids", "response_mask", "logps")
     rollout = replace(rollout, **{name: getattr(rollout, name)[:, : int(longest)] for name in columns})
     sampled = time.perf_counter()
-    completions = Completions.of(
-        rollout, eos_token_id=setup.eos_token_id, decode=setup.decode, trunk=setup.scorer.body.trunk
-    )
+    completions = Completions.of(rollout, eos_token_id=setup.eos_token_id, decode=setup.decode,
+                                 trunk=setup.scorer.body.trunk)
     batch, parts = _scored(setup, completions, rollout.logps, temperature, micro_batch_size)
     batch = batch.map(lambda tensor: gather_rows(tensor, len(prompts), accelerator))
     metrics = _metrics(batch, parts)

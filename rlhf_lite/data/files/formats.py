@@ -93,10 +93,8 @@ class Cell:
         """Turns of a conversation, none of them empty; ``from`` and ``value`` are understood too."""
         if not self.value:
             raise self.error("is an empty list", "add the turns, or take the row out")
-        return tuple(
-            Cell(f"{self.name}[{number}]", turn, self.place).message()
-            for number, turn in enumerate(self.value)
-        )
+        return tuple(Cell(f"{self.name}[{number}]", turn, self.place).message()
+                     for number, turn in enumerate(self.value))
 
     def message(self) -> Message:
         """One turn of a conversation."""
@@ -296,9 +294,8 @@ def _given_prompt(given: Cell) -> list[Message]:
     return [Message("user", given.filled("is empty", "write the prompt, or leave the field out"))]
 
 
-def _prompts_differ(
-    one: Sequence[Message], other: Sequence[Message], place: Place, field: str = "rejected"
-) -> DataError:
+def _prompts_differ(one: Sequence[Message], other: Sequence[Message], place: Place,
+                    field: str = "rejected") -> DataError:
     turn = common_length(one, other)
     received = other[turn].content if turn < len(other) else "no such turn"
     other_side = "the conversation in chosen" if field == "prompt" else "chosen"

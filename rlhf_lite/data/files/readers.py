@@ -323,9 +323,8 @@ def _hub(name: str, split: str | None) -> Iterator[Row]:
     try:
         data = datasets.load_dataset(name)
     except Exception as error:
-        problem = (
-            f"is no file here, and cannot be had from the Hugging Face Hub ({type(error).__name__}: {error})"
-        )
+        problem = ("is no file here, and cannot be had from the Hugging Face Hub "
+                   f"({type(error).__name__}: {error})")
         fix = "check path, id and network, or fetch a file of the data set yourself and give its path"
         raise DataError(problem, file=name, fix=fix) from error
     return _dataset_rows(data, name, split)

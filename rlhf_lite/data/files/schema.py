@@ -63,9 +63,8 @@ class PreferenceData:
         return self.records[index]
 
 
-def load_preferences(
-    source: str | Path, *, on_error: OnError = "raise", split: str | None = None, limit: int | None = None
-) -> PreferenceData:
+def load_preferences(source: str | Path, *, on_error: OnError = "raise", split: str | None = None,
+                     limit: int | None = None) -> PreferenceData:
     """Read preferences from a file, a ``datasets`` folder or the Hub. ``data.files.formats`` lists the forms.
 
     Args:
@@ -87,17 +86,14 @@ def load_preferences(
     return _collect(rows, name, on_error=on_error, limit=limit, text_only=text_only)
 
 
-def preferences_from_rows(
-    rows: Iterable[Mapping[str, Any]], *, name: str = "rows", on_error: OnError = "raise",
-    limit: int | None = None,
-) -> PreferenceData:
+def preferences_from_rows(rows: Iterable[Mapping[str, Any]], *, name: str = "rows",
+                          on_error: OnError = "raise", limit: int | None = None) -> PreferenceData:
     """The same for rows in memory, counted from 1: a list of dicts, or a ``datasets.Dataset``."""
     return _collect(enumerate(rows, start=1), name, on_error=on_error, limit=limit)
 
 
-def _collect(
-    rows: Iterable[Row], name: str, *, on_error: OnError, limit: int | None, text_only: bool = False
-) -> PreferenceData:
+def _collect(rows: Iterable[Row], name: str, *, on_error: OnError, limit: int | None,
+             text_only: bool = False) -> PreferenceData:
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if limit is not None and limit < 1:
@@ -144,9 +140,8 @@ def save_preferences(path: str | Path, records: Iterable[Preference]) -> Path:
     """
     path = Path(path)
     if not path.name.endswith((".jsonl", ".jsonl.gz")):
-        raise ValueError(
-            f"preferences are written as .jsonl or .jsonl.gz, got {path.name!r}: change the extension"
-        )
+        raise ValueError("preferences are written as .jsonl or .jsonl.gz, got "
+                         f"{path.name!r}: change the extension")
     with atomic_file(path) as temporary, temporary.open("wb") as raw:
         # No name and no time in the gzip header, so that equal content gives equal bytes.
         packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
@@ -173,6 +168,5 @@ def _line(record: Preference, number: int) -> str:
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"record {number} cannot be written as JSON ({error}): change its meta or margin"
-        ) from error
+        raise ValueError(f"record {number} cannot be written as JSON "
+                         f"({error}): change its meta or margin") from error

@@ -66,10 +66,8 @@ class Evidence:
     ratings: Sequence[Rating] = ()
 
 
-def check_readiness(
-    score: Callable[[Sequence[str]], ArrayLike], evidence: Evidence, *,
-    thresholds: Thresholds = DEFAULT_THRESHOLDS, seed: int = 0,
-) -> Readiness:
+def check_readiness(score: Callable[[Sequence[str]], ArrayLike], evidence: Evidence, *,
+                    thresholds: Thresholds = DEFAULT_THRESHOLDS, seed: int = 0) -> Readiness:
     """Measure a reward model on the evidence and hold it against the thresholds.
 
     Args:
@@ -104,12 +102,11 @@ def check_readiness(
     return readiness(**numbers, thresholds=thresholds, seed=seed)
 
 
-def readiness(
-    *, chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None = None,
-    pool_scores: ArrayLike | None = None, pool_gold: ArrayLike | None = None,
-    text_scores: ArrayLike | None = None, text_words: ArrayLike | None = None,
-    text_ratings: ArrayLike | None = None, thresholds: Thresholds = DEFAULT_THRESHOLDS, seed: int = 0,
-) -> Readiness:
+def readiness(*, chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None = None,
+              pool_scores: ArrayLike | None = None, pool_gold: ArrayLike | None = None,
+              text_scores: ArrayLike | None = None, text_words: ArrayLike | None = None,
+              text_ratings: ArrayLike | None = None, thresholds: Thresholds = DEFAULT_THRESHOLDS,
+              seed: int = 0) -> Readiness:
     """The check from numbers that were measured elsewhere. What is None is "not measured".
 
     Args:
@@ -130,9 +127,8 @@ def readiness(
         for name in ("gain", "overoptimisation"):
             criteria.append(Criterion(name, None, getattr(thresholds, name), "no pool of samples"))
     else:
-        on_pool, curve = _on_pool(
-            np.asarray(pool_scores, float), np.asarray(pool_gold, float), thresholds, seed
-        )
+        on_pool, curve = _on_pool(np.asarray(pool_scores, float), np.asarray(pool_gold, float), thresholds,
+                                  seed)
         criteria += on_pool
     if text_scores is None or text_words is None or text_ratings is None:
         criteria.append(Criterion("length", None, thresholds.length, "no rated texts"))
@@ -145,9 +141,8 @@ def readiness(
     return Readiness(tuple(criteria), curve, seed)
 
 
-def _on_pairs(
-    chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None, thresholds: Thresholds, seed: int
-) -> list[Criterion]:
+def _on_pairs(chosen: ArrayLike, rejected: ArrayLike, agreement: ArrayLike | None, thresholds: Thresholds,
+              seed: int) -> list[Criterion]:
     difference = np.asarray(chosen, float) - np.asarray(rejected, float)
     skill = skill_ci(difference, agreement, seed=seed)
     words = f"right on {pair_accuracy(difference).estimate:.0%} of {difference.size} pairs"
@@ -155,20 +150,16 @@ def _on_pairs(
         words += f"; single raters side with the better mean {float(np.mean(agreement)):.0%} of the time"
     error = calibration_error_ci(difference, seed=seed)
     off = f"its probabilities are off by {error.estimate:.2f} on average"
-    return [
-        Criterion("accuracy", skill, thresholds.accuracy, words),
-        Criterion("calibration", error, thresholds.calibration, off),
-    ]
+    return [Criterion("accuracy", skill, thresholds.accuracy, words),
+            Criterion("calibration", error, thresholds.calibration, off)]
 
 
-def _on_pool(
-    scores: NDArray[np.float64], gold: NDArray[np.float64], thresholds: Thresholds, seed: int
-) -> tuple[list[Criterion], tuple[tuple[int, float, float], ...]]:
+def _on_pool(scores: NDArray[np.float64], gold: NDArray[np.float64], thresholds: Thresholds,
+             seed: int) -> tuple[list[Criterion], tuple[tuple[int, float, float], ...]]:
     """Best-of-n gain and what came after gold's peak, in standard deviations of the policy's gold scores."""
     if scores.shape != gold.shape or scores.ndim != 2 or scores.shape[1] < 2:
-        raise ValueError(
-            f"pool scores and gold scores must both be [P, M] with M >= 2, got {scores.shape}, {gold.shape}"
-        )
+        raise ValueError("pool scores and gold scores must both be [P, M] with M >= 2, "
+                         f"got {scores.shape}, {gold.shape}")
     ns = powers_of_two(scores.shape[1])
     unit = float(gold.std())
     if not unit > 0:
@@ -196,26 +187,22 @@ def _on_pool(
 
 
 @torch.no_grad()
-def sample_pool(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, n: int,
-    max_new_tokens: int, temperature: float = 1.0, seed: int = 0,
-) -> list[list[str]]:
+def sample_pool(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, n: int,
+                max_new_tokens: int, temperature: float = 1.0, seed: int = 0) -> list[list[str]]:
     """``n`` whole texts (prompt and continuation) for each prompt; fold adapters into the model first."""
     filler = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # under the mask, never read
     ids, mask = pad_left(encode_prompts(tokenizer, prompts), filler)
-    rollout = sample(
-        model, ids, mask, max_new_tokens=max_new_tokens,
-        eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id, pad_token_id=filler,
-        seeds=row_seeds(seed, _POOL, rows=len(prompts) * n), temperature=temperature, repeats=n,
-    )
+    rollout = sample(model, ids, mask, max_new_tokens=max_new_tokens,
+                     eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
+                     pad_token_id=filler, seeds=row_seeds(seed, _POOL, rows=len(prompts) * n),
+                     temperature=temperature, repeats=n)
     written = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [[prompt + text for text in texts[i * n : (i + 1) * n]] for i, prompt in enumerate(prompts)]
 
 
-def skill_ci(
-    difference: ArrayLike, agreement: ArrayLike | None = None, *, resamples: int = 2000, seed: int
-) -> Interval:
+def skill_ci(difference: ArrayLike, agreement: ArrayLike | None = None, *, resamples: int = 2000,
+             seed: int) -> Interval:
     """Accuracy on a scale where 0 is guessing and 1 is the ceiling that the raters' disagreement sets.
 
         skill = (A - 1/2) / (C - 1/2)
@@ -249,9 +236,8 @@ def skill_ci(
     return Interval(float((weight * sign).sum() / weight.sum()), float(low), float(high))
 
 
-def calibration_error_ci(
-    difference: ArrayLike, *, bins: int = 10, resamples: int = 500, seed: int
-) -> Interval:
+def calibration_error_ci(difference: ArrayLike, *, bins: int = 10, resamples: int = 500,
+                         seed: int) -> Interval:
     """Expected calibration error of sigmoid(difference), with a bootstrap interval over pairs.
 
     Each pair enters both ways round, so that outcomes are 1 and 0 equally often. The error of a resample is

@@ -50,9 +50,8 @@ class Thresholds:
     calibration: Threshold = Threshold(
         0.1, 0.2, "an overconfident model makes the price of KL too low without saying so", high_is_good=False
     )
-    gain: Threshold = Threshold(
-        0.0, 0.0, "if choosing by the reward does not help, climbing it will not either"
-    )
+    gain: Threshold = Threshold(0.0, 0.0,
+                                "if choosing by the reward does not help, climbing it will not either")
     overoptimisation: Threshold = Threshold(
         0.0, -0.15, "once gold has passed its peak, more optimisation makes texts worse"
     )

@@ -64,14 +64,12 @@ def check_output(folder: Path) -> None:
     others = sorted(there - _FILES)
     if not ours or others:
         what = f"such as {others[0]}" if others else "but no report of a comparison"
-        raise ComparisonError(
-            f"{folder} holds something else ({what}), which would be lost: give a new folder with --output"
-        )
+        raise ComparisonError(f"{folder} holds something else ({what}), which would be lost: "
+                              "give a new folder with --output")
 
 
-def write_comparison(
-    comparison: Comparison, folder: Path, *, card: str | None = None, info: Mapping[str, Any] | None = None,
-) -> Path:
+def write_comparison(comparison: Comparison, folder: Path, *, card: str | None = None,
+                     info: Mapping[str, Any] | None = None) -> Path:
     """Write all files of a comparison.
 
     Args:
@@ -219,9 +217,8 @@ def _with_counts(entry: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def pick_rows(
-    rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *, first: int = _FIRST
-) -> dict[int, list[str]]:
+def pick_rows(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *,
+              first: int = _FIRST) -> dict[int, list[str]]:
     """Rows to show and why: the first prompts in their order, then each policy's largest gain and loss."""
     judge, baseline, samples = settings["judge"], settings["baseline"], settings["n_samples"]
     picked: dict[int, list[str]] = {
@@ -239,9 +236,8 @@ def pick_rows(
     return picked
 
 
-def _samples(
-    rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
-) -> list[tuple[str, str, list[Any]]]:
+def _samples(rows: Sequence[Mapping[str, Any]],
+             settings: Mapping[str, Any]) -> list[tuple[str, str, list[Any]]]:
     shown = []
     for index, reasons in pick_rows(rows, settings).items():
         row = rows[index]

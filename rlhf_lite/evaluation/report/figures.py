@@ -67,13 +67,11 @@ class JudgeScore(NamedTuple):
 
 
 SCORES = {
-    "gold": JudgeScore(
-        "gold_reward", "gold_ci95", "Gold reward", "gold reward (rating points)", "rating points"
-    ),
+    "gold": JudgeScore("gold_reward", "gold_ci95", "Gold reward", "gold reward (rating points)",
+                       "rating points"),
     "vader": JudgeScore("vader", "vader_ci95", "VADER sentiment", "VADER sentiment (−1 to 1)", "−1 to 1"),
-    "reward": JudgeScore(
-        "rm_reward", "rm_ci95", "Reward-model score", "reward-model score (its own scale)", "its own scale"
-    ),
+    "reward": JudgeScore("rm_reward", "rm_ci95", "Reward-model score", "reward-model score (its own scale)",
+                         "its own scale"),
 }
 
 
@@ -123,10 +121,8 @@ def charts_in(tree: Any) -> Iterable[Chart]:
             yield from charts_in(entry)
 
 
-def _dots(
-    rows: Sequence[tuple[str, float, Any]], axis: str, name: str, alt: str,
-    colours: Sequence[str] | None = None,
-) -> Chart:
+def _dots(rows: Sequence[tuple[str, float, Any]], axis: str, name: str, alt: str,
+          colours: Sequence[str] | None = None) -> Chart:
     """One dot per policy: rows of name, value and interval (None where there is none)."""
     names, values, ends = zip(*rows, strict=True)
     low, high = zip(*(pair or (value, value) for value, pair in zip(values, ends, strict=True)), strict=True)
@@ -170,11 +166,8 @@ def draw_run(run: Run, policies: Sequence[Policy]) -> dict[str, Any]:
 def training(run: Run) -> list[tuple[str, list[Chart], list[str]]]:
     """Phase, one chart per logged quantity, and the titles of those that were not logged."""
     other = {"ppo": "dpo", "dpo": "ppo"}  # a run that chose one method lacks nothing without the other
-    return [
-        (phase, *_curves(run, phase))
-        for phase in PHASES
-        if phase in run.steps or other.get(phase) not in run.steps
-    ]
+    return [(phase, *_curves(run, phase)) for phase in PHASES
+            if phase in run.steps or other.get(phase) not in run.steps]
 
 
 def _curves(run: Run, phase: str) -> tuple[list[Chart], list[str]]:
@@ -203,10 +196,8 @@ def _curves(run: Run, phase: str) -> tuple[list[Chart], list[str]]:
 
 def _trajectory(run: Run) -> Chart | None:
     """Reward-model score against KL, one point per PPO step."""
-    rows = [
-        (numeric(row.get("kl/nats_per_seq")), numeric(row.get("reward/rm_raw")))
-        for row in run.steps.get("ppo", [])
-    ]
+    rows = [(numeric(row.get("kl/nats_per_seq")), numeric(row.get("reward/rm_raw")))
+            for row in run.steps.get("ppo", [])]
     points = [row for row in rows if None not in row]
     if len(points) < 2:
         return None
@@ -216,11 +207,8 @@ def _trajectory(run: Run) -> Chart | None:
 
 
 def _policies(policies: Sequence[Policy], score: JudgeScore) -> Chart | None:
-    rows = [
-        (label, value, interval(entry.get(score.ends)), plotting.POLICY_COLOURS.get(name, _OTHER))
-        for label, name, entry in policies
-        if (value := numeric(entry.get(score.key))) is not None
-    ]
+    rows = [(label, value, interval(entry.get(score.ends)), plotting.POLICY_COLOURS.get(name, _OTHER))
+            for label, name, entry in policies if (value := numeric(entry.get(score.key))) is not None]
     if not rows:
         return None
     dots = [row[:3] for row in rows]
@@ -274,22 +262,18 @@ def _scores(metrics: Mapping[str, Any]) -> Chart | None:
     """Mean score of every policy by the deciding judge."""
     name = metrics["settings"]["judge"]
     judge = SCORES[name]
-    rows = [
-        (policy, value, interval(entry.get(judge.ends)) or (value, value))
-        for policy, entry in metrics["policies"].items()
-        if (value := numeric(entry.get(judge.key))) is not None
-    ]
+    rows = [(policy, value, interval(entry.get(judge.ends)) or (value, value))
+            for policy, entry in metrics["policies"].items()
+            if (value := numeric(entry.get(judge.key))) is not None]
     return _dots(rows, judge.axis, f"score_{name}", say("alt_scores", judge.title, rows)) if rows else None
 
 
 def _wins(metrics: Mapping[str, Any]) -> Chart | None:
     """Win rate of every policy against the baseline by the deciding judge."""
     judge, baseline = metrics["settings"]["judge"], metrics["settings"]["baseline"]
-    rows = [
-        (name, value, interval(get_path(entry, judge, "ci95")) or (value, value))
-        for name, entry in metrics["versus_baseline"].items()
-        if (value := numeric(get_path(entry, judge, "win_rate"))) is not None
-    ]
+    rows = [(name, value, interval(get_path(entry, judge, "ci95")) or (value, value))
+            for name, entry in metrics["versus_baseline"].items()
+            if (value := numeric(get_path(entry, judge, "win_rate"))) is not None]
     if not rows:
         return None
     rows = [(baseline, 0.5, (0.5, 0.5)), *rows]

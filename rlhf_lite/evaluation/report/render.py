@@ -161,14 +161,11 @@ def _pick(table: Mapping[str, Any], names: Iterable[str], *path: str) -> list[An
 def _is_measured(measure: Measure, entries: Iterable[Any]) -> bool:
     key, _, _, _, digits, _ = measure
     values = [get_path(entry, key) for entry in entries]
-    return any(
-        value is not None if digits is None else numeric(value) is not None for value in values
-    )
+    return any(value is not None if digits is None else numeric(value) is not None for value in values)
 
 
-def _rows(
-    measures: Iterable[Measure], entries: Sequence[Any], among: Sequence[Any] | None = None
-) -> list[dict[str, Any]]:
+def _rows(measures: Iterable[Measure], entries: Sequence[Any],
+          among: Sequence[Any] | None = None) -> list[dict[str, Any]]:
     """The rows of a table of measures, without those that no entry has.
 
     Args:
@@ -215,11 +212,10 @@ _FILTERS = {
 @functools.cache
 def environment(form: str) -> jinja2.Environment:
     """The templates as they are read for a format: "html", "md" or "txt"."""
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=form != "txt",
-        finalize={"html": escape_html, "md": escape_markdown, "txt": None}[form],
-        undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"], lstrip_blocks=True,
-    )
+    env = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=form != "txt",
+                             finalize={"html": escape_html, "md": escape_markdown, "txt": None}[form],
+                             undefined=jinja2.StrictUndefined, extensions=["jinja2.ext.do"],
+                             lstrip_blocks=True)
     env.filters |= _FILTERS
     env.globals |= {"say": say, "listing": listing, "missing": MISSING}
     if form != "txt":

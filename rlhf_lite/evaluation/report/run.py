@@ -228,10 +228,8 @@ def _answers(policies: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str
     columns = [column for column in _SCORES
                if any(numeric(entry.get(column[0])) is not None for entry in entries.values())]  # fmt: skip
     return [
-        (
-            _label(name), entry["text"],
-            [(title, number(entry.get(key), digits)) for key, title, digits in columns],
-        )
+        (_label(name), entry["text"],
+         [(title, number(entry.get(key), digits)) for key, title, digits in columns])
         for name, entry in entries.items()
     ]
 
@@ -340,10 +338,7 @@ def load_run(folder: Path) -> Run:
     for row in _read_lines(folder / "metrics.jsonl", problems):
         if isinstance(row.get("phase"), str) and numeric(row.get("step")) is not None:
             steps.setdefault(row["phase"], []).append(row)
-    samples = [
-        row
-        for row in _read_lines(folder / "samples.jsonl", problems)
-        if isinstance(row.get("prompt"), str) and isinstance(row.get("policies"), dict)
-    ]
+    samples = [row for row in _read_lines(folder / "samples.jsonl", problems)
+               if isinstance(row.get("prompt"), str) and isinstance(row.get("policies"), dict)]
     config_text, config = _read_config(folder / "config.yaml", problems)
     return Run(folder, metrics, steps, samples, config_text, config, _date(folder, metrics), problems)

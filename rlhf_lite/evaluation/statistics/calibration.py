@@ -23,9 +23,8 @@ class CalibrationBin(NamedTuple):
     n: int
 
 
-def _forecast(
-    probabilities: ArrayLike, outcomes: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _forecast(probabilities: ArrayLike,
+              outcomes: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     p, y = pair(probabilities, outcomes, ("probabilities", "outcomes"))
     for name, side in (("probabilities", p), ("outcomes", y)):
         wrong = np.flatnonzero((side < 0) | (side > 1))
@@ -49,9 +48,8 @@ def brier_score(probabilities: ArrayLike, outcomes: ArrayLike) -> float:
     return float(np.mean((p - y) ** 2))
 
 
-def calibration_bins(
-    probabilities: ArrayLike, outcomes: ArrayLike, *, bins: int = 10
-) -> Sequence[CalibrationBin]:
+def calibration_bins(probabilities: ArrayLike, outcomes: ArrayLike, *,
+                     bins: int = 10) -> Sequence[CalibrationBin]:
     """Mean forecast and mean outcome in ``bins`` bins of equal width; empty bins are left out.
 
     Raises:
@@ -101,9 +99,8 @@ def pair_accuracy(difference: ArrayLike, *, units: int | None = None) -> Interva
     return wilson_interval(right / gap.size * units, units)._replace(estimate=right / gap.size)
 
 
-def pair_quality(
-    difference: ArrayLike, *, units: int | None = None, bins: int | None = None
-) -> dict[str, Any]:
+def pair_quality(difference: ArrayLike, *, units: int | None = None,
+                 bins: int | None = None) -> dict[str, Any]:
     """Accuracy and calibration of score differences, read as log-odds that the better text wins.
 
     Which text of a pair comes first says nothing, so each pair enters the calibration both ways round.

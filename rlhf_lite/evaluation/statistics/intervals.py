@@ -56,16 +56,13 @@ def vector(values: ArrayLike, name: str, minimum: int = 1) -> NDArray[np.float64
         raise ValueError(f"{name}: expected at least {minimum} values, got {array.size}")
     bad = np.flatnonzero(~np.isfinite(array))
     if bad.size:
-        raise ValueError(
-            f"{name}: {bad.size} of {array.size} values are NaN or infinite (the first at index {bad[0]}); "
-            "drop those rows and report how many"
-        )
+        raise ValueError(f"{name}: {bad.size} of {array.size} values are NaN or infinite (the first at index "
+                         f"{bad[0]}); drop those rows and report how many")
     return array
 
 
-def pair(
-    first: ArrayLike, second: ArrayLike, names: tuple[str, str], minimum: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def pair(first: ArrayLike, second: ArrayLike, names: tuple[str, str],
+         minimum: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Two vectors of one length.
 
     Raises:
@@ -73,10 +70,8 @@ def pair(
     """
     a, b = vector(first, names[0], minimum), vector(second, names[1], minimum)
     if a.size != b.size:
-        raise ValueError(
-            f"{names[0]} has {a.size} values and {names[1]} has {b.size}; "
-            "they must describe the same items in order"
-        )
+        raise ValueError(f"{names[0]} has {a.size} values and {names[1]} has {b.size}; they must "
+                         "describe the same items in order")
     return a, b
 
 
@@ -123,9 +118,8 @@ def group_means(values: ArrayLike, groups: ArrayLike | None) -> NDArray[np.float
     return data if groups is None else np.bincount(numbers, weights=data) / np.bincount(numbers)
 
 
-def mean_ci(
-    values: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95, seed: int
-) -> Interval:
+def mean_ci(values: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95,
+            seed: int) -> Interval:
     """Mean over groups with an interval: percentile bootstrap, Student's t below 20, none below 5.
 
     Args:
@@ -147,9 +141,8 @@ def mean_ci(
     return Interval(mean, mean - half, mean + half)
 
 
-def bootstrap_mean_ci(
-    values: ArrayLike, *, level: float = 0.95, resamples: int = 2000, seed: int
-) -> Interval:
+def bootstrap_mean_ci(values: ArrayLike, *, level: float = 0.95, resamples: int = 2000,
+                      seed: int) -> Interval:
     """Mean of ``values`` (shape ``[n]``) with a percentile bootstrap interval.
 
     The rows are resampled with replacement, so they must be independent: pass one value per prompt, not one
@@ -167,19 +160,16 @@ def bootstrap_mean_ci(
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // data.size)
     means = np.concatenate(
-        [
-            data[rng.integers(0, data.size, size=(min(rows, resamples - start), data.size))].mean(axis=1)
-            for start in range(0, int(resamples), rows)
-        ]
+        [data[rng.integers(0, data.size, size=(min(rows, resamples - start), data.size))].mean(axis=1)
+         for start in range(0, int(resamples), rows)]
     )
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(data.mean()), float(low), float(high))
 
 
-def paired_difference_ci(
-    a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95, seed: int
-) -> Interval:
+def paired_difference_ci(a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95,
+                         seed: int) -> Interval:
     """Mean of ``a - b`` (both ``[n]``, the same items in the same order) with the interval of `mean_ci`.
 
     Pairing removes the spread between items: two policies scored on the same prompts are compared prompt by

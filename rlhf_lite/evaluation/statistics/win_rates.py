@@ -19,14 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import expit
 
-from rlhf_lite.evaluation.statistics.intervals import (
-    FEW,
-    group_numbers,
-    pair,
-    quantile,
-    share_ci,
-    vector,
-)
+from rlhf_lite.evaluation.statistics.intervals import FEW, group_numbers, pair, quantile, share_ci, vector
 
 
 class WinRate(NamedTuple):
@@ -87,10 +80,8 @@ def outcomes(first: ArrayLike, second: ArrayLike, *, margin: float = 0.0) -> NDA
     return np.where(np.abs(gap) <= margin, 0.5, (gap > 0).astype(np.float64))
 
 
-def win_rate(
-    first: ArrayLike, second: ArrayLike, *, margin: float = 0.0, clusters: ArrayLike | None = None,
-    level: float = 0.95,
-) -> WinRate:
+def win_rate(first: ArrayLike, second: ArrayLike, *, margin: float = 0.0, clusters: ArrayLike | None = None,
+             level: float = 0.95) -> WinRate:
     """How often ``first`` has the higher score; see `outcomes` and `win_rate_of`."""
     return win_rate_of(outcomes(first, second, margin=margin), clusters=clusters, level=level)
 
@@ -112,10 +103,9 @@ def win_rate_of(outcome: ArrayLike, *, clusters: ArrayLike | None = None, level:
     return WinRate(*rate, wins, ties, y.size - wins - ties, int(prompts.max()) + 1)
 
 
-def length_controlled_win_rate(
-    outcome: ArrayLike, first_lengths: ArrayLike, second_lengths: ArrayLike, *,
-    clusters: ArrayLike | None = None, penalty: float = 0.001, level: float = 0.95,
-) -> LengthControlled:
+def length_controlled_win_rate(outcome: ArrayLike, first_lengths: ArrayLike, second_lengths: ArrayLike, *,
+                               clusters: ArrayLike | None = None, penalty: float = 0.001,
+                               level: float = 0.95) -> LengthControlled:
     """The win rate that is expected if both texts were of equal length.
 
     A logistic regression of the outcomes on the difference in length d = len_first − len_second:
@@ -143,9 +133,8 @@ def length_controlled_win_rate(
     y = _outcome(outcome)
     a, b = pair(first_lengths, second_lengths, ("first_lengths", "second_lengths"))
     if a.size != y.size:
-        raise ValueError(
-            f"outcome has {y.size} values and the lengths have {a.size}; they must fit row by row"
-        )
+        raise ValueError(f"outcome has {y.size} values and the lengths have "
+                         f"{a.size}; they must fit row by row")
     if y.min() == y.max() and y[0] != 0.5:
         raise ValueError("every comparison has the same winner: no rate at equal lengths can be fitted")
     if not 0 <= penalty < np.inf:
@@ -153,10 +142,8 @@ def length_controlled_win_rate(
     gap = a - b
     scale = float(gap.std())
     if scale == 0 and gap[0] != 0:
-        raise ValueError(
-            f"one policy is longer by {abs(gap[0]):g} in every comparison: length and policy cannot be told "
-            "apart"
-        )
+        raise ValueError(f"one policy is longer by {abs(gap[0]):g} in every comparison: length "
+                         "and policy cannot be told apart")
     columns = [np.ones(y.size)] + ([np.tanh(gap / scale)] if scale > 0 else [])
     x = np.stack(columns, axis=1)  # [n, 1 or 2]
     prompts = group_numbers(clusters, y.size)
@@ -169,9 +156,8 @@ def length_controlled_win_rate(
     return LengthControlled(*(float(expit(theta + d)) for d in (0.0, -half, half)), effect)
 
 
-def _logistic(
-    x: NDArray[np.float64], y: NDArray[np.float64], clusters: NDArray[np.int64], penalty: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _logistic(x: NDArray[np.float64], y: NDArray[np.float64], clusters: NDArray[np.int64],
+              penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coefficients ``[k]`` by Newton's method and their cluster-robust covariance ``[k, k]``."""
     weights = np.zeros(x.shape[1])
     ridge = np.diag([0.0] + [penalty * len(y)] * (x.shape[1] - 1))  # the intercept is free

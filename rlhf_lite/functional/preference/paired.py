@@ -160,9 +160,8 @@ def apo_down_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Te
     return torch.sigmoid(beta * chosen) + torch.sigmoid(-beta * (chosen - rejected))
 
 
-def nca_loss(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
-) -> Tensor:
+def nca_loss(policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+             beta: float) -> Tensor:
     """Noise-contrastive alignment: -log σ(β Δ_w) - ½ log σ(-β Δ_w) - ½ log σ(-β Δ_l).
 
     Source: Chen et al. 2024 (arXiv:2402.05369), the form for K = 2 answers with a preference; TRL's

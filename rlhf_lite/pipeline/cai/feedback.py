@@ -267,9 +267,8 @@ def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: 
     return answers
 
 
-def _columns(
-    names: Sequence[str], a: np.ndarray, b: np.ndarray
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _columns(names: Sequence[str], a: np.ndarray,
+             b: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Column by column, and at last the mean over the columns."""
     for k, name in enumerate(names):
         yield name, a[:, k], b[:, k]

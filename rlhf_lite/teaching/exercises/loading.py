@@ -83,9 +83,8 @@ def get_exercise(name: str) -> Exercise:
     chapter_of = _chapter_of()
     if name not in chapter_of:
         near = difflib.get_close_matches(name, chapter_of, n=1, cutoff=0.0)
-        raise ValueError(
-            f"there is no exercise {name!r}; did you mean {near[0]!r}? Known: {', '.join(chapter_of)}"
-        )
+        raise ValueError(f"there is no exercise {name!r}; did you mean {near[0]!r}? "
+                         f"Known: {', '.join(chapter_of)}")
     return _chapter(chapter_of[name])[name]
 
 
@@ -200,8 +199,7 @@ def _case(number: int, case: CaseData, data: ExerciseData, builder: Callable[...
     return Case(case.title, partial(_arguments, data.arguments, values, builder), expected, case.hint)
 
 
-def _arguments(
-    kinds: dict[str, str], values: dict[str, Any], builder: Callable[..., Any] | None
-) -> tuple[Any, ...]:
+def _arguments(kinds: dict[str, str], values: dict[str, Any],
+               builder: Callable[..., Any] | None) -> tuple[Any, ...]:
     arguments = tuple(build(kind, values[name]) for name, kind in kinds.items())
     return builder(*arguments) if builder else arguments

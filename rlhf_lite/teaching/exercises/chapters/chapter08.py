@@ -79,9 +79,8 @@ def gae_by_hand(rewards: Tensor, values: Tensor, mask: Tensor, lam: float) -> Te
     return _walk(rewards, values, mask, lam)[1]
 
 
-def _walk(
-    rewards: Tensor, values: Tensor, mask: Tensor, lam: float, *, masked: bool = True, after: str = "zero"
-) -> tuple[Tensor, Tensor]:
+def _walk(rewards: Tensor, values: Tensor, mask: Tensor, lam: float, *, masked: bool = True,
+          after: str = "zero") -> tuple[Tensor, Tensor]:
     """Errors and advantages from the last token to the first; ``masked`` and ``after`` allow mistakes."""
     counts = mask.to(rewards.dtype) if masked else torch.ones_like(rewards)
     errors, advantages = torch.zeros_like(rewards), torch.zeros_like(rewards)

@@ -140,14 +140,8 @@ MISTAKES["kto_batch_loss"] = {
 }
 
 
-def simpo_pair_loss(
-    chosen: Tensor,
-    rejected: Tensor,
-    chosen_lengths: Tensor,
-    rejected_lengths: Tensor,
-    beta: float,
-    gamma: float,
-) -> Tensor:
+def simpo_pair_loss(chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor,
+                    beta: float, gamma: float) -> Tensor:
     """SimPO, with means per token and its target margin."""
     return -logsigmoid(beta * (chosen / chosen_lengths - rejected / rejected_lengths) - gamma)
 
