@@ -99,6 +99,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], formats: Mapping[str, str] | N
              {"selector": "td", "props": "white-space: nowrap"}]  # an interval stays on its line
     styles = {title: left if title in text else right for title in frame}
     shown = frame.style.hide(axis="index").format(escape="html").set_table_styles(styles)
+    shown.set_table_attributes('class="dataframe"')  # by this name the site's theme knows a table at night
     shown.set_table_styles([{"selector": "caption", "props": "text-align: left"}], overwrite=False)
     display(shown.set_caption(caption) if caption else shown)
 

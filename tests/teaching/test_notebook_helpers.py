@@ -88,6 +88,7 @@ def test_a_table_on_a_page_is_escaped_and_captioned(monkeypatch: pytest.MonkeyPa
     assert "<caption>Two texts.</caption>" in html and "row_heading" not in html
     assert "NaN" not in html and "None" not in html
     assert "col0 {\n  text-align: left" in html and "col1 {\n  text-align: right" in html
+    assert 'class="dataframe"' in html, "in the dark the theme would put it on white"
 
 
 def test_helpers_import_nothing_heavy() -> None:

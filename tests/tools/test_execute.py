@@ -238,8 +238,8 @@ def test_ctrl_c_ends_the_kernels(tiny_repo: Path, tmp_path: Path) -> None:
     try:
         kernels = [_when_written(tmp_path / name) for name in ("one", "two")]
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) != 0
-        end = time.monotonic() + 30
+        assert process.wait(timeout=120) != 0
+        end = time.monotonic() + 120
         while any(map(_runs, kernels)) and time.monotonic() < end:
             time.sleep(0.1)
         assert not any(map(_runs, kernels))
