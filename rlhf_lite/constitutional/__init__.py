@@ -17,12 +17,14 @@ from rlhf_lite.constitutional.feedback import (
 from rlhf_lite.constitutional.principles import (
     Constitution,
     Principle,
+    PromptSet,
     RevisionExample,
     default_constitution,
     load_constitution,
+    load_prompts,
+    printable,
     sentiment_questions,
 )
-from rlhf_lite.constitutional.prompts import PromptSet, load_prompts, printable
 from rlhf_lite.constitutional.revise import PROBLEMS, Chain, RevisionStep, find_problem, kept_words, revise
 from rlhf_lite.constitutional.writer import PolicyWriter, Writer
 

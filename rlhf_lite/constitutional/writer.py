@@ -19,8 +19,7 @@ from rlhf_lite.functional import sequence_logps, token_logps
 from rlhf_lite.models.output import causal_model, final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
 from rlhf_lite.rollout.decoder import prepare
-from rlhf_lite.rollout.sampler import row_seeds, sample
-from rlhf_lite.rollout.text import cut_at_stop
+from rlhf_lite.rollout.sampler import cut_at_stop, row_seeds, sample
 
 # One more step of decoding a small batch costs about as much as reading so many tokens, on two cores.
 _TOKENS_PER_STEP = 15

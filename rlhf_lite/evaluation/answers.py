@@ -22,7 +22,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rlhf_lite.data.formatting import encode_prompts
-from rlhf_lite.evaluation.coherence import coherence
 from rlhf_lite.evaluation.eval_policy import (
     EvalPolicy,
     PromptRows,
@@ -34,7 +33,7 @@ from rlhf_lite.evaluation.eval_policy import (
 )
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import Interval, mean_ci
-from rlhf_lite.evaluation.text_metrics import words
+from rlhf_lite.evaluation.text_metrics import coherence, words
 from rlhf_lite.functional import best_of_n_kl_bound
 from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
 from rlhf_lite.rollout.sampler import row_seeds

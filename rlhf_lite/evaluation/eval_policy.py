@@ -27,8 +27,7 @@ from rlhf_lite.models.output import causal_model
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.rollout.best_of_n import best_of_n
 from rlhf_lite.rollout.rewards import Reward
-from rlhf_lite.rollout.sampler import join, sample
-from rlhf_lite.rollout.text import cut_at_stop
+from rlhf_lite.rollout.sampler import cut_at_stop, join, sample
 from rlhf_lite.types import Message, Rollout
 
 # Without a stated limit (some models have none) a prompt is cut to this many tokens.

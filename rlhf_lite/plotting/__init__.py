@@ -11,8 +11,7 @@ from rlhf_lite.plotting.comparisons import (
     reward_calibration,
 )
 from rlhf_lite.plotting.curves import MetricPanel, Panel, dashboard, reward_versus_kl, training_curves
-from rlhf_lite.plotting.pipeline import pipeline_picture
-from rlhf_lite.plotting.style import OKABE_ITO, POLICY_COLOURS, save_png, to_png, to_svg
+from rlhf_lite.plotting.style import OKABE_ITO, POLICY_COLOURS, pipeline_picture, save_png, to_png, to_svg
 from rlhf_lite.plotting.tokens import shift_picture, token_bars, token_breakdown, token_grid
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The look of all figures, and the way from a figure to a file.
+"""The look of all figures, the way from a figure to a file, and the one picture that is drawn by hand.
 
 The look stands in one style sheet, ``rlhf_lite.mplstyle``; what draws a figure is marked `styled`. There
 is no pyplot, so nothing is global and nothing has to be closed.
@@ -10,6 +10,7 @@ import functools
 import io
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -19,21 +20,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OKABE_ITO = {
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermilion": "#D55E00",
-    "purple": "#CC79A7",
-}
+OKABE_ITO = {"black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73",
+             "yellow": "#F0E442", "blue": "#0072B2", "vermilion": "#D55E00", "purple": "#CC79A7"}
 POLICY_COLOURS = {"reference": "#6B6B6B", "sft": OKABE_ITO["blue"], "ppo": OKABE_ITO["vermilion"]}
 INK, QUIET = "#26323D", "#8A949C"
 PANEL = (4.6, 2.9)  # inches: width and height of one panel
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (5, 3))}  # a line to compare with
 _SHEET = Path(__file__).with_name("rlhf_lite.mplstyle")
+_ALT = (
+    "Diagram: the human ratings are split into train, validation, test and gold. SFT and the reward model "
+    "learn from train and are watched on validation; PPO starts from the SFT policy, writes continuations of "
+    "train openings and is rewarded by the reward model; the evaluation uses test openings and a gold judge "
+    "fitted to the gold part."
+)
+_SUBTITLE = ">no text is in two parts<"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,3 +143,39 @@ def save_png(figure: Figure, path: str | Path, *, dpi: int = 160) -> Path:
     target = Path(path)
     write_bytes(target, to_png(figure, dpi=dpi))
     return target
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture as SVG text; at the end of a notebook cell it is shown.
+
+    Attributes:
+        svg: opaque, and without anything that has to be fetched.
+        alt: a sentence for readers who cannot see it.
+    """
+
+    svg: str
+    alt: str
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def pipeline_picture(*, layout: str = "wide", texts: int | None = None) -> Drawing:
+    """The picture of the pipeline: four phases, and the part of the human ratings that each one sees.
+
+    Drawn by hand twice, wide for a page (``pipeline-wide.svg``) and tall for a phone (``pipeline-tall.svg``).
+
+    Args:
+        layout: "wide" (a page) or "tall" (a phone).
+        texts: the number of rated texts, to be named in the picture.
+
+    Raises:
+        ValueError: for another layout.
+    """
+    if layout not in ("wide", "tall"):
+        raise ValueError(f"layout: expected 'wide' or 'tall', got {layout!r}")
+    svg = Path(__file__).with_name(f"pipeline-{layout}.svg").read_text(encoding="utf-8")
+    if texts is not None:
+        svg = svg.replace(_SUBTITLE, f">{texts:,} texts, none in two parts<")
+    return Drawing(svg, _ALT)

@@ -1,7 +1,8 @@
 """The sampling engine: one way to continue texts, for rollouts, evaluation, serving and the command line.
 
 :func:`decode` is the loop; :func:`sample` collects it into a :class:`~rlhf_lite.types.Rollout`, and
-:func:`stream` turns it into text while it runs, for the demo and the server.
+:func:`stream` turns it into text while it runs, for the demo and the server. :class:`TextStream` is the way
+from tokens to text, piece by piece, up to the strings that end a text.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.rollout.decoder import Prepared, prepare
 from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, uniforms
-from rlhf_lite.rollout.text import TextStream
 from rlhf_lite.types import Rollout
 
-__all__ = ["DecodeStep", "TextPiece", "decode", "join", "row_seeds", "sample", "stream"]
+__all__ = ["DecodeStep", "TextPiece", "TextStream", "cut_at_stop", "decode", "find_stop", "join", "row_seeds",
+           "sample", "stream"]
+# What decoders write for bytes that are not (or not yet) a character, and how many of them one character
+# that lacks its last byte can leave behind.
+_BROKEN, _LONGEST = "\N{REPLACEMENT CHARACTER}", 3
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,7 @@ def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
         temperature: divides the logits; 0 is greedy decoding, which gives its token probability 1.
         top_k, top_p, min_p, repetition_penalty: see :class:`rlhf_lite.rollout.draw.LogitRules`.
         stop: strings that end a row as soon as its text holds one of them. The tokens up to and including the
-            one that completes the string are kept and count; cut the decoded text with
-            :func:`rlhf_lite.rollout.text.cut_at_stop`.
+            one that completes the string are kept and count; cut the decoded text with :func:`cut_at_stop`.
         tokenizer: needed for ``stop`` only.
         repeats: continuations per prompt. A prompt is read once; its rows are adjacent in the result.
         on_token: called with the number of decoded positions, for progress bars.
@@ -191,6 +194,84 @@ def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
     return Rollout(prompt_ids=prompt_ids.repeat_interleave(repeats, dim=0),
                    prompt_mask=prompt_mask.repeat_interleave(repeats, dim=0), response_ids=tokens,
                    response_mask=mask, logps=logps, ended=ended)
+
+
+def find_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first of the stop strings begins in ``text``; None if there is none."""
+    places = [place for place in map(text.find, stop) if place >= 0]
+    return min(places, default=None)
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """``text`` before the first stop string."""
+    return text[: find_stop(text, stop)]
+
+
+class TextStream:
+    """The text of one continuation while its tokens arrive.
+
+    A token may end within a character, or within a stop string. What :meth:`push` returns is final: together
+    with :meth:`finish` the pieces are ``tokenizer.decode`` of all tokens (special tokens left out), cut
+    before the first stop string.
+
+    Args:
+        tokenizer: decodes the tokens.
+        stop: strings that end the text. They are looked for in the text, so that a token may hold the end of
+            one and more, and several tokens may make up one. Special tokens have no text: give their ids as
+            end tokens instead.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str] = ()) -> None:
+        if isinstance(stop, str) or not all(stop):
+            raise ValueError(f"stop must be a list of strings that are not empty, got {stop!r}")
+        self.stopped = False
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        self._reach = max(map(len, self._stop), default=1) - 1  # a stop string may begin this far back
+        # Tokens from here on are decoded again: those of the last complete piece, for the space before a word
+        # depends on its left neighbour, and the new ones. `_done` characters of their text are known already.
+        self._window: list[int] = []
+        self._fresh, self._done = 0, 0
+        self._tail = ""  # known text that may be the beginning of a stop string
+
+    def push(self, token: int) -> str:
+        """Take the next token; returns the text that is certain now, often nothing or more than a token's."""
+        self._window.append(token)
+        text = self._decode(self._window)
+        whole = text.rstrip(_BROKEN)
+        if broken := len(text) - len(whole):
+            whole = text[: len(text) - min(broken, _LONGEST)]
+        piece = whole[self._done :]
+        self._done = max(self._done, len(whole))
+        if not broken and piece:
+            del self._window[: self._fresh]
+            self._fresh, self._done = len(self._window), len(self._decode(self._window))
+        return self._release(piece)
+
+    def finish(self) -> str:
+        """No more tokens: the text that was held back. Nothing after a stop string."""
+        if self.stopped:
+            return ""
+        rest = self._release(self._decode(self._window)[self._done :])
+        rest, self._tail = rest + ("" if self.stopped else self._tail), ""
+        return rest
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _release(self, piece: str) -> str:
+        """Hold back what may become a stop string; end the text at a whole one."""
+        text = self._tail + piece
+        place = find_stop(text, self._stop)
+        if place is not None:
+            self.stopped, self._tail = True, ""
+            return text[:place]
+        begins = (n for n in range(min(self._reach, len(text)), 0, -1) if self._may_begin(text[-n:]))
+        held = next(begins, 0)
+        self._tail = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def _may_begin(self, end: str) -> bool:
+        return any(stop.startswith(end) for stop in self._stop)
 
 
 def _stops(texts: Sequence[TextStream], pieces: dict[int, str]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import llama, naive_logps
 
-from rlhf_lite.evaluation.coherence import coherence, other_rows
 from rlhf_lite.evaluation.eval_policy import Network
+from rlhf_lite.evaluation.text_metrics import coherence, other_rows
 
 LIKELY, UNLIKELY = np.log(0.5), np.log(0.05)
 

@@ -13,8 +13,7 @@ from tiny_models import byte_tokenizer, llama
 
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.rollout.decoder import Generic, prepare
-from rlhf_lite.rollout.sampler import row_seeds, sample, stream
-from rlhf_lite.rollout.text import cut_at_stop
+from rlhf_lite.rollout.sampler import cut_at_stop, row_seeds, sample, stream
 
 TOKENIZER = byte_tokenizer()
 END = TOKENIZER.eos_token_id

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer
 
-from rlhf_lite.rollout.text import TextStream, cut_at_stop, find_stop
+from rlhf_lite.rollout.sampler import TextStream, cut_at_stop, find_stop
 
 BYTES = byte_tokenizer()
 BROKEN = "\N{REPLACEMENT CHARACTER}"

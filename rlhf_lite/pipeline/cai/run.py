@@ -18,7 +18,7 @@ from typing import Any
 
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.constitutional import Constitution, PolicyWriter, default_constitution, load_constitution
-from rlhf_lite.constitutional.prompts import load_prompts
+from rlhf_lite.constitutional.principles import load_prompts
 from rlhf_lite.constitutional.revise import revise
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair

@@ -14,5 +14,11 @@ its solution and the known mistakes.
 from __future__ import annotations
 
 from rlhf_lite.teaching.exercises.core import CheckResult, ExerciseFailed, check
-from rlhf_lite.teaching.exercises.loading import ExerciseDataError, exercise_names, get_exercise
-from rlhf_lite.teaching.exercises.records import Case, Exercise, WrongAnswer
+from rlhf_lite.teaching.exercises.loading import (
+    Case,
+    Exercise,
+    ExerciseDataError,
+    WrongAnswer,
+    exercise_names,
+    get_exercise,
+)

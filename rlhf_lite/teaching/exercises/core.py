@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_lite.teaching.exercises.loading import get_exercise
+from rlhf_lite.teaching.exercises.loading import Case, Exercise, get_exercise
 from rlhf_lite.teaching.exercises.notation import shape_of
-from rlhf_lite.teaching.exercises.records import Case, Exercise
 
 NOT_SOLVED = "not solved yet"
 

@@ -1,4 +1,4 @@
-"""Exercises from their files: ``data/chapter05.yaml`` for the texts, ``chapters/chapter05.py`` for the code.
+"""Exercises: what one is, and how it is read from ``data/chapter05.yaml`` and ``chapters/chapter05.py``.
 
 A chapter is read when the first of its exercises is asked for. What is wrong in a file is reported with the
 exercise and the field.
@@ -10,8 +10,9 @@ import difflib
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib.resources import files
 from types import ModuleType, SimpleNamespace
@@ -21,10 +22,55 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from rlhf_lite.teaching.exercises.notation import build, read, read_answer
-from rlhf_lite.teaching.exercises.records import Case, Exercise, WrongAnswer
 
+# What an exercise may ask for: a number, a choice, or a tensor written as nested lists.
+Answer = float | str | Sequence[Any]
+# By exercise: the known wrong solutions, by the name that the data file explains.
+Mistakes = dict[str, dict[str, Callable[..., Any]]]
 _DATA = files(__package__).joinpath("data")
 _NAME = re.compile(r"^(\w+):[ ]*$", re.MULTILINE)  # an exercise's key stands at the beginning of its line
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input to try, with an answer that was worked out by hand.
+
+    Attributes:
+        title: what is hard about this input, completing "the case with ...".
+        inputs: builds the arguments (a function, so that torch is imported only when a check runs).
+        expected: the right answer: a number, a text (a choice), or nested lists of numbers for a tensor.
+        hint: one or two sentences for a reader whose answer differs and fits no known misconception.
+    """
+
+    title: str
+    inputs: Callable[[], tuple[Any, ...]]
+    expected: Answer
+    hint: str
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """A well-known wrong solution and the sentence that clears up the misunderstanding behind it."""
+
+    name: str
+    function: Callable[..., Any]
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: what it asks, how it is tried, what people get wrong, and a solution that passes."""
+
+    name: str
+    title: str
+    chapter: str
+    difficulty: str
+    minutes: int
+    cases: tuple[Case, ...]
+    wrong_answers: tuple[WrongAnswer, ...]
+    solution: Callable[..., Any]
+    praise: str
+    tolerance: float = 1e-5
 
 
 class ExerciseDataError(ValueError):

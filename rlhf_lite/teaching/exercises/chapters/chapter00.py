@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 

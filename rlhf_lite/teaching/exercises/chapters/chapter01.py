@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 

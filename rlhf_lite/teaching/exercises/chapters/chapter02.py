@@ -8,7 +8,7 @@ from math import comb
 from statistics import fmean as mean
 from typing import TYPE_CHECKING
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -199,9 +199,8 @@ MISTAKES["leaked_share"] = {
     "only the chosen texts": _only_the_chosen,
     "both texts have to be known": lambda train, test: _leaked(_texts(train), test, all) if test else 0.0,
     "exact comparison": _exact_comparison,
-    "a share of texts": lambda train, test: (
-        _leaked(_texts(train), [[text] for pair in test for text in pair]) if test else 0.0
-    ),
+    "a share of texts": lambda train, test:
+        _leaked(_texts(train), [[text] for pair in test for text in pair]) if test else 0.0,
     "a share of the training pairs": lambda train, test: leaked_share(test, train),
     "no test pairs forgotten": lambda train, test: _leaked(_texts(train), test),
 }

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 Parts = list[Tensor]
 MISTAKES: Mistakes = {}
@@ -33,14 +33,12 @@ MISTAKES["completion_mask"] = {
     "the end token dropped": lambda ids, p, end: _after(ids, p) & (ids != end),
     "padding counted": lambda ids, p, end: _after(ids, p),
     "the prompt counted": lambda ids, p, end: _up_to_the_first((ids == end) & _after(ids, p)),
-    "an end token of the prompt ends the text": lambda ids, p, end: (
-        _after(ids, p) & _up_to_the_first(ids == end)
-    ),
+    "an end token of the prompt ends the text": lambda ids, p, end:
+        _after(ids, p) & _up_to_the_first(ids == end),
     "one position too early": lambda ids, p, end: completion_mask(ids, p - 1, end),
     "one position too late": lambda ids, p, end: completion_mask(ids, p, end) & _after(ids, p + 1),
-    "the last position dropped": lambda ids, p, end: (
-        completion_mask(ids, p, end) & (torch.arange(ids.shape[1]) < ids.shape[1] - 1)
-    ),
+    "the last position dropped": lambda ids, p, end:
+        completion_mask(ids, p, end) & (torch.arange(ids.shape[1]) < ids.shape[1] - 1),
     "the mask inverted": lambda ids, p, end: ~completion_mask(ids, p, end),
 }
 
@@ -78,13 +76,11 @@ MISTAKES["accumulated_loss"] = {
     "a mean over texts": _mean_of_texts,
     "weighted by the number of texts": _weighted_by_texts,
     "padding counted": lambda losses, masks: accumulated_loss(losses, [m >= 0 for m in masks]),
-    "divided by the padded size": lambda losses, masks: (
-        sum(_sums(losses, masks)) / sum(m.numel() for m in masks)
-    ),
+    "divided by the padded size": lambda losses, masks:
+        sum(_sums(losses, masks)) / sum(m.numel() for m in masks),
     "divided by the number of texts": lambda losses, masks: sum(_sums(losses, masks)) / sum(map(len, losses)),
-    "multiplying by the mask": lambda losses, masks: (
-        sum(float((x * m).sum()) for x, m in zip(losses, masks, strict=True)) / sum(_counts(masks))
-    ),
+    "multiplying by the mask": lambda losses, masks:
+        sum(float((x * m).sum()) for x, m in zip(losses, masks, strict=True)) / sum(_counts(masks)),
 }
 
 
@@ -146,9 +142,8 @@ MISTAKES["packed_attention"] = {
     "within texts, but not causal": _same,
     "transposed": lambda texts: packed_attention(texts).T,
     "not even oneself": lambda texts: _same(texts) & _causal(texts).tril(-1),
-    "padding blotted out": lambda texts: (
-        packed_attention(texts) & (texts >= 0)[:, None] & (texts >= 0)[None, :]
-    ),
+    "padding blotted out": lambda texts:
+        packed_attention(texts) & (texts >= 0)[:, None] & (texts >= 0)[None, :],
     "earlier texts allowed": lambda texts: (texts[:, None] >= texts[None, :]) & _causal(texts),
     "the neighbour only": lambda texts: packed_attention(texts).triu(-1),
     "the mask inverted": lambda texts: ~packed_attention(texts),

@@ -6,7 +6,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +30,13 @@ def _update(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
 MISTAKES["lora_forward"] = {
     "the scale forgotten": lambda x, w, a, b, alpha: x @ w.T + _update(x, a, b),
     "alpha not divided by the rank": lambda x, w, a, b, alpha: x @ w.T + alpha * _update(x, a, b),
-    "divided by the square root": lambda x, w, a, b, alpha: (
-        x @ w.T + alpha / a.shape[0] ** 0.5 * _update(x, a, b)
-    ),
+    "divided by the square root": lambda x, w, a, b, alpha:
+        x @ w.T + alpha / a.shape[0] ** 0.5 * _update(x, a, b),
     "the base layer forgotten": lambda x, w, a, b, alpha: _scale(a, alpha) * _update(x, a, b),
-    "the scale on the base layer too": lambda x, w, a, b, alpha: (
-        _scale(a, alpha) * (x @ w.T + _update(x, a, b))
-    ),
-    "the rank read from the wrong axis": lambda x, w, a, b, alpha: (
-        x @ w.T + alpha / a.shape[1] * _update(x, a, b)
-    ),
+    "the scale on the base layer too": lambda x, w, a, b, alpha:
+        _scale(a, alpha) * (x @ w.T + _update(x, a, b)),
+    "the rank read from the wrong axis": lambda x, w, a, b, alpha:
+        x @ w.T + alpha / a.shape[1] * _update(x, a, b),
     "the weight not transposed": lambda x, w, a, b, alpha: x @ w + _scale(a, alpha) * _update(x, a, b),
     "A and B swapped": lambda x, w, a, b, alpha: x @ w.T + _scale(a, alpha) * (x @ b) @ a,
 }
@@ -57,9 +54,8 @@ MISTAKES["lora_parameters"] = {
     "one layer": lambda shapes, rank, layers: lora_parameters(shapes, rank, 1),
     "square matrices": lambda shapes, rank, layers: layers * sum(2 * rank * o for o, i in shapes),
     "the product as stored": lambda shapes, rank, layers: layers * sum(rank * o * i for o, i in shapes),
-    "base and adapter together": lambda shapes, rank, layers: (
-        layers * sum(rank * (o + i) + o * i for o, i in shapes)
-    ),
+    "base and adapter together": lambda shapes, rank, layers:
+        layers * sum(rank * (o + i) + o * i for o, i in shapes),
     "bytes": lambda shapes, rank, layers: 4 * lora_parameters(shapes, rank, layers),
 }
 
@@ -94,17 +90,14 @@ MISTAKES["bits_per_parameter"] = {
     "the constants forgotten": lambda bits, block, constant, outer: bits,
     "the outer constants forgotten": lambda bits, block, constant, outer: bits + constant / block,
     "constants not shared by the block": lambda bits, block, constant, outer: bits + constant + _outer(outer),
-    "outer constants shared by constants only": lambda bits, block, constant, outer: (
-        bits + constant / block + _outer(outer)
-    ),
-    "outer block counted in numbers": lambda bits, block, constant, outer: (
-        bits + constant / block + block * _outer(outer)
-    ),
+    "outer constants shared by constants only": lambda bits, block, constant, outer:
+        bits + constant / block + _outer(outer),
+    "outer block counted in numbers": lambda bits, block, constant, outer:
+        bits + constant / block + block * _outer(outer),
     "bytes": lambda bits, block, constant, outer: bits_per_parameter(bits, block, constant, outer) / 8,
     "always a float32 constant": lambda bits, block, constant, outer: bits + 32 / block,
-    "division by the missing level": lambda bits, block, constant, outer: (
-        bits + constant / block + 32 / (block * outer)
-    ),
+    "division by the missing level": lambda bits, block, constant, outer:
+        bits + constant / block + 32 / (block * outer),
 }
 
 REFUSED = "refused"
@@ -136,15 +129,12 @@ MISTAKES["read_learning_rate"] = {
     "float(value) and nothing else": float,
     "whatever float() can read": lambda value: _float(value) if 0 < _float(value) < math.inf else REFUSED,
     "floats only": lambda value: read_learning_rate(value) if isinstance(value, float) else REFUSED,
-    "negative numbers accepted": lambda value: (
-        _float(value) if math.isfinite(_float(value)) and not isinstance(value, bool) else REFUSED
-    ),
-    "zero accepted": lambda value: (
-        0.0 if value == 0 and not isinstance(value, bool) else read_learning_rate(value)
-    ),
+    "negative numbers accepted": lambda value:
+        _float(value) if math.isfinite(_float(value)) and not isinstance(value, bool) else REFUSED,
+    "zero accepted": lambda value:
+        0.0 if value == 0 and not isinstance(value, bool) else read_learning_rate(value),
     "infinity accepted": lambda value: value if value == math.inf else read_learning_rate(value),
-    "the text returned as it is": lambda value: (
-        value if isinstance(value, str) and _accepted(value) else read_learning_rate(value)
-    ),
+    "the text returned as it is": lambda value:
+        value if isinstance(value, str) and _accepted(value) else read_learning_rate(value),
     "a default in silence": lambda value: read_learning_rate(value) if _accepted(value) else 1e-3,
 }

@@ -7,7 +7,7 @@ from itertools import combinations
 from statistics import fmean as mean
 from typing import TYPE_CHECKING
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 if TYPE_CHECKING:
     from torch import Tensor

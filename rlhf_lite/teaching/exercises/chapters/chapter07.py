@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 
@@ -25,9 +25,8 @@ MISTAKES["tilted_law"] = {
     "a probability added to a logarithm": lambda q, r, beta: (q + r / beta).softmax(-1),
     "the sign of the reward": lambda q, r, beta: (q.log() - r / beta).softmax(-1),
     "not normalised": lambda q, r, beta: (q.log() + r / beta - (r / beta).amax(-1, keepdim=True)).exp(),
-    "normalised over all prompts": lambda q, r, beta: (
-        (q.log() + r / beta).flatten().softmax(-1).reshape(q.shape)
-    ),
+    "normalised over all prompts": lambda q, r, beta:
+        (q.log() + r / beta).flatten().softmax(-1).reshape(q.shape),
     "normalised along the wrong axis": lambda q, r, beta: (q.log() + r / beta).softmax(0),
     "a small number under the logarithm": lambda q, r, beta: ((q + 1e-8).log() + r / beta).softmax(-1),
     "the best text only": lambda q, r, beta: one_hot(r.argmax(-1), r.shape[-1]).double(),
@@ -47,9 +46,8 @@ def _kl(p: Tensor, q: Tensor) -> float:
 MISTAKES["best_value"] = {
     "beta missing outside": lambda q, r, beta: (q.log() + r / beta).logsumexp(-1),
     "the reward of the best policy": lambda q, r, beta: (tilted_law(q, r, beta) * r).sum(),
-    "the price missing before the KL": lambda q, r, beta: (
-        (tilted_law(q, r, beta) * r).sum() - _kl(tilted_law(q, r, beta), q)
-    ),
+    "the price missing before the KL": lambda q, r, beta:
+        (tilted_law(q, r, beta) * r).sum() - _kl(tilted_law(q, r, beta), q),
     "the highest reward": lambda q, r, beta: r.max(),
     "the reference's reward": lambda q, r, beta: (q * r).sum(),
     "the reference forgotten": lambda q, r, beta: beta * (r / beta).logsumexp(-1),
@@ -78,9 +76,8 @@ MISTAKES["share_reached"] = {
     "a plain ratio": lambda p, q, r, beta: _objective(p, q, r, beta) / best_value(q, r, beta),
     "the KL forgotten": lambda p, q, r, beta: _share_of_gain(float((p * r).sum()), q, r, beta),
     "the share of the highest reward": lambda p, q, r, beta: ((p - q) * r).sum() / (r.max() - (q * r).sum()),
-    "the share of the optimum's reward": lambda p, q, r, beta: (
-        ((p - q) * r).sum() / ((tilted_law(q, r, beta) - q) * r).sum()
-    ),
+    "the share of the optimum's reward": lambda p, q, r, beta:
+        ((p - q) * r).sum() / ((tilted_law(q, r, beta) - q) * r).sum(),
     "a price of 1": lambda p, q, r, beta: share_reached(p, q, r, 1.0),
     "clipped to between 0 and 1": lambda p, q, r, beta: min(1.0, max(0.0, share_reached(p, q, r, beta))),
     "NaN from zero probabilities": lambda p, q, r, beta: _share_of_gain(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 
@@ -62,13 +62,11 @@ MISTAKES["clipped_loss"] = {
     "maximum instead of minimum": _of_ratios(lambda r, c, a: -torch.maximum(r * a, c * a)),
     "always clipped": _of_ratios(lambda r, c, a: -c * a),
     "never clipped": _of_ratios(lambda r, c, a: -r * a),
-    "the log-ratio clipped": lambda logp, old, a, clip: (
-        -torch.minimum((logp - old).exp() * a, (logp - old).clamp(-clip, clip).exp() * a)
-    ),
+    "the log-ratio clipped": lambda logp, old, a, clip:
+        -torch.minimum((logp - old).exp() * a, (logp - old).clamp(-clip, clip).exp() * a),
     "the ratio upside down": lambda logp, old, a, clip: clipped_loss(old, logp, a, clip),
-    "the product clipped": lambda logp, old, a, clip: (
-        -torch.minimum((logp - old).exp() * a, ((logp - old).exp() * a).clamp(1 - clip, 1 + clip))
-    ),
+    "the product clipped": lambda logp, old, a, clip:
+        -torch.minimum((logp - old).exp() * a, ((logp - old).exp() * a).clamp(1 - clip, 1 + clip)),
     "no ratio at all": lambda logp, old, a, clip: -logp * a,
     "one number": lambda logp, old, a, clip: clipped_loss(logp, old, a, clip).mean(),
 }
@@ -125,23 +123,19 @@ def _last(mask: Tensor) -> Tensor:
 
 
 MISTAKES["kl_rewards"] = {
-    "the score in the last column": lambda p, q, s, m, b: (
-        -b * (p - q) * m + pad(s[:, None], (m.shape[1] - 1, 0))
-    ),
+    "the score in the last column": lambda p, q, s, m, b:
+        -b * (p - q) * m + pad(s[:, None], (m.shape[1] - 1, 0)),
     "the score on every token": lambda p, q, s, m, b: (s[:, None] - b * (p - q)) * m,
     "the score shared out": lambda p, q, s, m, b: (s[:, None] / m.sum(1, keepdim=True) - b * (p - q)) * m,
     "a bonus for drift": lambda p, q, s, m, b: b * (p - q) * m + _last(m) * s[:, None],
     "beta forgotten": lambda p, q, s, m, b: kl_rewards(p, q, s, m, 1.0),
-    "no penalty where the score is": lambda p, q, s, m, b: (
-        -b * (p - q) * (m & ~_last(m)) + _last(m) * s[:, None]
-    ),
-    "the penalty all at the end": lambda p, q, s, m, b: (
-        _last(m) * (s[:, None] - b * ((p - q) * m).sum(1, keepdim=True))
-    ),
+    "no penalty where the score is": lambda p, q, s, m, b:
+        -b * (p - q) * (m & ~_last(m)) + _last(m) * s[:, None],
+    "the penalty all at the end": lambda p, q, s, m, b:
+        _last(m) * (s[:, None] - b * ((p - q) * m).sum(1, keepdim=True)),
     "padding pays too": lambda p, q, s, m, b: -b * (p - q) + _last(m) * s[:, None],
-    "the score at the first token": lambda p, q, s, m, b: (
-        -b * (p - q) * m + (m.cumsum(1) == 1) * m * s[:, None]
-    ),
+    "the score at the first token": lambda p, q, s, m, b:
+        -b * (p - q) * m + (m.cumsum(1) == 1) * m * s[:, None],
 }
 
 

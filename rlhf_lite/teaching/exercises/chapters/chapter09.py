@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 
@@ -39,9 +39,8 @@ MISTAKES["ppo_token_rewards"] = {
         _penalty(p, q, m, b), m.sum(1) - 1, s
     ),
     "the score on every token": lambda p, q, s, m, b: _penalty(p, q, m, b) + m * s[:, None],
-    "the score spread over the tokens": lambda p, q, s, m, b: (
-        _penalty(p, q, m, b) + m * (s / m.sum(1))[:, None]
-    ),
+    "the score spread over the tokens": lambda p, q, s, m, b:
+        _penalty(p, q, m, b) + m * (s / m.sum(1))[:, None],
     "the sign of the penalty": lambda p, q, s, m, b: ppo_token_rewards(p, q, s, m, -b),
     "the mask forgotten": lambda p, q, s, m, b: _with_score(-b * (p - q), _last(m), s),
     "the whole KL on the last token": lambda p, q, s, m, b: _with_score(
@@ -62,9 +61,8 @@ def _unexplained(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
 
 MISTAKES["explained_variance"] = {
     "the mean square for the variance": lambda v, r, m: 1 - ((r - v)[m] ** 2).mean() / r[m].var(correction=0),
-    "the squared correlation": lambda v, r, m: (
-        torch.corrcoef(torch.stack([v[m], r[m]]))[0, 1].nan_to_num(0.0) ** 2
-    ),
+    "the squared correlation": lambda v, r, m:
+        torch.corrcoef(torch.stack([v[m], r[m]]))[0, 1].nan_to_num(0.0) ** 2,
     "the variance of the values": lambda v, r, m: v[m].var() / r[m].var(),
     "the mask forgotten": lambda v, r, m: 1 - (r - v).var() / r.var(),
     "standard deviations": lambda v, r, m: 1 - _unexplained(v, r, m).sqrt(),

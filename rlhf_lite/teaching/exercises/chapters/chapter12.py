@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 
@@ -35,9 +35,8 @@ MISTAKES["dpo_batch_loss"] = {
     "the mean over tokens": lambda p, q, m, b: -logsigmoid(b * _gaps(_log_ratios(p, q, m) / m.sum(1))),
     "the mask forgotten": lambda p, q, m, b: -logsigmoid(b * _gaps((p - q).sum(1))),
     "chosen and rejected exchanged": lambda p, q, m, b: dpo_batch_loss(q, p, m, b),
-    "neighbours taken for pairs": lambda p, q, m, b: (
-        -logsigmoid(-b * _log_ratios(p, q, m).view(-1, 2).diff().squeeze(1))
-    ),
+    "neighbours taken for pairs": lambda p, q, m, b:
+        -logsigmoid(-b * _log_ratios(p, q, m).view(-1, 2).diff().squeeze(1)),
     "the reference forgotten": lambda p, q, m, b: dpo_batch_loss(p, 0 * q, m, b),
     "beta forgotten": lambda p, q, m, b: dpo_batch_loss(p, q, m, 1.0),
     "beta outside": lambda p, q, m, b: b * dpo_batch_loss(p, q, m, 1.0),
@@ -85,9 +84,8 @@ MISTAKES["dpo_gradient"] = {
     "beta forgotten in front": lambda pw, pl, qw, ql, b: _pushes(_sigmoid(-b * _margin(pw, pl, qw, ql))),
     "beta forgotten inside": lambda pw, pl, qw, ql, b: _pushes(b * _sigmoid(-_margin(pw, pl, qw, ql))),
     "the signs exchanged": lambda pw, pl, qw, ql, b: dpo_gradient(pw, pl, qw, ql, b)[::-1],
-    "each answer on its own": lambda pw, pl, qw, ql, b: (
-        [-b * _sigmoid(-b * (pw - qw)), b * _sigmoid(b * (pl - ql))]
-    ),
+    "each answer on its own": lambda pw, pl, qw, ql, b:
+        [-b * _sigmoid(-b * (pw - qw)), b * _sigmoid(b * (pl - ql))],
     "the rejected answer forgotten": lambda pw, pl, qw, ql, b: [dpo_gradient(pw, pl, qw, ql, b)[0], 0.0],
     "the reference forgotten": lambda pw, pl, qw, ql, b: dpo_gradient(pw, pl, 0.0, 0.0, b),
     "always half": lambda pw, pl, qw, ql, b: _pushes(b / 2),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 MISTAKES: Mistakes = {}
 
@@ -31,9 +31,8 @@ MISTAKES["robust_loss"] = {
     "flips ignored": lambda h, b, e: -logsigmoid(b * h),
     "beta in front": lambda h, b, e: b * robust_loss(h, 1.0, e),
     "the mean over the batch": lambda h, b, e: robust_loss(h, b, e).mean(),
-    "overflow": lambda h, b, e: (
-        (e * (-b * h).sigmoid().log() - (1 - e) * (b * h).sigmoid().log()) / (1 - 2 * e)
-    ),
+    "overflow": lambda h, b, e:
+        (e * (-b * h).sigmoid().log() - (1 - e) * (b * h).sigmoid().log()) / (1 - 2 * e),
 }
 
 
@@ -48,9 +47,8 @@ def _length(tokens: int, form: str) -> int:
 
 MISTAKES["ipo_target_gap"] = {
     "the win rate ignored": lambda tau, p, n, form: 0.5 / tau * _length(n, form),
-    "DPO's target": lambda tau, p, n, form: (
-        math.log(p / (1 - p)) / tau * _length(n, form) if 0 < p < 1 else math.inf
-    ),
+    "DPO's target": lambda tau, p, n, form:
+        math.log(p / (1 - p)) / tau * _length(n, form) if 0 < p < 1 else math.inf,
     "lengths forgotten": lambda tau, p, n, form: (p - 0.5) / tau,
     "divided by the length": lambda tau, p, n, form: (p - 0.5) / tau / _length(n, form),
     "tau multiplied": lambda tau, p, n, form: (p - 0.5) * tau * _length(n, form),

@@ -7,7 +7,7 @@ import re
 from statistics import fmean as mean
 from typing import TYPE_CHECKING
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,15 +58,12 @@ MISTAKES["keep_revision"] = {
     "a share of the revision's words": lambda before, after, shown: _judged(
         before, after, any(_shared(after, text) >= 0.8 * len({*_words(after)}) for text in shown)
     ),
-    "change found letter by letter": lambda before, after, shown: (
-        "unchanged" if after == before else keep_revision("", after, shown)
-    ),
-    "copies before changes": lambda before, after, shown: (
-        "copied" if _copied(after, shown) else _judged(before, after, False)
-    ),
-    "empty texts kept": lambda before, after, shown: (
-        keep_revision(before, after, shown) if _words(after) else "keep"
-    ),
+    "change found letter by letter": lambda before, after, shown:
+        "unchanged" if after == before else keep_revision("", after, shown),
+    "copies before changes": lambda before, after, shown:
+        "copied" if _copied(after, shown) else _judged(before, after, False),
+    "empty texts kept": lambda before, after, shown:
+        keep_revision(before, after, shown) if _words(after) else "keep",
 }
 
 

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Callable
 from statistics import mean, pvariance, variance
 
-from rlhf_lite.teaching.exercises.records import Mistakes
+from rlhf_lite.teaching.exercises.loading import Mistakes
 
 Row = list[float]
 Counts = list[int]
@@ -62,12 +62,10 @@ def _prompt_means(outcomes: Row, prompts: list[int]) -> Row:
 MISTAKES["error_by_prompt"] = {
     "every comparison on its own": lambda y, prompts: (variance(y) / len(y)) ** 0.5,
     "the formula of a coin": lambda y, prompts: (mean(y) * (1 - mean(y)) / len(y)) ** 0.5,
-    "divided by the number of comparisons": lambda y, prompts: (
-        (variance(_prompt_means(y, prompts)) / len(y)) ** 0.5
-    ),
-    "the variance with n": lambda y, prompts: (
-        (pvariance(_prompt_means(y, prompts)) / len(set(prompts))) ** 0.5
-    ),
+    "divided by the number of comparisons": lambda y, prompts:
+        (variance(_prompt_means(y, prompts)) / len(y)) ** 0.5,
+    "the variance with n": lambda y, prompts:
+        (pvariance(_prompt_means(y, prompts)) / len(set(prompts))) ** 0.5,
     "the spread itself": lambda y, prompts: variance(_prompt_means(y, prompts)) ** 0.5,
     "the root forgotten": lambda y, prompts: error_by_prompt(y, prompts) ** 2,
 }
@@ -133,9 +131,8 @@ def _differences(a: Counts, n: Counts, b: Counts, m: Counts) -> Row:
 
 MISTAKES["same_mix_difference"] = {
     "all in one pot": lambda a, n, b, m: sum(a) / sum(n) - sum(b) / sum(m),
-    "the first policy's mixture": lambda a, n, b, m: (
-        sum(map(operator.mul, n, _differences(a, n, b, m))) / sum(n)
-    ),
+    "the first policy's mixture": lambda a, n, b, m:
+        sum(map(operator.mul, n, _differences(a, n, b, m))) / sum(n),
     "the largest kind": lambda a, n, b, m: _differences(a, n, b, m)[
         max(range(len(n)), key=lambda kind: n[kind] + m[kind])
     ],
