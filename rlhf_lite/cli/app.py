@@ -7,31 +7,17 @@ Errors that a user can mend are printed as one message; ``--debug`` shows where 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from rlhf_lite.cli.common import (
-    MaxNewTokens,
-    OnError,
-    Output,
-    Resume,
-    SampleSeed,
-    Seed,
-    Settings,
-    SettingsFile,
-    Temperature,
-    red,
-    resumable,
-    settings_from,
-    typed_command,
-)
-from rlhf_lite.cli.eval import compare
 from rlhf_lite.errors import ConfigError, RlhfLiteError
 
 if TYPE_CHECKING:
@@ -45,8 +31,29 @@ app = typer.Typer(
 )
 
 
+# Options of several commands.
+_SETTINGS_HELP = "such as sft.steps=5; a run's config.yaml lists all"
+Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help=_SETTINGS_HELP)]
+SettingsFile = Annotated[Path | None, typer.Option("--config", "-c", help="settings, YAML")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the run")]
+Seed = Annotated[int | None, typer.Option("--seed", help="seeds everything random (same as seed=N)")]
+SampleSeed = Annotated[int, typer.Option("--seed", min=0, help="same seed, same texts")]
+Resume = Annotated[bool, typer.Option("--resume", help="continue a killed run where it stopped")]
+OnError = Annotated[Literal["raise", "skip"], typer.Option(help="stop at a broken row, or skip and list it")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="length limit, tokens")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")]
+
 Phase = StrEnum("Phase", "sft reward ppo dpo evaluation")  # typer takes no list of Literal
 Method = Literal["ppo", "dpo", "both"]
+ConfigT = TypeVar("ConfigT")
+
+MODEL_HELP = "a run, RUN/PHASE, a folder, a Hub id, smollm2; or NAME=MODEL"
+BASELINE_HELP = "NAME that win rates are against (default: the first)"
+REFERENCE_HELP = "NAME or MODEL that KL is from (default: the first one's base model)"
+REWARD_HELP = "run or reward model whose scores are shown too"
+JUDGE_HELP = "who decides win rates: gold, vader or reward (default: gold)"
+TIE_HELP = "smaller differences are ties, judge's unit"
+TOXICITY_HELP = "profanity-check (default), detoxify, or MODEL#LABEL"
 
 
 @app.callback(invoke_without_command=True)
@@ -171,7 +178,37 @@ def generate(
         typer.echo(text)
 
 
-app.command("eval")(compare)
+@app.command("eval")
+def compare(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
+    prompts: Annotated[str, typer.Option(help="text file, .jsonl file, or reviews (unseen openings)")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="folder for the report")],
+    limit: Annotated[int | None, typer.Option(min=1, help="at most this many prompts, spread evenly")] = None,
+    baseline: Annotated[str | None, typer.Option(help=BASELINE_HELP)] = None,
+    reference: Annotated[str | None, typer.Option(help=REFERENCE_HELP)] = None,
+    reward: Annotated[Path | None, typer.Option(help=REWARD_HELP)] = None,
+    gold: Annotated[bool, typer.Option(help="judge by a model of human ratings (reviews only)")] = True,
+    judge: Annotated[str | None, typer.Option(help=JUDGE_HELP)] = None,
+    tie_margin: Annotated[float, typer.Option(min=0.0, help=TIE_HELP)] = 0.0,
+    toxicity: Annotated[str | None, typer.Option(help=TOXICITY_HELP)] = None,
+    chat: Annotated[bool, typer.Option(help="put prompts into the chat template")] = False,
+    n_samples: Annotated[int, typer.Option("--n-samples", "-n", min=1, help="texts per prompt")] = 1,
+    max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
+    on_error: OnError = "raise",
+) -> None:
+    """Compare policies on the same prompts and seeds; writes a report with tables, plots and samples."""
+    from rlhf_lite.pipeline.compare import evaluate_models
+
+    metrics = evaluate_models(models, prompts, output, limit=limit, on_error=on_error, baseline=baseline,
+                              reference=reference, reward=reward, with_gold=gold, judge=judge,
+                              tie_margin=tie_margin, toxicity=toxicity, chat=chat, n_samples=n_samples,
+                              max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
+                              command=typed_command())
+    from rlhf_lite.evaluation.report.comparison import summary
+
+    for line in summary(metrics):
+        typer.echo(line)
+    typer.echo(f"Report: {output / 'report.html'}")
 
 
 @app.command()
@@ -239,6 +276,42 @@ def assets() -> None:
 
     for ensure in (ensure_ratings, ensure_model):
         typer.echo(str(ensure()))
+
+
+def settings_from(load: Callable[[Path | None, Sequence[str]], ConfigT], path: Path | None,
+                  overrides: Sequence[str] | None, **options: Path | str | int | None) -> ConfigT:
+    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
+    given = list(overrides or ())
+    for key, value in options.items():
+        if value is None:
+            continue
+        twice = [text for text in given if text.partition("=")[0].strip() == key]
+        if twice:
+            raise ConfigError([f"command line: got --{key} {value} and {twice[0]}; give one of them"])
+        given.append(f"{key}={value}")
+    return load(path, given)
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Within it, Ctrl-C says how to go on and ends with exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        red(f"Stopped. What was completed is in {folder}; the same command with --resume continues it.")
+        raise typer.Exit(130) from None
+
+
+def typed_command() -> str:
+    """What the user typed, for metrics.json; the program's own path does not matter."""
+    return shlex.join(["rlhf-lite", *sys.argv[1:]])
+
+
+def red(message: str) -> None:
+    """Print on standard error, in one line, nothing of it read as markup."""
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(message, style="bold red", markup=False, highlight=False)
 
 
 def _load(path: Path | None, overrides: Sequence[str] | None, **options: Any) -> PipelineConfig:

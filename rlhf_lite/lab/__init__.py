@@ -18,16 +18,20 @@ from rlhf_lite.lab.exact import (
     policy_objective,
     win_rates,
 )
-from rlhf_lite.lab.policies import ExactPolicy, TabularPolicy, chain, exact_gradient, next_token_logps
-from rlhf_lite.lab.rewards import REWARDS
-from rlhf_lite.lab.tiny import (
+from rlhf_lite.lab.policies import (
+    ExactPolicy,
+    TabularPolicy,
     TransformerPolicy,
+    chain,
+    exact_gradient,
+    next_token_logps,
     pretrain,
     pretrained_world,
     sequence_log_probs,
     sequence_probs,
     tiny_transformer,
 )
+from rlhf_lite.lab.rewards import REWARDS
 from rlhf_lite.lab.world import Evaluation, World, all_sequences, make_world
 
 __all__ = [

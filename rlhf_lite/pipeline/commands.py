@@ -19,11 +19,10 @@ from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import load_policy, resolve_model
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
-from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.context import Run, Texts
 from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.phases import run_reward
 from rlhf_lite.pipeline.run import prepare_folder
-from rlhf_lite.pipeline.sources import Texts
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info
 from rlhf_lite.training.reward import score_pairs

@@ -22,9 +22,8 @@ from rlhf_lite.models.policy import Policy, load_policy, resolve_model
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
-from rlhf_lite.pipeline.context import bar
+from rlhf_lite.pipeline.context import Texts, bar, review_texts
 from rlhf_lite.pipeline.judging import judge_reward_model
-from rlhf_lite.pipeline.sources import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
 _BINS = 5  # of the reliability diagram of the gold judge

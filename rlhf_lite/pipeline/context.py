@@ -6,8 +6,9 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +21,101 @@ from torch import Tensor
 
 from rlhf_lite.checkpoint import load_step, read_phase, save_step, saved_steps, verify_phase, write_phase
 from rlhf_lite.config import PipelineConfig
+from rlhf_lite.data import load_preferences, load_ratings, make_pairs, split_of, split_prompts, split_ratings
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
-from rlhf_lite.pipeline.sources import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.settings import Hooks, Resume, RunSettings, pick
+from rlhf_lite.types import Preference, Rating
 
 # What a run decided at its start and keeps.
 STATE_FILE = "state.json"
+_VALIDATION_TEXTS, _SCALE_TEXTS, _CHECK_TEXTS = 64, 200, 300
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What each phase may see. No text is in two of train, validation, test and gold.
+
+    Attributes:
+        sft_train: (prompt, completion) for supervised fine-tuning.
+        sft_validation: the same, for its held-out loss.
+        train_pairs: preferences for the reward model.
+        test_pairs: preferences for its accuracy.
+        ppo_prompts: prompts to sample from in PPO (training split).
+        test_prompts: prompts for the evaluation (test split).
+        scale_texts: human texts that fix the reward's zero and unit (validation split).
+        gold: rated texts, or preferences, for the gold judge alone.
+        gold_check: the same from the test split, to measure the judge's agreement with people.
+    """
+
+    sft_train: list[tuple[str, str]]
+    sft_validation: list[tuple[str, str]]
+    train_pairs: list[Preference]
+    test_pairs: list[Preference]
+    ppo_prompts: list[str]
+    test_prompts: list[str]
+    scale_texts: list[str]
+    gold: Sequence[Rating] | Sequence[Preference]
+    gold_check: Sequence[Rating] | Sequence[Preference]
+
+
+def thin(rows: list, n: int) -> list:
+    """At most ``n`` rows, spread evenly: the reviews are ordered, the first ones are all positive."""
+    return rows if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
+
+
+def review_texts(config: PipelineConfig) -> Texts:
+    """Texts from the human ratings of movie reviews."""
+    splits = split_ratings(load_ratings("movie"))
+    words = {"words_min": config.data.prompt_words_min, "words_max": config.data.prompt_words_max}
+    cut = {name: split_prompts(rows, **words, unique_prompts=name == "test") for name, rows in splits.items()}
+    reward = config.reward
+    test_prompts = [prompt for prompt, _ in cut["test"]]
+    return Texts(sft_train=cut["train"], sft_validation=thin(cut["validation"], _VALIDATION_TEXTS),
+                 train_pairs=make_pairs(splits["train"], n=reward.pairs, min_gap=reward.min_gap,
+                                        prompt_words=reward.prompt_words, seed=config.seed),
+                 test_pairs=make_pairs(splits["test"], n=reward.eval_pairs, min_gap=reward.eval_min_gap,
+                                       prompt_words=reward.prompt_words),
+                 ppo_prompts=[prompt for prompt, _ in cut["train"]],
+                 test_prompts=thin(test_prompts, config.evaluation.prompts),
+                 scale_texts=[rating.text for rating in thin(splits["validation"], _SCALE_TEXTS)],
+                 gold=thin(splits["gold"], config.evaluation.gold_texts),
+                 gold_check=thin(splits["test"], _CHECK_TEXTS))
+
+
+def preference_texts(config: PipelineConfig) -> Texts:
+    """Texts from a preference file: its chosen answers, its pairs and its prompts, split by prompt."""
+    records = load_preferences(config.data.source, on_error=config.data.on_error).records
+    splits: dict[str, list[Preference]] = {"train": [], "validation": [], "test": [], "gold": []}
+    for record in records:
+        splits[split_of(record.prompt or record.chosen)].append(record)
+    empty = [name for name, rows in splits.items() if not rows]
+    if empty:
+        raise ValueError(
+            f"{config.data.source} has {len(records)} usable rows, too few: the split by content leaves "
+            f"{', '.join(empty)} empty; a run needs at least some hundred different prompts"
+        )
+    prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
+    return Texts(sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
+                 sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
+                 train_pairs=thin(splits["train"], config.reward.pairs),
+                 test_pairs=thin(splits["test"], config.reward.eval_pairs), ppo_prompts=prompts["train"],
+                 test_prompts=thin(prompts["test"], config.evaluation.prompts),
+                 scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
+                 gold=thin(splits["gold"], config.evaluation.gold_texts),
+                 gold_check=thin(splits["test"], _CHECK_TEXTS))
+
+
+def run_texts(config: PipelineConfig) -> Texts:
+    """The texts of a run, from the human ratings or from the preference file that the settings name."""
+    if config.data.source == "reviews":
+        return review_texts(config)
+    if not Path(config.data.source).exists() and "/" not in config.data.source:
+        raise ValueError(f"data.source is {config.data.source!r}: "
+                         'neither "reviews" nor an existing file or folder nor a Hub id')
+    return preference_texts(config)
 
 
 class Run:
@@ -78,11 +165,9 @@ class Run:
         told, apart = model.config.to_dict(), ("transformers_version", "dtype")
         shape = {key: told[key] for key in told if not key.startswith("_") and key not in apart}
         first = model.get_input_embeddings().weight[:16].bfloat16().float().sum(1).tolist()
-        return {
-            "model": fingerprint([shape, [round(value, 3) for value in first]]),
-            "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
-            "lora": self.config.lora.model_dump(),
-        }
+        return {"model": fingerprint([shape, [round(value, 3) for value in first]]),
+                "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
+                "lora": self.config.lora.model_dump()}
 
     def checkpoints(self, phase: str) -> Path:
         """Where a phase keeps the states it can resume from."""

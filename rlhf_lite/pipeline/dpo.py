@@ -19,8 +19,7 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
 from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
 from rlhf_lite.pipeline import phases
-from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.sources import thin
+from rlhf_lite.pipeline.context import Run, thin
 from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps

@@ -22,11 +22,10 @@ from rlhf_lite.functional import PREFERENCE_LOSSES, PairLogps, PreferenceLoss, k
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.batches import BatchMeans, drawn_rows, micro_batches
 from rlhf_lite.training.pairs import JudgedAnswer, judged_from_pairs, mismatched
-from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.scoring import CompletionScorer, Reference
 from rlhf_lite.training.settings import OptimiserSettings, Resume, RunSettings
 from rlhf_lite.training.sft import Example
-from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
+from rlhf_lite.training.step import Optimisation, Progress, evaluating, require_frozen_trunk
 
 Data = Sequence[EncodedPair] | Sequence[JudgedAnswer]
 Tensors = dict[str, Tensor]

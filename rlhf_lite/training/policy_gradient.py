@@ -19,10 +19,9 @@ from rlhf_lite.functional import kl_estimate
 from rlhf_lite.models.policy import TokenScores
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.training.batches import batch_rows, micro_batches, minibatch_rows
-from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup, roll_out, trainable_module
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.step import Optimisation
+from rlhf_lite.training.step import Optimisation, Progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ from rlhf_lite.functional import bradley_terry_loss, centring_penalty
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.training.batches import BatchMeans, compute_by_length
 from rlhf_lite.training.pairs import TextPair
-from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
+from rlhf_lite.training.step import Optimisation, Progress, evaluating, require_frozen_trunk
 from rlhf_lite.types import Preference
 
 

@@ -17,9 +17,8 @@ from rlhf_lite.data.collate import pad_right
 from rlhf_lite.data.formatting import Template, chat_template, common_length
 from rlhf_lite.functional import masked_sum
 from rlhf_lite.models.policy import PolicyScorer
-from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
-from rlhf_lite.training.step import Optimisation, evaluating, require_frozen_trunk
+from rlhf_lite.training.step import Optimisation, Progress, evaluating, require_frozen_trunk
 from rlhf_lite.types import Message
 
 

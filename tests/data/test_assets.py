@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_lite.data.assets import convert, fetch
 from rlhf_lite.data.assets import ensure as assets
+from rlhf_lite.data.assets import fetch
 from rlhf_lite.data.assets.ensure import Asset, cache_dir, ensure, verify
 from rlhf_lite.data.assets.fetch import Archive
 from rlhf_lite.errors import AssetError
@@ -383,15 +383,15 @@ def test_the_archive_cannot_write_outside_its_folder(tmp_path: Path) -> None:
     outer = tmp_path / "outer.tar.gz"
     with tarfile.open(outer, "w:gz") as archive:
         for name, data in (
-            (convert.RATINGS_MEMBER, inner.getvalue()),
-            (convert.RATINGS_PREFIX + "LICENSE.txt", b"x"),
+            (assets.RATINGS_MEMBER, inner.getvalue()),
+            (assets.RATINGS_PREFIX + "LICENSE.txt", b"x"),
         ):
             member = tarfile.TarInfo(name)
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     target = tmp_path / "a" / "b"
     target.mkdir(parents=True)
-    convert.unpack_ratings(outer, target)
+    assets.unpack_ratings(outer, target)
     assert (target / "escaped_GroundTruth.txt").read_bytes() == b"out"
     assert not (tmp_path / "escaped_GroundTruth.txt").exists()
 

@@ -126,7 +126,7 @@ def test_reports(finished):
 
 
 def test_no_text_is_in_two_splits(settings):
-    from rlhf_lite.pipeline.sources import run_texts
+    from rlhf_lite.pipeline.context import run_texts
 
     texts = run_texts(settings())
     train = {p for p, _ in texts.sft_train} | set(texts.ppo_prompts) | {p.prompt for p in texts.train_pairs}

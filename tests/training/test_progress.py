@@ -24,9 +24,8 @@ from runners import (
 from safetensors.torch import load_file
 from torch import nn
 
-from rlhf_lite.training.progress import Progress
 from rlhf_lite.training.settings import EarlyStopping
-from rlhf_lite.training.step import Optimisation
+from rlhf_lite.training.step import Optimisation, Progress
 
 
 class Walk(nn.Module):

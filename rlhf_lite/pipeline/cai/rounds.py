@@ -1,4 +1,4 @@
-"""The chains of revisions and the answers of a constitutional run: on disk, and before their judges."""
+"""The chains of revisions and the answers of a constitutional run: on disk, judged, and in its report."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_lite.constitutional import PROBLEMS, Chain, RevisionStep, kept_words
+from rlhf_lite.constitutional import PROBLEMS, Chain, RevisionStep, kept_words, printable
 from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
+from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.evaluation.statistics import Interval, mean_ci, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.summary import perplexity
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
-from rlhf_lite.files import write_json_lines
+from rlhf_lite.files import write_json_lines, write_text
 
 # An answer is one line of a thread.
 LINE_END = ("\n",)
@@ -27,6 +28,10 @@ LINE_END = ("\n",)
 METHODS = ("likelihood", "pointwise", "pairwise")
 # From here on the toxicity judge calls a text toxic.
 TOXIC = 0.5
+# Rows and columns of the report.
+_TITLES = {"base": "start policy", "sft": "after SFT on revisions", "cai": "after DPO on AI feedback"}
+_MEASURES = ("toxicity", "toxic_fraction", "vader", "length_words", "kl_nats_per_seq", "distinct_2",
+             "perplexity_reference", "copied_fraction")
 
 
 def write_chains(path: Path, chains: Sequence[Chain]) -> None:
@@ -43,7 +48,7 @@ def read_chains(path: Path) -> list[Chain]:
     path = Path(path)
     path = path / "revise" / "chains.jsonl" if path.is_dir() else path
     chains = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
             steps = tuple(RevisionStep(**step) for step in row.pop("steps"))
@@ -51,7 +56,7 @@ def read_chains(path: Path) -> list[Chain]:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = f"is not a chain of revisions ({type(error).__name__}: {error})"
             fix = "make the file anew with rlhf-lite cai"
-            raise DataError(problem, file=str(path), row=number, fix=fix) from error
+            raise DataError(problem, file=str(path), row=line_number, fix=fix) from error
     return chains
 
 
@@ -131,18 +136,18 @@ def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     first = toxicity_scores([chain.first for chain in chains])
     # Chains of one prompt are one unit of chance; a chain without a prompt is its own.
-    groups = [chain.prompt or str(number) for number, chain in enumerate(chains)]
-    for number in range(lengths.pop() + 1):
-        texts = [chain.texts[number] for chain in chains]
+    groups = [chain.prompt or str(index) for index, chain in enumerate(chains)]
+    for index in range(lengths.pop() + 1):
+        texts = [chain.texts[index] for chain in chains]
         toxicity = toxicity_scores(texts)
-        row = {"round": number, "n": len(chains), "toxic_fraction": float((toxicity > TOXIC).mean())}
+        row = {"round": index, "n": len(chains), "toxic_fraction": float((toxicity > TOXIC).mean())}
         left = np.array([kept_words(chain.first, text) for chain, text in zip(chains, texts, strict=True)])
         for name, values in (("toxicity", toxicity), ("vader", vader_scores(texts)), ("kept_words", left)):
             row |= with_ends(name, mean_ci(values, groups=groups, seed=seed))
         row["words"] = float(np.mean([len(words(text)) for text in texts]))
         row["distinct_2"] = distinct_n(texts, 2)
-        if number:
-            steps = [chain.steps[number - 1] for chain in chains]
+        if index:
+            steps = [chain.steps[index - 1] for chain in chains]
             counts = Counter(step.problem for step in steps)
             row["problems"] = {name: counts[name] for name in PROBLEMS}
             row["kept"] = float(np.mean([step.kept for step in steps]))
@@ -150,3 +155,65 @@ def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
             row["minus_first"] = with_ends("toxicity", gap)
         rows.append(row)
     return rows
+
+
+def _cells(row: Mapping[str, Any], *names: str) -> list[str]:
+    """Values with their intervals."""
+    cells = []
+    for name in names:
+        ends = interval_text(row.get(f"{name}_ci95"))
+        value = "missing" if row.get(name) is None else number(row[name])
+        cells.append(f"{value} ({ends})" if ends else value)
+    return cells
+
+
+def _quoted(text: str) -> str:
+    """Text of a model in one line."""
+    return printable(" ".join(text.split())) or " "
+
+
+def _round(row: Mapping[str, Any]) -> list[str]:
+    problems = ", ".join(f"{name} {n}" for name, n in row.get("problems", {}).items() if n)
+    cells = _cells(row, "toxicity", "vader", "kept_words")
+    return [str(row["round"]), *cells, number(row["words"], 1), problems or "none"]
+
+
+def _method(name: str, row: Mapping[str, Any], used: str) -> list[str]:
+    agreement, gap = _cells(row, "agreement", "chosen_minus_rejected_toxicity")
+    return [name, "yes" if name == used else "no", str(row.get("pairs", 0)), str(row["n_clear_pairs"]),
+            agreement, gap]
+
+
+def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Path:
+    """Write ``report.md`` from ``metrics.json``, the chains and the samples of a run.
+
+    Args:
+        output: folder of the run.
+        metrics: the content of ``metrics.json``.
+        shown: chains and prompts that are shown as they are.
+    """
+    policies, feedback = metrics["policies"], metrics["feedback"]
+    counted = next(iter(policies.values()))
+    lines = (output / "samples.jsonl").read_text("utf-8").splitlines()[:shown]
+    context = {
+        "title": "Constitutional AI: report of a run", "subtitle": "", "footer": "is also in metrics.json.",
+        "metrics": metrics, "judge": Path(feedback["judge"]).name,
+        "n_prompts": counted["n_prompts"], "n_answers": counted["n_answers"],
+        "rounds": [_round(row) for row in metrics["rounds"]],
+        "feedback": [_method(name, feedback[name], feedback["method"])
+                     for name in METHODS if name in feedback],
+        "bias": feedback.get("pairwise"),
+        "policies": [[_TITLES[name], *_cells(row, *_MEASURES)] for name, row in policies.items()],
+        "differences": [[name.replace("_", " "), *_cells(row, "toxicity", "vader")]
+                        for name, row in metrics["comparisons"].items()],
+        "chains": [(_quoted(chain.first),
+                    [(step.principle, _quoted(step.revision), step.problem) for step in chain.steps])
+                   for chain in read_chains(output)[:shown]],
+        "samples": [(_quoted(row["prompt"].splitlines()[-2]),
+                     [(_TITLES[name], _quoted(answers[0]["text"]))
+                      for name, answers in row["policies"].items()])
+                    for row in map(json.loads, lines)],
+    }
+    path = output / "report.md"
+    write_text(path, render("report.md.j2", body="constitutional.j2", **context))
+    return path

@@ -30,7 +30,6 @@ from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai import rounds
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
-from rlhf_lite.pipeline.cai.report import write_report
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import train_on_pairs
 from rlhf_lite.pipeline.judging import write_samples
@@ -210,6 +209,6 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
         seconds={name: value and round(value, 1) for name, value in seconds.items()},
     )
     write_json(output / "metrics.json", metrics)
-    write_report(output, metrics, shown=config.evaluation.samples_shown)
+    rounds.write_report(output, metrics, shown=config.evaluation.samples_shown)
     run.log.close()
     return metrics
