@@ -61,10 +61,17 @@ def test_the_tree_names_every_room() -> None:
 
 
 def test_files_that_are_pointed_at_exist() -> None:
-    table = README.split("| looking for | open |", 1)[1].split("\n\n")[0]
-    for name in re.findall(r"`([\w/]+\.(?:py|yaml)|rlhf_lite/[\w/]+/)`", table):
-        if "NN" not in name:
-            assert (ROOT / name).exists() or list(PACKAGE.rglob(name)), name
+    """Each line names files first and what to look for in them second."""
+    table = README.split("| looking for | open", 1)[1].split("\n\n")[0]
+    for line in table.splitlines()[2:]:
+        names = re.findall(r"`([\w/]+\.(?:py|yaml))`", line)
+        assert names, line
+        paths = [path for name in names for path in (*PACKAGE.rglob(name), ROOT / name) if path.is_file()]
+        assert len(paths) >= len(names), line
+        text = "".join(path.read_text(encoding="utf-8") for path in paths)
+        for symbol in re.findall(r"`([A-Za-z_.]+)`", line):
+            if not symbol.endswith((".py", ".yaml")):
+                assert all(re.search(rf"\b(def|class) {part}\b", text) for part in symbol.split(".")), symbol
 
 
 def test_the_reading_path_has_the_lines_it_says() -> None:
