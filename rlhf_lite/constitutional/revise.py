@@ -144,11 +144,8 @@ def find_problem(principle: Principle, before: str, critique: str, revision: str
     # "It calls ..." and "It insults ..." begin a critique; a revision speaks of the film.
     verbs = {tuple(_words(text)[:2]) for text in critiques}
     echoes = [critique, *critiques, principle.critique_request, principle.revision_request]
-    if (
-        tuple(words[:2]) in verbs
-        or any(text and _likeness(words, _words(text)) >= 0.8 for text in echoes)
-        or revision.lower().startswith(_LABELS)
-    ):
+    if (tuple(words[:2]) in verbs or any(text and _likeness(words, _words(text)) >= 0.8 for text in echoes)
+            or revision.lower().startswith(_LABELS)):
         return ECHO
     if len(words) >= 6 and len({*words}) < len(words) / 2:
         return LOOP

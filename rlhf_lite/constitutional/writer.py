@@ -116,13 +116,10 @@ class PolicyWriter:
         ids, mask = pad_right(tails, self._tokenizer.pad_token_id)  # [B, T]
         read = body(input_ids=torch.tensor([head]), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(ids))
-        states = body(
-            input_ids=ids,
-            attention_mask=torch.cat([mask.new_ones(len(ids), len(head)), mask], dim=1).long(),
-            position_ids=(len(head) + torch.arange(ids.shape[1])).expand_as(ids),
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state  # [B, T, H]
+        whole = torch.cat([mask.new_ones(len(ids), len(head)), mask], dim=1).long()
+        states = body(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True,
+                      position_ids=(len(head) + torch.arange(ids.shape[1])).expand_as(ids),
+                      ).last_hidden_state  # [B, T, H]
         # The state before each token: the head's last one, then those of the tail itself.
         first = read.last_hidden_state[:, -1:].expand(len(ids), -1, -1)
         before = torch.cat([first, states[:, :-1]], dim=1)[mask]  # [N, H]

@@ -246,10 +246,8 @@ def _under_reference(reading: _Reading, judges: Judges, temperature: float,
     if temperature == 0:
         missing["kl"] = "greedy decoding gives its one text probability 1: the log-ratio says nothing"
     elif not same_vocabulary(policy.tokenizer, reference.tokenizer):
-        missing["kl"] = (
-            f"its vocabulary is not that of the reference {reference.name}: log-probabilities of different "
-            "tokens cannot be compared"
-        )
+        missing["kl"] = (f"its vocabulary is not that of the reference {reference.name}: log-probabilities "
+                         "of different tokens cannot be compared")
     asked = [] if "kl" in missing else [(policy, temperature), (reference, temperature)]
     asked.append((fluency, perplexity_temperature))
     here = [(reader.adapter, heat) for reader, heat in asked if reader.model is policy.model]

@@ -58,10 +58,8 @@ def read_prompts(source: str, *, limit: int | None = None,
         return Prompts(_thin(_review_prompts(), limit), BUILT_IN)
     path = Path(source)
     if not path.is_file():
-        raise DataError(
-            "is not there" if not path.exists() else "is not a file", file=str(source),
-            fix=f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews",
-        )
+        fix = f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews"
+        raise DataError("is not a file" if path.exists() else "is not there", file=str(source), fix=fix)
     parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else _filled
     texts, skipped = [], []
     for number, line in enumerate(_lines(path), start=1):

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from rlhf_lite.evaluation.answers import Answers, measure
+from rlhf_lite.evaluation.compare import compare, summarise
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge, judge_body
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import pair_quality
-from rlhf_lite.evaluation.summary import compare, summarise
 from rlhf_lite.files import atomic_file, write_json, write_json_lines
 from rlhf_lite.models.policy import Policy, load_policy
 from rlhf_lite.models.reward_model import RewardModel

@@ -27,12 +27,10 @@ INK, QUIET = "#26323D", "#8A949C"
 PANEL = (4.6, 2.9)  # inches: width and height of one panel
 DASHED: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (5, 3))}  # a line to compare with
 _SHEET = Path(__file__).with_name("rlhf_lite.mplstyle")
-_ALT = (
-    "Diagram: the human ratings are split into train, validation, test and gold. SFT and the reward model "
-    "learn from train and are watched on validation; PPO starts from the SFT policy, writes continuations of "
-    "train openings and is rewarded by the reward model; the evaluation uses test openings and a gold judge "
-    "fitted to the gold part."
-)
+_ALT = ("Diagram: the human ratings are split into train, validation, test and gold. SFT and the reward "
+        "model learn from train and are watched on validation; PPO starts from the SFT policy, writes "
+        "continuations of train openings and is rewarded by the reward model; the evaluation uses test "
+        "openings and a gold judge fitted to the gold part.")
 _SUBTITLE = ">no text is in two parts<"
 
 P = ParamSpec("P")

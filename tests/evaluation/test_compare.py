@@ -18,7 +18,7 @@ from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.answers import Answers
-from rlhf_lite.evaluation.compare import compare_policies
+from rlhf_lite.evaluation.compare import compare, compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network, PromptRows, encode_for
 from rlhf_lite.evaluation.report.comparison import (
     check_output,
@@ -29,7 +29,6 @@ from rlhf_lite.evaluation.report.comparison import (
 )
 from rlhf_lite.evaluation.report.figures import pareto
 from rlhf_lite.evaluation.statistics import length_controlled_win_rate, outcomes, share_ci
-from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.types import Rollout
 

@@ -171,19 +171,11 @@ def _on_pool(scores: NDArray[np.float64], gold: NDArray[np.float64], thresholds:
     gain = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, 0]) / unit, seed=seed)
     past_peak = bootstrap_mean_ci((by_gold[:, -1] - by_gold[:, before]) / unit, seed=seed)
     points = gain.estimate * unit
-    return [
-        Criterion(
-            "gain",
-            gain,
-            thresholds.gain,
-            f"best of {ns[-1]}: gold {points:+.2f} points = {gain.estimate:+.2f} standard deviations, "
-            f"{len(scores)} prompts",
-        ),
-        Criterion(
-            "overoptimisation", past_peak, thresholds.overoptimisation,
-            f"gold is highest at n = {ns[int(means.argmax())]}; here n = {ns[-1]} against n = {ns[before]}",
-        ),
-    ], curve
+    gained = (f"best of {ns[-1]}: gold {points:+.2f} points = {gain.estimate:+.2f} standard deviations, "
+              f"{len(scores)} prompts")
+    peak = f"gold is highest at n = {ns[int(means.argmax())]}; here n = {ns[-1]} against n = {ns[before]}"
+    return [Criterion("gain", gain, thresholds.gain, gained),
+            Criterion("overoptimisation", past_peak, thresholds.overoptimisation, peak)], curve
 
 
 @torch.no_grad()

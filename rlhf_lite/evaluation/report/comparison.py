@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_lite.errors import ComparisonError
-from rlhf_lite.evaluation.compare import Comparison
+from rlhf_lite.evaluation.compare import KIND, Comparison
 from rlhf_lite.evaluation.report import figures
 from rlhf_lite.evaluation.report.figures import SCORES
 from rlhf_lite.evaluation.report.render import get_path, integer, number, numeric, render, say
@@ -21,7 +21,6 @@ from rlhf_lite.evaluation.report.run import hardware_text
 from rlhf_lite.files import atomic_folder, write_bytes, write_json, write_json_lines, write_text
 from rlhf_lite.tracking import run_info
 
-KIND = "rlhf-lite comparison"
 _FILES = {"report.html", "report.md", "report.json", "samples.jsonl", "model_card.md", "figures"}
 _FIRST = 6
 _OPTIMISED = "†"
@@ -32,13 +31,10 @@ _SHOWN = {"gold": ("gold", 2), "vader": ("VADER", 2), "reward": ("reward model",
 _BUNDLED = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # metrics of a model card, as the Hub lists them
 _CARD = {
-    "gold_reward": "Gold reward (rating points)",
-    "vader": "VADER sentiment (-1 to 1)",
-    "kl_nats_per_seq": "KL from the reference (nats per sequence)",
-    "toxicity": "Toxicity (probability)",
+    "gold_reward": "Gold reward (rating points)", "vader": "VADER sentiment (-1 to 1)",
+    "kl_nats_per_seq": "KL from the reference (nats per sequence)", "toxicity": "Toxicity (probability)",
     "coherence_nats_per_token": "Coherence (nats per token)",
-    "perplexity_reference": "Perplexity under the reference",
-    "distinct_2": "Distinct-2 (fraction)",
+    "perplexity_reference": "Perplexity under the reference", "distinct_2": "Distinct-2 (fraction)",
 }
 
 
@@ -114,7 +110,7 @@ def _hub_id(policy: Any) -> str | None:
     """The base model as the Hub knows it; None for a local folder."""
     name = str(getattr(policy.model.config, "_name_or_path", "") or policy.model.config.name_or_path)
     if Path(name).name.lower() == "smollm2-135m-instruct":
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+        return _BUNDLED
     return name if name.count("/") == 1 and not Path(name).exists() else None
 
 
@@ -133,19 +129,13 @@ def sample_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """The content of ``samples.jsonl``: per answer the prompt, and every policy's text and scores."""
     samples = comparison.metrics["settings"]["n_samples"]
     return [
-        {
-            "prompt": comparison.prompts[row // samples],
-            "prompt_number": row // samples + 1,
-            "sample": row % samples + 1,
-            "policies": {
-                name: {
-                    "text": answers.texts[row], "tokens": int(answers.tokens[row]),
+        {"prompt": comparison.prompts[row // samples], "prompt_number": row // samples + 1,
+         "sample": row % samples + 1,
+         "policies": {
+             name: {"text": answers.texts[row], "tokens": int(answers.tokens[row]),
                     "ended": bool(answers.ended[row]),
-                    **{measure: _clean(float(values[row])) for measure, values in answers.scores.items()},
-                }
-                for name, answers in comparison.answers.items()
-            },
-        }
+                    **{measure: _clean(float(values[row])) for measure, values in answers.scores.items()}}
+             for name, answers in comparison.answers.items()}}
         for row in range(len(comparison.prompts) * samples)
     ]
 
@@ -163,10 +153,8 @@ def summary(metrics: Mapping[str, Any]) -> list[str]:
 def lead_sentences(metrics: Mapping[str, Any]) -> dict[str, str]:
     """Each policy against the baseline, in one sentence, by the deciding judge."""
     baseline, judge = metrics["settings"]["baseline"], metrics["settings"]["judge"]
-    return {
-        name: say("wins", name, baseline, SCORES[judge].title, entry.get(judge) or {})
-        for name, entry in metrics["versus_baseline"].items()
-    }
+    return {name: say("wins", name, baseline, SCORES[judge].title, entry.get(judge) or {})
+            for name, entry in metrics["versus_baseline"].items()}
 
 
 def report_context(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -180,31 +168,23 @@ def report_context(metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
     marks = {name: {"marks": {"rm_reward": f" {_OPTIMISED}"}} if "reward" in entry["optimised_by"] else {}
              for name, entry in policies.items()}  # fmt: skip
     return {
-        "title": "Policies compared",
-        "subtitle": f"{', '.join(policies)} on {settings['prompts']} prompts",
+        "title": "Policies compared", "subtitle": f"{', '.join(policies)} on {settings['prompts']} prompts",
         "footer": "is also in report.json, every text in samples.jsonl.",
-        "metrics": metrics,
-        "settings": settings,
+        "metrics": metrics, "settings": settings, "judges": SCORES, "mark": _OPTIMISED,
         "policies": {name: {**entry, **marks[name]} for name, entry in policies.items()},
         "versus": {name: _with_counts(entry) for name, entry in metrics["versus_baseline"].items()},
-        "judges": SCORES,
-        "mark": _OPTIMISED,
         "sources": "; ".join(f"{name}: {entry['source']}" for name, entry in policies.items()
                              if entry["source"]),
-        "hardware": hardware_text(metrics.get("hardware")),
-        "leads": lead_sentences(metrics),
+        "hardware": hardware_text(metrics.get("hardware")), "leads": lead_sentences(metrics),
         "problems": metrics.get("problems") or [],
         "reasons": sorted({f"{measure}: {why}" for entry in policies.values()
                            for measure, why in entry["missing"].items()}),
         "optimised": any(entry["optimised_by"] for entry in policies.values()),
-        "charts": figures.draw_comparison(metrics),
-        "samples": _samples(rows, settings),
+        "charts": figures.draw_comparison(metrics), "samples": _samples(rows, settings),
         "gold": get_path(metrics, "judges", "gold_judge"),
-        "reward": get_path(metrics, "judges", "reward_model"),
-        "command": metrics.get("command"),
-        "versions": metrics.get("versions") or {},
-        "machine": metrics.get("hardware") or {},
-    }  # fmt: skip
+        "reward": get_path(metrics, "judges", "reward_model"), "command": metrics.get("command"),
+        "versions": metrics.get("versions") or {}, "machine": metrics.get("hardware") or {},
+    }
 
 
 def _with_counts(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,8 +227,7 @@ def _samples(rows: Sequence[Mapping[str, Any]],
         answers = [
             (name, entry["text"] or "(empty)",
              [(title, number(entry[key], digits)) for key, (title, digits) in _SHOWN.items() if key in entry])
-            for name, entry in row["policies"].items()
-        ]  # fmt: skip
+            for name, entry in row["policies"].items()]
         shown.append((label, row["prompt"] + ("\n\n" if settings["chat"] else ""), answers))
     return shown
 

@@ -156,11 +156,9 @@ def draw_run(run: Run, policies: Sequence[Policy]) -> dict[str, Any]:
         run: the run.
         policies: label, name and entry of ``metrics.json`` of each.
     """
-    return {
-        "policies": _present(*(_policies(policies, SCORES[name]) for name in ("gold", "vader"))),
-        "pipeline": pipeline_chart(), "trajectory": _trajectory(run),
-        "judges": _present(_gaps(run), _calibration(run)),
-    }
+    return {"policies": _present(*(_policies(policies, SCORES[name]) for name in ("gold", "vader"))),
+            "pipeline": pipeline_chart(), "trajectory": _trajectory(run),
+            "judges": _present(_gaps(run), _calibration(run))}
 
 
 def training(run: Run) -> list[tuple[str, list[Chart], list[str]]]:
@@ -247,15 +245,11 @@ def _calibration(run: Run) -> Chart | None:
 def draw_comparison(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """All figures of a comparison; None or an empty list where the numbers are missing."""
     bins = get_path(metrics, "judges", "reward_model", "bins") or []
-    reliability = _forecasts(
-        [(row["predicted"], row["observed"], row["n"]) for row in bins], "reward_calibration",
-        "Calibration of the reward model on human pairs",
-        "Each held-out human pair enters both ways round, so the points mirror each other.",
-    )
-    return {
-        "results": _present(_scores(metrics), _wins(metrics)), "frontier": _frontier(metrics),
-        "judges": _present(_ratings(metrics), reliability),
-    }
+    caption = "Each held-out human pair enters both ways round, so the points mirror each other."
+    reliability = _forecasts([(row["predicted"], row["observed"], row["n"]) for row in bins],
+                             "reward_calibration", "Calibration of the reward model on human pairs", caption)
+    return {"results": _present(_scores(metrics), _wins(metrics)), "frontier": _frontier(metrics),
+            "judges": _present(_ratings(metrics), reliability)}
 
 
 def _scores(metrics: Mapping[str, Any]) -> Chart | None:

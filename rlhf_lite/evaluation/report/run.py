@@ -149,18 +149,14 @@ def report_context(run: Run) -> dict[str, Any]:
     policies = found["policies"]
     phases = [_PHASES[phase] for phase in figures.PHASES if phase in run.steps]
     states = {check["passed"] for check in found["checks"]}
-    counts = _mapping(run.get("steps"))
-    seconds = _mapping(run.get("seconds"))
+    counts, seconds = _mapping(run.get("steps")), _mapping(run.get("seconds"))
     command, shown = run.get("command"), numeric(get_path(run.config, "evaluation", "samples_shown"))
     return found | {
         "title": "RLHF run report",
         "subtitle": f"{', '.join(phases or ['SFT', 'reward model', 'PPO'])} and evaluation of the run "
         f"{run.folder.resolve().name}",
         "footer": "was read from the files of the run folder.",
-        "value": run.get,
-        "number_at": run.value,
-        "date": run.date,
-        "seed": run.value("seed"),
+        "value": run.get, "number_at": run.value, "date": run.date, "seed": run.value("seed"),
         "hardware": hardware_text(run.get("hardware")),
         "steps": ", ".join(f"{_label(name)} {integer(n)}" for name, n in counts.items()
                            if numeric(n) is not None) or MISSING,
@@ -173,10 +169,8 @@ def report_context(run: Run) -> dict[str, Any]:
                    if (run.folder / name / "merged" / "config.json").is_file()],
         "adapters": [name for name in ("ppo", "dpo", "sft") if _adapter(run, name) is not None],
         "has_reward_adapter": _mapping(_adapter(run, "reward")).get("task_type") == "SEQ_CLS",
-        "command": command if isinstance(command, str) else "",
-        "config_text": run.config_text,
-        "versions": _mapping(run.get("versions")),
-        "machine": _mapping(run.get("hardware")),
+        "command": command if isinstance(command, str) else "", "config_text": run.config_text,
+        "versions": _mapping(run.get("versions")), "machine": _mapping(run.get("hardware")),
         "seconds": [(_PHASES.get(name, name), value) for name, value in seconds.items()
                     if name != "total" and numeric(value) is not None],
         "problems": run.problems,
@@ -207,18 +201,14 @@ def _samples(run: Run, first: int) -> list[tuple[str, str, list[Any]]]:
             ("kl_nats", max, f"{_label(policy)} text furthest from its start"),
         )
         for key, pick, words in extremes:
-            scores = [
-                (numeric(get_path(row, "policies", policy, key)), index) for index, row in enumerate(rows)
-            ]
-            scored = [pair for pair in scores if pair[0] is not None]
+            scored = [(score, index) for index, row in enumerate(rows)
+                      if (score := numeric(get_path(row, "policies", policy, key))) is not None]
             if scored:
                 _, index = pick(scored, key=lambda pair: pair[0])
                 labels.setdefault(index, []).append(f"{words} of all {len(rows)}")
-    return [
-        (f"Sample {index + 1}" + (f": {'; '.join(words)}" if words else ""), rows[index]["prompt"],
-         _answers(rows[index]["policies"]))
-        for index, words in labels.items()
-    ]  # fmt: skip
+    return [(f"Sample {index + 1}" + (f": {'; '.join(words)}" if words else ""), rows[index]["prompt"],
+             _answers(rows[index]["policies"]))
+            for index, words in labels.items()]
 
 
 def _answers(policies: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -227,11 +217,9 @@ def _answers(policies: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str
     # The same scores under every text, so that columns line up; one that nobody has is left out.
     columns = [column for column in _SCORES
                if any(numeric(entry.get(column[0])) is not None for entry in entries.values())]  # fmt: skip
-    return [
-        (_label(name), entry["text"],
-         [(title, number(entry.get(key), digits)) for key, title, digits in columns])
-        for name, entry in entries.items()
-    ]
+    return [(_label(name), entry["text"],
+             [(title, number(entry.get(key), digits)) for key, title, digits in columns])
+            for name, entry in entries.items()]
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from rlhf_lite.constitutional.revise import revise
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.evaluation.answers import Answers
+from rlhf_lite.evaluation.compare import compare
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.evaluation.summary import compare
 from rlhf_lite.files import write_json
 from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai import rounds

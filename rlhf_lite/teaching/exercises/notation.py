@@ -15,9 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-_FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "ln": math.log, "exp": math.exp, "log1p": math.log1p, "sqrt": math.sqrt,
-}
+_FUNCTIONS = {"ln": math.log, "exp": math.exp, "log1p": math.log1p, "sqrt": math.sqrt}
 _OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.Pow: operator.pow,
