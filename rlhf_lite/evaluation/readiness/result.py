@@ -45,16 +45,14 @@ class Thresholds:
     """One for each criterion. They are conventions for small runs, not laws; a project should set its own."""
 
     accuracy: Threshold = Threshold(
-        0.6, 0.5, "0 is guessing, 1 is knowing every mean rating; below a half, noise outweighs signal"
-    )
+        0.6, 0.5, "0 is guessing, 1 is knowing every mean rating; below a half, noise outweighs signal")
     calibration: Threshold = Threshold(
-        0.1, 0.2, "an overconfident model makes the price of KL too low without saying so", high_is_good=False
-    )
+        0.1, 0.2, "an overconfident model makes the price of KL too low without saying so",
+        high_is_good=False)
     gain: Threshold = Threshold(0.0, 0.0,
                                 "if choosing by the reward does not help, climbing it will not either")
     overoptimisation: Threshold = Threshold(
-        0.0, -0.15, "once gold has passed its peak, more optimisation makes texts worse"
-    )
+        0.0, -0.15, "once gold has passed its peak, more optimisation makes texts worse")
     length: Threshold = Threshold(0.2, 0.4, "a policy finds out quickly that length pays", high_is_good=False)
 
 

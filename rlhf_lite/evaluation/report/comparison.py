@@ -84,9 +84,8 @@ def write_comparison(comparison: Comparison, folder: Path, *, card: str | None =
     """
     folder = Path(folder)
     check_output(folder)
-    metrics = _clean(
-        run_info(seed=comparison.metrics["settings"]["seed"]) | comparison.metrics | (info or {})
-    )
+    about = run_info(seed=comparison.metrics["settings"]["seed"])
+    metrics = _clean(about | comparison.metrics | (info or {}))
     card = list(metrics["policies"])[-1] if card is None else card
     if card not in metrics["policies"]:
         raise ComparisonError(f"card={card!r} is none of the policies: {', '.join(metrics['policies'])}")
@@ -201,9 +200,8 @@ def pick_rows(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], *,
               first: int = _FIRST) -> dict[int, list[str]]:
     """Rows to show and why: the first prompts in their order, then each policy's largest gain and loss."""
     judge, baseline, samples = settings["judge"], settings["baseline"], settings["n_samples"]
-    picked: dict[int, list[str]] = {
-        prompt * samples: [] for prompt in range(min(first, len(rows) // samples))
-    }
+    shown = range(min(first, len(rows) // samples))
+    picked: dict[int, list[str]] = {prompt * samples: [] for prompt in shown}
     for name in rows[0]["policies"]:
         if name == baseline:
             continue
@@ -254,7 +252,6 @@ def front_matter(metrics: Mapping[str, Any], name: str, *, base_model: str | Non
     if values:
         task = {"type": "text-generation", "name": "Text generation"}
         dataset = {"type": source, "name": f"{settings['prompts']} prompts from {source}"}
-        content["model-index"] = [
-            {"name": name, "results": [{"task": task, "dataset": dataset, "metrics": values}]}
-        ]
+        results = [{"task": task, "dataset": dataset, "metrics": values}]
+        content["model-index"] = [{"name": name, "results": results}]
     return content

@@ -218,12 +218,9 @@ def _exercise(name: str, chapter: str, data: ExerciseData, functions: Any) -> Ex
     if list(data.arguments) != parameters:
         raise ValueError(f"arguments are {', '.join(data.arguments)}; parameters: {', '.join(parameters)}")
     shared = data.model_dump(include={"title", "difficulty", "minutes", "praise", "tolerance"})
-    return Exercise(
-        name=name, chapter=chapter,
-        cases=tuple(_case(number, case, data, builder) for number, case in enumerate(data.cases, 1)),
-        wrong_answers=tuple(WrongAnswer(key, mistakes[key], text) for key, text in data.mistakes.items()),
-        solution=solution, **shared,
-    )
+    cases = tuple(_case(number, case, data, builder) for number, case in enumerate(data.cases, 1))
+    wrong = tuple(WrongAnswer(key, mistakes[key], text) for key, text in data.mistakes.items())
+    return Exercise(name=name, chapter=chapter, cases=cases, wrong_answers=wrong, solution=solution, **shared)
 
 
 def _function(functions: Any, name: str) -> Callable[..., Any]:
