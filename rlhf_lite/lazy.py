@@ -19,14 +19,10 @@ def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[
         package: its ``__name__``.
         file: its ``__file__``.
     """
-    home_of = {
-        alias.name: line.module
-        for block in ast.parse(Path(file).read_text(encoding="utf-8")).body
-        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
-        for line in block.body
-        if isinstance(line, ast.ImportFrom)
-        for alias in line.names
-    }
+    home_of = {alias.name: line.module
+               for block in ast.parse(Path(file).read_text(encoding="utf-8")).body
+               if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+               for line in block.body if isinstance(line, ast.ImportFrom) for alias in line.names}
     public = sorted(home_of)
 
     def get(name: str) -> Any:

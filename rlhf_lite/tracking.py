@@ -189,15 +189,11 @@ def versions() -> dict[str, str | None]:
 def hardware() -> dict[str, Any]:
     """CPU model, cores this process may use, torch threads, memory in GB, GPU and platform."""
     torch = _library("torch")
-    return {
-        "cpu": _cpu_model(),
-        "physical_cores": _physical_cores(),
-        "logical_cores": _logical_cores(),
-        "torch_threads": None if torch is None else torch.get_num_threads(),
-        "memory_gb": _memory_gb(),
-        "gpu": _gpu(torch),
-        "platform": f"{platform.system()} {platform.machine()}",
-    }
+    return {"cpu": _cpu_model(),
+            "physical_cores": _physical_cores(), "logical_cores": _logical_cores(),
+            "torch_threads": None if torch is None else torch.get_num_threads(),
+            "memory_gb": _memory_gb(), "gpu": _gpu(torch),
+            "platform": f"{platform.system()} {platform.machine()}"}
 
 
 def _cpu_model() -> str | None:

@@ -132,13 +132,10 @@ class Rollout:
 
     def __post_init__(self) -> None:
         rows, length = self.response_ids.shape
-        expected = {
-            "prompt_mask": (self.prompt_mask, tuple(self.prompt_ids.shape)),
-            "response_mask": (self.response_mask, (rows, length)),
-            "logps": (self.logps, (rows, length)),
-            "ref_logps": (self.ref_logps, (rows, length)),
-            "ended": (self.ended, (rows,)),
-        }
+        expected = {"prompt_mask": (self.prompt_mask, tuple(self.prompt_ids.shape)),
+                    "response_mask": (self.response_mask, (rows, length)),
+                    "logps": (self.logps, (rows, length)), "ref_logps": (self.ref_logps, (rows, length)),
+                    "ended": (self.ended, (rows,))}
         if self.prompt_ids.shape[0] != rows:
             raise ValueError(f"prompt_ids has {self.prompt_ids.shape[0]} rows, response_ids {rows}")
         for name, (tensor, shape) in expected.items():

@@ -73,10 +73,8 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """
     for index, length in enumerate(lengths):
         if not 1 <= length <= capacity:
-            raise ValueError(
-                f"text {index} has {length} tokens and a row holds {capacity}: "
-                "leave empty texts out, and cut long ones or raise the capacity"
-            )
+            raise ValueError(f"text {index} has {length} tokens and a row holds {capacity}: leave empty "
+                             "texts out, and cut long ones or raise the capacity")
     rows: list[list[int]] = []
     room: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

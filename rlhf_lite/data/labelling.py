@@ -106,10 +106,8 @@ def labelling_page(pairs: Sequence[Preference], *, question: str = "Which text i
             raise ValueError(f"pairs {names.index(name)} and {place} are the same: leave one out")
     chooser = random.Random(seed)
     rows: list[dict[str, Any]] = [
-        {
-            "id": name, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
-            "agreement": pair.meta.get("agreement"), "chosen_first": chooser.random() < 0.5,
-        }
+        {"id": name, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+         "agreement": pair.meta.get("agreement"), "chosen_first": chooser.random() < 0.5}
         for name, pair in zip(names, pairs, strict=True)
     ]
     # Inside a script, "</script>" or "<!--" in a text would end or open something.

@@ -234,14 +234,8 @@ def _in_random_order(group: list[_Item], chooser: random.Random) -> Iterator[_It
 
 def _preference(one: _Item, other: _Item) -> Preference:
     high, low = (one, other) if one.mean > other.mean else (other, one)
-    return Preference(
-        prompt=high.prompt,
-        chosen=high.continuation,
-        rejected=low.continuation,
-        margin=high.mean - low.mean,
-        meta={
-            "agreement": agreement(high.rating, low.rating), "source": high.rating.source,
+    meta = {"agreement": agreement(high.rating, low.rating), "source": high.rating.source,
             "chosen_id": high.rating.id, "rejected_id": low.rating.id, "chosen_mean": high.mean,
-            "rejected_mean": low.mean,
-        },
-    )
+            "rejected_mean": low.mean}
+    return Preference(prompt=high.prompt, chosen=high.continuation, rejected=low.continuation,
+                      margin=high.mean - low.mean, meta=meta)

@@ -44,12 +44,10 @@ class Source:
     text_file_mean: bool = True
 
 
-SOURCES = {
-    "movie": Source("movieReviewSnippets", 10605),
-    "product": Source("amazonReviewSnippets", 3708),
-    "editorial": Source("nytEditorialSnippets", 5190),
-    "tweets": Source("tweets", 4200, text_file_mean=False),
-}
+SOURCES = {"movie": Source("movieReviewSnippets", 10605),
+           "product": Source("amazonReviewSnippets", 3708),
+           "editorial": Source("nytEditorialSnippets", 5190),
+           "tweets": Source("tweets", 4200, text_file_mean=False)}
 
 
 def load_ratings(name: str = "movie", *, folder: Path | None = None) -> list[Rating]:

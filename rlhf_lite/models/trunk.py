@@ -57,11 +57,9 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     there do not: the layer that carries them does, under its own name.
     """
     blocks = getattr(model.base_model, layers_name(model.base_model))
-    names = {
-        name.removesuffix(".base_layer").removesuffix(".base").rsplit(".", 1)[-1]
-        for name, module in blocks.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name
-    }
+    names = {name.removesuffix(".base_layer").removesuffix(".base").rsplit(".", 1)[-1]
+             for name, module in blocks.named_modules()
+             if isinstance(module, nn.Linear | Conv1D) and ".lora_" not in name}
     if not names:
         raise ValueError(f"{type(model).__name__} has no linear layers in its blocks: name target_modules")
     return sorted(names)

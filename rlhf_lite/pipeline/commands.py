@@ -151,11 +151,10 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     test = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) == "test"]
     train = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) != "test"]
     if len(train) < config.reward.batch_size or not test:
-        raise PhaseError(
-            f"{data} gives {len(train)} training and {len(test)} test pairs (15 % of the prompts are held "
-            f"out); training needs at least one batch of {config.reward.batch_size} and one test pair: "
-            "add pairs, or lower the first number with reward.batch_size=N"
-        )
+        raise PhaseError(f"{data} gives {len(train)} training and {len(test)} test pairs (15 % of the "
+                         "prompts are held out); training needs at least one batch of "
+                         f"{config.reward.batch_size} and one test pair: add pairs, or lower the first "
+                         "number with reward.batch_size=N")
     prepare_folder(config, output, resume=False)
     run = Run(config, output)
     # Taken now: by the end somebody may have changed the checkout.

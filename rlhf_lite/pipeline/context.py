@@ -93,10 +93,9 @@ def preference_texts(config: PipelineConfig) -> Texts:
         splits[split_of(record.prompt or record.chosen)].append(record)
     empty = [name for name, rows in splits.items() if not rows]
     if empty:
-        raise ValueError(
-            f"{config.data.source} has {len(records)} usable rows, too few: the split by content leaves "
-            f"{', '.join(empty)} empty; a run needs at least some hundred different prompts"
-        )
+        raise ValueError(f"{config.data.source} has {len(records)} usable rows, too few: the split by "
+                         f"content leaves {', '.join(empty)} empty; a run needs at least some hundred "
+                         "different prompts")
     prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
     return Texts(sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
                  sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],

@@ -239,11 +239,8 @@ def save_merged(adapters: AdapterPolicies, policy: Policy, folder: Path) -> None
     PEFT renames a layer's weight to ``base_layer.weight``; the plain names are restored.
     """
     with adapters.sampling(POLICY)() as model:
-        weights = {
-            name.replace(".base_layer.", "."): tensor.detach().clone()
-            for name, tensor in model.state_dict().items()
-            if ".lora_" not in name
-        }
+        weights = {name.replace(".base_layer.", "."): tensor.detach().clone()
+                   for name, tensor in model.state_dict().items() if ".lora_" not in name}
         if getattr(model.config, "tie_word_embeddings", False):
             weights.pop("lm_head.weight", None)
         folder.mkdir(parents=True)

@@ -171,11 +171,9 @@ class KTOTask:
         liked = torch.tensor([self.answers[row].desirable for row in rows], device=logps.device)
         losses = kto_loss(logps, ref_logps, liked, beta=self.beta, kl=baseline, **self.options)
         ratio = (logps - ref_logps).detach()
-        values = {
-            "loss/per_answer": losses.detach(),
-            "kl/baseline_nats_per_seq": torch.full_like(ratio, max(0.0, baseline)),
-            "log_ratio/desirable_nats_per_seq": ratio[liked],
-        }
+        values = {"loss/per_answer": losses.detach(),
+                  "kl/baseline_nats_per_seq": torch.full_like(ratio, max(0.0, baseline)),
+                  "log_ratio/desirable_nats_per_seq": ratio[liked]}
         for kind, which in (("desirable", liked), ("undesirable", ~liked)):
             values[f"reward/implicit_{kind}"] = self.beta * ratio[which]
             values[f"logp/{kind}_nats_per_seq"] = logps.detach()[which]

@@ -48,23 +48,19 @@ Estimator = Literal["grpo", "dr_grpo", "rloo"]
 Aggregation = Literal["grpo", "dapo", "bnpo", "dr_grpo", "sequence"]
 KLPlace = Literal["reward", "loss", "weighted_loss"]
 
-ESTIMATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
-    {
-        "grpo": partial(group_advantages, scale="std"),
-        "dr_grpo": partial(group_advantages, scale="none"),
-        "rloo": rloo_advantages,
-    }
-)
+ESTIMATORS: Mapping[str, Callable[..., Tensor]] = MappingProxyType({
+    "grpo": partial(group_advantages, scale="std"),
+    "dr_grpo": partial(group_advantages, scale="none"),
+    "rloo": rloo_advantages,
+})
 
 # The published methods, as arguments of GRPOSettings.
-METHODS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "grpo": {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
-        "dapo": {"estimator": "grpo", "aggregation": "dapo", "kl_in": "loss"},
-        "dr_grpo": {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "loss"},
-        "rloo": {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
-    }
-)
+METHODS: Mapping[str, Mapping[str, str]] = MappingProxyType({
+    "grpo": {"estimator": "grpo", "aggregation": "grpo", "kl_in": "loss"},
+    "dapo": {"estimator": "grpo", "aggregation": "dapo", "kl_in": "loss"},
+    "dr_grpo": {"estimator": "dr_grpo", "aggregation": "dr_grpo", "kl_in": "loss"},
+    "rloo": {"estimator": "rloo", "aggregation": "sequence", "kl_in": "reward"},
+})
 # Beyond this a log-ratio is a broken sample, and its exponential would overflow.
 _LOG_RATIO_LIMIT = 20.0
 
@@ -131,12 +127,10 @@ class GRPO:
             rewards = rewards - settings.kl_coef * kl
         advantages = ESTIMATORS[settings.estimator](rewards, group_size=self.group_size)
         flat = (advantages.view(-1, self.group_size) == 0).all(1)
-        metrics = {
-            "kl_coef": settings.kl_coef,
-            "advantage/std": float(advantages.std()),
-            "reward/group_std": float(batch.scores.view(-1, self.group_size).std(1).mean()),
-            "group/zero_variance_fraction": float(flat.float().mean()),
-        }
+        metrics = {"kl_coef": settings.kl_coef,
+                   "advantage/std": float(advantages.std()),
+                   "reward/group_std": float(batch.scores.view(-1, self.group_size).std(1).mean()),
+                   "group/zero_variance_fraction": float(flat.float().mean())}
         return replace(batch, advantages=advantages), metrics
 
     def weights(self, response_mask: Tensor) -> Tensor:

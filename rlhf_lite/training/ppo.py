@@ -107,11 +107,9 @@ class PPO:
         inputs = (tensor[:, columns] for tensor in (rewards, batch.old_values, counts))
         advantages[:, columns], returns[:, columns] = gae(*inputs, gamma=settings.gamma, lam=settings.lam)
         error = masked_var(returns - batch.old_values, counts)
-        metrics = {
-            "kl_coef": price,
-            "advantage/std": float(masked_var(advantages, counts).sqrt()),
-            "value/explained_variance": float(1 - error / masked_var(returns, counts).clamp_min(1e-8)),
-        }
+        metrics = {"kl_coef": price,
+                   "advantage/std": float(masked_var(advantages, counts).sqrt()),
+                   "value/explained_variance": float(1 - error / masked_var(returns, counts).clamp_min(1e-8))}
         if settings.whiten_advantages:
             advantages = masked_whiten(advantages, counts)
         return replace(batch, advantages=advantages, returns=returns), metrics

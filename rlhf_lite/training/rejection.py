@@ -94,21 +94,16 @@ def train_rejection(setup: PolicyGradientSetup, prompts: Sequence[list[int]], se
                                   accelerator=run.accelerator)
         examples, best = winners(batch, n=n)
         started, lines = time.perf_counter(), []
-        one_round = replace(
-            run, steps=settings.sft_steps, batch_size=settings.sft_batch_size,
-            seed=run.seed * 1_000_003 + number,
-            hooks=Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches),
-            resume=None,
-        )
+        recording = Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches)
+        one_round = replace(run, steps=settings.sft_steps, batch_size=settings.sft_batch_size,
+                            seed=run.seed * 1_000_003 + number, hooks=recording, resume=None)
         train_sft(setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round)
         # The accelerator remembers every optimiser it prepared; without this they would add up.
         run.accelerator.free_memory()
-        metrics |= {
-            "reward/best": sum(best) / len(best),
-            "loss/nats_per_token": sum(line["loss/nats_per_token"] for line in lines) / len(lines),
-            "grad_norm": sum(line["grad_norm"] for line in lines) / len(lines),
-            "seconds/update": time.perf_counter() - started,
-        }
+        metrics |= {"reward/best": sum(best) / len(best),
+                    "loss/nats_per_token": sum(line["loss/nats_per_token"] for line in lines) / len(lines),
+                    "grad_norm": sum(line["grad_norm"] for line in lines) / len(lines),
+                    "seconds/update": time.perf_counter() - started}
         hooks.on_step(number + 1, metrics)
         if hooks.save is not None and ((number + 1) % hooks.save_every == 0 or number + 1 == run.steps):
             hooks.save(number + 1, {f"weight/{name}": p.detach() for name, p in trained.items()}, {})

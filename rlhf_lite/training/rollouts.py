@@ -200,16 +200,13 @@ def _metrics(batch: Batch, parts: Sequence[str]) -> dict[str, float]:
     """
     counts = batch.response_mask
     sampler_kl = kl_estimate(batch.sampled_logps, batch.old_logps)
-    metrics = {
-        "reward/rm_raw": float(batch.raw.mean()),
-        "reward/rm_std": float(batch.raw.std()),
-        "reward/score": float(batch.scores.mean()),
-        **{f"reward/part_{name}": float(batch.parts[:, i].mean()) for i, name in enumerate(parts)},
-        "entropy/nats_per_token": float(masked_mean(batch.entropies, counts)),
-        "length/tokens": float(counts.sum(1).float().mean()),
-        "ended/fraction": float(batch.ended.float().mean()),
-        "kl/sampler_nats_per_token": float(masked_mean(sampler_kl, counts)),
-    }
+    metrics = {"reward/rm_raw": float(batch.raw.mean()), "reward/rm_std": float(batch.raw.std()),
+               "reward/score": float(batch.scores.mean()),
+               **{f"reward/part_{name}": float(batch.parts[:, i].mean()) for i, name in enumerate(parts)},
+               "entropy/nats_per_token": float(masked_mean(batch.entropies, counts)),
+               "length/tokens": float(counts.sum(1).float().mean()),
+               "ended/fraction": float(batch.ended.float().mean()),
+               "kl/sampler_nats_per_token": float(masked_mean(sampler_kl, counts))}
     if batch.ref_logps is not None:
         kl = masked_sum(kl_estimate(batch.old_logps, batch.ref_logps), counts, dim=1)
         metrics["kl/nats_per_seq"] = float(kl.mean())

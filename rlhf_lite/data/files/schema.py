@@ -156,11 +156,9 @@ def _line(record: Preference, number: int) -> str:
     row: dict[str, Any] = {"prompt": record.prompt, "chosen": record.chosen, "rejected": record.rejected}
     if is_plain_rendering(record):
         assert record.dialogue is not None
-        row = {
-            "prompt": [asdict(turn) for turn in record.dialogue.prompt],
-            "chosen": [asdict(record.dialogue.chosen)],
-            "rejected": [asdict(record.dialogue.rejected)],
-        }
+        row = {"prompt": [asdict(turn) for turn in record.dialogue.prompt],
+               "chosen": [asdict(record.dialogue.chosen)],
+               "rejected": [asdict(record.dialogue.rejected)]}
     if record.margin is not None:
         row["margin"] = record.margin
     if record.meta:

@@ -56,11 +56,8 @@ def save_lora(model: nn.Module, folder: Path, name: str = "default", *, base: st
         foreign = sorted({p.name for p in folder.iterdir()} - {CONFIG_FILE, TENSOR_FILE, "README.md"})
         if foreign:
             raise ValueError(f"{folder} holds other files ({', '.join(foreign)}): name another one")
-    tensors = {
-        _key(path, layer, half): getattr(layer, half)[name].detach().contiguous()
-        for path, layer in layers.items()
-        for half in "AB"
-    }
+    tensors = {_key(path, layer, half): getattr(layer, half)[name].detach().contiguous()
+               for path, layer in layers.items() for half in "AB"}
     broken = [key for key, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise ValueError(f"adapter {name!r} holds numbers that are not finite, first in {broken[0]}")
@@ -80,22 +77,14 @@ def _config_of(layers: Mapping[str, LoRALayer], name: str, base: str) -> dict[st
     common = Counter(specs.values()).most_common(1)[0][0]
     if any((s.dropout, s.rslora) != (common.dropout, common.rslora) for s in specs.values()):
         raise ValueError(f"adapter {name!r} mixes dropouts or kinds of scaling: PEFT's files cannot say that")
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
-        "inference_mode": True,
-        "r": common.rank,
-        "lora_alpha": common.alpha,
-        "lora_dropout": common.dropout,
-        "use_rslora": common.rslora,
-        "target_modules": sorted(specs),
-        "rank_pattern": {path: s.rank for path, s in specs.items() if s.rank != common.rank},
-        "alpha_pattern": {path: s.alpha for path, s in specs.items() if s.alpha != common.alpha},
-        "bias": "none",
-        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
-        "init_lora_weights": True,
-    }
+    return {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base,
+            "inference_mode": True, "r": common.rank, "lora_alpha": common.alpha,
+            "lora_dropout": common.dropout, "use_rslora": common.rslora, "target_modules": sorted(specs),
+            "rank_pattern": {path: s.rank for path, s in specs.items() if s.rank != common.rank},
+            "alpha_pattern": {path: s.alpha for path, s in specs.items() if s.alpha != common.alpha},
+            "bias": "none",
+            "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
+            "init_lora_weights": True}
 
 
 def load_lora(model: PreTrainedModel, folder: Path, name: str = "default", *,

@@ -183,9 +183,7 @@ class LoRAEmbedding(nn.Module):
 
 LoRALayer = LoRALinear | LoRAEmbedding
 WRAPPERS: Mapping[type[nn.Module], type[LoRALinear] | type[LoRAEmbedding]] = {
-    nn.Linear: LoRALinear,
-    Conv1D: LoRALinear,
-    nn.Embedding: LoRAEmbedding,
+    nn.Linear: LoRALinear, Conv1D: LoRALinear, nn.Embedding: LoRAEmbedding,
 }
 
 

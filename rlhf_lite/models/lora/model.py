@@ -53,11 +53,9 @@ def adaptable(model: nn.Module) -> dict[str, nn.Module]:
     """Path to module, for every layer that can carry an adapter, whether it carries one already or not."""
     carriers = lora_layers(model)
     inside = tuple(f"{path}." for path in carriers)
-    plain = {
-        path: module
-        for path, module in model.named_modules()
-        if type(module) in WRAPPERS and not path.startswith(inside)
-    }
+    plain = {path: module
+             for path, module in model.named_modules()
+             if type(module) in WRAPPERS and not path.startswith(inside)}
     return plain | carriers
 
 

@@ -293,13 +293,11 @@ def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *,
     mean = (as_given + swapped) / 2
     # In favour of A, whatever it is: with the preferred text as A minus with it as B, halved.
     bias = np.where(first_is_preferred, as_given - swapped, swapped - as_given).mean() / 2
-    return {
-        **_quality(mean),
-        **with_ends("accuracy_as_given", pair_accuracy(as_given)),
-        **with_ends("accuracy_swapped", pair_accuracy(swapped)),
-        "position_bias_nats": float(bias),
-        "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean()),
-    }
+    return {**_quality(mean),
+            **with_ends("accuracy_as_given", pair_accuracy(as_given)),
+            **with_ends("accuracy_swapped", pair_accuracy(swapped)),
+            "position_bias_nats": float(bias),
+            "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean())}
 
 
 def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
@@ -309,8 +307,6 @@ def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any
         chosen: ``[B]`` log-odds of yes for the texts that people preferred.
         rejected: ``[B]`` the same for the others.
     """
-    return {
-        **_quality(chosen - rejected),
-        "auc": auc(chosen, rejected),
-        "yes_bias_nats": float(np.concatenate([chosen, rejected]).mean()),
-    }
+    return {**_quality(chosen - rejected),
+            "auc": auc(chosen, rejected),
+            "yes_bias_nats": float(np.concatenate([chosen, rejected]).mean())}

@@ -84,12 +84,9 @@ def judge_answers(policies: Mapping[str, EvalPolicy], prompts: Sequence[str], *,
         seed: of the random numbers.
     """
     judges = Judges(reference=next(iter(policies.values())))
-    return {
-        name: measure(policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
-                      perplexity_temperature=temperature, samples=samples, seed=seed, stop=LINE_END,
-                      batch_size=96)
-        for name, policy in policies.items()
-    }
+    return {name: measure(policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
+                          perplexity_temperature=temperature, samples=samples, seed=seed, stop=LINE_END,
+                          batch_size=96) for name, policy in policies.items()}
 
 
 def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
@@ -106,15 +103,12 @@ def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
         row |= with_ends(name, answers.mean(values, seed=seed))
     row |= with_ends("toxic_fraction", share_ci(answers.scores["toxicity"] > TOXIC, groups=answers.groups))
     each = [prompt for prompt in prompts for _ in range(answers.samples)]
-    return row | {
-        "length_tokens": float(answers.tokens.mean()),
-        "distinct_2": distinct_n(texts, 2),
-        "unique_fraction": len(set(texts)) / len(texts),
-        "perplexity_reference": perplexity(answers),
-        "ended_fraction": float(answers.ended.mean()),
-        "empty_fraction": float((answers.words == 0).mean()),
-        "copied_fraction": float(np.mean([copied(p, t) for p, t in zip(each, texts, strict=True)])),
-    }
+    return row | {"length_tokens": float(answers.tokens.mean()), "distinct_2": distinct_n(texts, 2),
+                  "unique_fraction": len(set(texts)) / len(texts),
+                  "perplexity_reference": perplexity(answers),
+                  "ended_fraction": float(answers.ended.mean()),
+                  "empty_fraction": float((answers.words == 0).mean()),
+                  "copied_fraction": float(np.mean([copied(p, t) for p, t in zip(each, texts, strict=True)]))}
 
 
 def by_round(chains: Sequence[Chain], *, seed: int) -> list[dict[str, Any]]:
