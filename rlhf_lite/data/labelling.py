@@ -108,8 +108,7 @@ def labelling_page(pairs: Sequence[Preference], *, question: str = "Which text i
     rows: list[dict[str, Any]] = [
         {"id": name, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
          "agreement": pair.meta.get("agreement"), "chosen_first": chooser.random() < 0.5}
-        for name, pair in zip(names, pairs, strict=True)
-    ]
+        for name, pair in zip(names, pairs, strict=True)]
     # Inside a script, "</script>" or "<!--" in a text would end or open something.
     data = json.dumps({"pairs": rows, "question": question, "file": _FILE}).replace("<", "\\u003c")
     root = "rl-judge-" + hashlib.sha256(data.encode()).hexdigest()[:12]

@@ -33,11 +33,9 @@ def text_problems(text: str, *, words_min: int = 3) -> list[str]:
     """
     letters = [c for c in text if c.isalpha()]
     signs = {
-        "short": len(text.split()) < words_min,
-        "no letters": not letters,
+        "short": len(text.split()) < words_min, "no letters": not letters,
         "HTML entity": any(html.unescape(match.group()) != match.group() for match in _ENTITY.finditer(text)),
-        "web address": _ADDRESS.search(text),
-        "wrong encoding": _MOJIBAKE.search(text),
+        "web address": _ADDRESS.search(text), "wrong encoding": _MOJIBAKE.search(text),
         "lost character": _LOST.search(text),
         "one word again and again": _SAME_WORD.search(text),
         "capitals": len(letters) >= 20 and sum(c.isupper() for c in letters) > 0.7 * len(letters),

@@ -124,19 +124,12 @@ def tiny_transformer(world: World, *, hidden: int = HIDDEN, layers: int = LAYERS
         seed: of the random weights; the global random state is left alone.
     """
     config = LlamaConfig(
-        vocab_size=world.tokens,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
+        vocab_size=world.tokens, hidden_size=hidden, intermediate_size=4 * hidden,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads,
         max_position_embeddings=max(map(len, world.prompts)) + world.length,
         # The usual 0.02 is meant for wide models; here it would make the network ignore its input.
         initializer_range=hidden**-0.5,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

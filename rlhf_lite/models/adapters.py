@@ -28,13 +28,9 @@ def lora_config(model: PreTrainedModel, *, rank: int, alpha: float, dropout: flo
     depth = model.config.num_hidden_layers
     first = 0 if top_layers is None else depth - top_layers
     return LoraConfig(
-        task_type=task,
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
+        task_type=task, r=rank, lora_alpha=alpha, lora_dropout=dropout,
         target_modules=linear_names(model) if target_modules == "all-linear" else list(target_modules),
-        layers_to_transform=list(range(first, depth)),
-        layers_pattern=layers_name(model.base_model),
+        layers_to_transform=list(range(first, depth)), layers_pattern=layers_name(model.base_model),
         # Conv1D keeps its weight transposed.
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )

@@ -105,10 +105,8 @@ class PairTask:
             "loss/per_pair": losses,
             "accuracy/fraction": torch.where(margin.abs() <= self.beta * _TIE, 0.5, (margin > 0).float()),
             "margin/implicit_reward": margin,
-            "reward/implicit_chosen": good,
-            "reward/implicit_rejected": bad,
-            "logp/chosen_nats_per_seq": chosen,
-            "logp/rejected_nats_per_seq": rejected,
+            "reward/implicit_chosen": good, "reward/implicit_rejected": bad,
+            "logp/chosen_nats_per_seq": chosen, "logp/rejected_nats_per_seq": rejected,
             "length/chosen_tokens": chosen_lengths.float(),
             "length/rejected_tokens": rejected_lengths.float(),
         }

@@ -199,8 +199,7 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
     records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
     seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
     metrics = metrics_of(
-        info, command,
-        settings=config.model_dump(mode="json", exclude={"output", "checkpoint"}),
+        info, command, settings=config.model_dump(mode="json", exclude={"output", "checkpoint"}),
         rounds=json.loads((output / "revise" / "rounds.json").read_text(encoding="utf-8")),
         feedback=json.loads((output / "feedback" / "stats.json").read_text(encoding="utf-8")),
         **judged,

@@ -182,9 +182,8 @@ def run_policy(algorithm: str, world: World, *, seed: int, steps: int, rows: int
         partial(case.train, setup, prompts), case.kind, given, model, world, seed=seed,
         evaluate_every=evaluate_every, on_point=on_point, algorithm=algorithm,
         aims_at=case.aims_at if price == world.beta else f"the same at a price of {price:g} for a nat",
-        target=target,
-        settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps, "kl_coef": price,
-                             "value_head_std": value_head_std},
+        target=target, settings=settings | {"rows": rows, "pretraining_steps": pretraining_steps,
+                                            "kl_coef": price, "value_head_std": value_head_std},
     )
 
 
