@@ -20,6 +20,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlhf_lite"
 MAX_LINES = 400
+# Of the whole package. Who brings a new room raises it by what the room needs, in the same commit.
+MAX_PACKAGE_LINES = 25_000
 MAX_MODULES = 15
 
 # Top floor last. A module may import from its own room and from lower floors; rooms on one floor do
@@ -159,6 +161,7 @@ def test_files_are_short() -> None:
         for path in PACKAGE.rglob("*.py")
     }
     assert {name: lines for name, lines in lengths.items() if lines > MAX_LINES} == {}
+    assert sum(lengths.values()) <= MAX_PACKAGE_LINES, "make room before you build"
 
 
 # --- Rooms, not prefixes -----------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama
 
-from rlhf_lite.evaluation.readiness import (
+from rlhf_lite.evaluation.readiness.check import (
     Evidence,
     Threshold,
     Thresholds,
