@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -234,7 +235,10 @@ def test_ctrl_c_ends_the_kernels(tiny_repo: Path, tmp_path: Path) -> None:
         code = f"import os, time\nopen('{tmp_path}/{name}', 'w').write(str(os.getpid()))\ntime.sleep(300)"
         write_notebook(tiny_repo / "notebooks" / f"{name}.ipynb", make_notebook(code))
     command = [sys.executable, str(Path(execute.__file__)), "--root", str(tiny_repo), "--jobs", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # Whoever starts the tests in a shell's background hands on that Ctrl-C is ignored.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, preexec_fn=heard, **quiet)
     try:
         kernels = [_when_written(tmp_path / name) for name in ("one", "two")]
         process.send_signal(signal.SIGINT)
