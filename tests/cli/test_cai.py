@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
-
-from rlhf_lite import cli
 
 POLICY = {"toxicity": 0.25, "toxicity_ci95": [0.2, 0.3], "vader": 0.5, "kl_nats_per_seq": 1.25}
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(recorded_command):
     """Run ``rlhf-lite cai ARGUMENTS`` with a recorder for the pipeline: (exit code, out, err, calls)."""
-    calls, failure = [], []
-
-    def run_cai(*args, **kwargs):
-        calls.append((args, kwargs))
-        if failure:
-            raise failure[0]
-        return {"policies": {"base": POLICY}}
-
-    fake = types.ModuleType("rlhf_lite.pipeline.cai.run")
-    fake.run_cai = run_cai
-    monkeypatch.setitem(sys.modules, "rlhf_lite.pipeline.cai.run", fake)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, error=None):
-        failure[:] = [error] if error else []
-        monkeypatch.setattr(sys, "argv", ["rlhf-lite", "cai", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err, calls
-
-    return call
+    return recorded_command("cai", "rlhf_lite.pipeline.cai.run", "run_cai", {"policies": {"base": POLICY}})
 
 
 def test_everything_is_passed_on(run):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
 
-from rlhf_lite.cli import app as cli
 from rlhf_lite.errors import DataError
 
 POLICY = {
@@ -27,33 +24,9 @@ METRICS = {
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def run(recorded_command):
     """Run ``rlhf-lite eval ARGUMENTS`` with a recorder for the pipeline: (exit code, out, err, calls)."""
-    calls, failure = [], []
-
-    def evaluate_models(*args, **kwargs):
-        calls.append((args, kwargs))
-        if failure:
-            raise failure[0]
-        return METRICS
-
-    fake = types.ModuleType("rlhf_lite.pipeline.compare")
-    fake.evaluate_models = evaluate_models
-    monkeypatch.setitem(sys.modules, "rlhf_lite.pipeline.compare", fake)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, error=None):
-        failure[:] = [error] if error else []
-        monkeypatch.setattr(sys, "argv", ["rlhf-lite", "eval", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err, calls
-
-    return call
+    return recorded_command("eval", "rlhf_lite.pipeline.compare", "evaluate_models", METRICS)
 
 
 def test_everything_is_passed_on(run):

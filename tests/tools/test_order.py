@@ -37,7 +37,7 @@ def in_order(processes: bool) -> tuple[list[str], list[Item]]:
         Item("tests/d/test_d.py::chapter5", mark.notebooks, mark.xdist_group("in-turn")),
     ]
     config = SimpleNamespace(workerinput={}) if processes else SimpleNamespace()
-    ordering.pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]
+    ordering.pytest_collection_modifyitems(config, items)  # type: ignore[arg-type]  # stand-ins
     return [item.nodeid.partition("::")[2] for item in items], items
 
 
@@ -58,4 +58,4 @@ def test_with_a_process_per_core_what_takes_long_begins_first() -> None:
 def test_a_name_that_differs_between_processes_is_refused() -> None:
     item = Item("tests/a/test_a.py::test[<object object at 0x7f00>]")
     with pytest.raises(pytest.UsageError, match="give ids"):
-        ordering.pytest_collection_modifyitems(SimpleNamespace(), [item])  # type: ignore[arg-type, list-item]
+        ordering.pytest_collection_modifyitems(SimpleNamespace(), [item])  # type: ignore[arg-type, list-item]  # stand-ins
