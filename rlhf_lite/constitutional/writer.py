@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import common_length, encode_prompts
+from rlhf_lite.data.formatting import common_length, encode_prompts, keep_end, start_tokens, token_ids
 from rlhf_lite.functional import sequence_logps, token_logps
 from rlhf_lite.models.output import causal_model, final_logits
 from rlhf_lite.models.policy import Policy, PolicyScorer
@@ -59,7 +59,7 @@ class PolicyWriter:
     def write(self, prompts: Sequence[str], *, max_new_tokens: int, seed: int, temperature: float = 1.0,
               stop: Sequence[str] = ()) -> list[str]:
         """See :class:`Writer`; the text after prompt i depends on ``seed`` and i, not on its neighbours."""
-        encoded = [ids[-self._max :] for ids in encode_prompts(self._tokenizer, prompts)]
+        encoded = self._heads(prompts)
         seeds = row_seeds(seed, rows=len(encoded))
         texts, ready = [""] * len(encoded), prepare(self._model, steps=max_new_tokens)
         for rows in batches_to_write(encoded, self._batch, steps=max_new_tokens):
@@ -73,6 +73,10 @@ class PolicyWriter:
                 texts[row] = cut_at_stop(text, stop).strip()
         return texts
 
+    def _heads(self, prompts: Sequence[str]) -> list[list[int]]:
+        head = start_tokens(self._tokenizer)
+        return [keep_end(ids, self._max, head) for ids in encode_prompts(self._tokenizer, prompts)]
+
     @torch.no_grad()
     def log_probabilities(self, prompts: Sequence[str], continuations: Sequence[str]) -> Tensor:
         """See :class:`Writer`; prompt and continuation are tokenised apart.
@@ -80,8 +84,7 @@ class PolicyWriter:
         Raises:
             ValueError: if a continuation has no token.
         """
-        heads = [ids[-self._max :] for ids in encode_prompts(self._tokenizer, prompts)]
-        tails = self._tokenizer(list(continuations), add_special_tokens=False)["input_ids"]
+        heads, tails = self._heads(prompts), token_ids(self._tokenizer, continuations, start=False)
         for text, ids in zip(continuations, tails, strict=True):
             if not ids:
                 raise ValueError(f"the continuation {text!r} has no token, so nothing can be said about it")

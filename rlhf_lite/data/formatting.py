@@ -124,17 +124,53 @@ def render_preference(preference: Preference, template: Template) -> Preference:
     return replace(preference, prompt=prompt, chosen=chosen, rejected=rejected, dialogue=None)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> list[list[int]]:
-    """Token ids of prompts, without special tokens; an empty prompt becomes the start token.
+def start_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts in front of every text: a start token for Gemma and Llama, often nothing."""
+    whole, bare = (list(tokenizer("a", add_special_tokens=added)["input_ids"]) for added in (True, False))
+    return whole[: next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)]
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
+              start: bool = True) -> list[list[int]]:
+    """Token ids of texts: the one way from text to tokens.
+
+    A model whose tokenizer begins every text with a start token is lost without it: it was trained so, and
+    ``tokenizer(text)`` writes it. A text that begins with a special token of this tokenizer, as a rendered
+    chat does, says itself how it begins and gets nothing in front. Nothing is put behind a text.
+
+    Args:
+        tokenizer: of the model that reads.
+        texts: n texts; an empty one has the start tokens alone, often no token.
+        start: False for texts that follow another one, such as answers.
+    """
+    if not texts:
+        return []
+    rows = [list(row) for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    head = start_tokens(tokenizer) if start else []
+    if not head:
+        return rows
+    marks = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    return [row if row and row[0] in marks else head + row for row in rows]
+
+
+def keep_end(ids: list[int], room: int, head: Sequence[int] = ()) -> list[int]:
+    """The last ``room`` ids of a row; the start tokens that it begins with (``head``) stay in front."""
+    if len(ids) <= room:
+        return ids
+    kept = list(head) if ids[: len(head)] == list(head) and len(head) < room else []
+    return kept + ids[len(ids) - room + len(kept) :]
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *,
+                   rendered: bool = False) -> list[list[int]]:
+    """Token ids of prompts as :func:`token_ids` gives them; an empty prompt becomes the start token.
 
     Sampling must start somewhere. The start token is the tokenizer's ``bos_token``, or its ``eos_token``
-    where there is none.
+    where there is none. With ``rendered`` the texts come from the model's own chat template, which writes
+    every special token itself.
     """
-    if not prompts:
-        return []
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    rows = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
-    return [list(row) or [start] for row in rows]
+    return [row or [start] for row in token_ids(tokenizer, prompts, start=not rendered)]
 
 
 @dataclass(frozen=True)
@@ -152,21 +188,18 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, preference: Preference, *,
     """Token ids of a preference, prompt and responses encoded apart, so that no token spans the boundary.
 
     Args:
-        tokenizer: no special tokens are added: what the text (or its chat template) says is encoded.
+        tokenizer: adds its start tokens to the prompt, and no end token.
         preference: its texts are used as they are; see ``render_preference`` for conversations.
         max_tokens: most tokens of prompt and response together. A prompt that is too long loses its
             beginning, but not below a quarter of ``max_tokens``; what still does not fit is cut off the
             responses' ends.
     """
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
-
-    prompt, chosen, rejected = ids(preference.prompt), ids(preference.chosen), ids(preference.rejected)
+    (prompt,) = token_ids(tokenizer, [preference.prompt])
+    chosen, rejected = token_ids(tokenizer, [preference.chosen, preference.rejected], start=False)
     if max_tokens is not None:
         if max_tokens < 2:
             raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
         room = max(max_tokens - max(len(chosen), len(rejected)), max_tokens // 4)
-        prompt = prompt[-room:] if room else []
+        prompt = keep_end(prompt, room, start_tokens(tokenizer))
         chosen, rejected = chosen[: max_tokens - len(prompt)], rejected[: max_tokens - len(prompt)]
     return EncodedPair(prompt, chosen, rejected, preference.margin)

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.data.formatting import encode_prompts, keep_end, start_tokens, token_ids
 from rlhf_lite.evaluation.eval_policy import (
     EvalPolicy,
     PromptRows,
@@ -204,14 +204,15 @@ class _Reading:
         """Prompts and answers in the tokens of another policy, cut to its window: a prompt keeps its end."""
         prompts, ids = self.prompts.ids, self.ids
         if not same_vocabulary(self.policy.tokenizer, reader.tokenizer):
-            ids = [list(row) for row in reader.tokenizer(self.texts, add_special_tokens=False)["input_ids"]]
+            ids = token_ids(reader.tokenizer, self.texts, start=False)
             prompts = encode_prompts(reader.tokenizer, self.prompts.texts)
         heads = [row for row in prompts for _ in range(self.samples)]
         window = reader.window()
         if window is None:
             return heads, ids
-        ids = [row[: window - 1] for row in ids]
-        return [head[-(window - len(row)) :] for head, row in zip(heads, ids, strict=True)], ids
+        ids, start = [row[: window - 1] for row in ids], start_tokens(reader.tokenizer)
+        rows = zip(heads, ids, strict=True)
+        return [keep_end(head, window - len(row), start) for head, row in rows], ids
 
     def coherence(self, judges: Judges, own: NDArray[np.float64], *,
                   seed: int) -> dict[str, NDArray[np.float64]]:

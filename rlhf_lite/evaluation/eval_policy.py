@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import chat_template, encode_prompts
+from rlhf_lite.data.formatting import chat_template, encode_prompts, keep_end, start_tokens
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
@@ -151,9 +151,9 @@ def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: in
         raise ComparisonError(f"{policy.name} has a window of {window} tokens, and "
                               f"max_new_tokens={max_new_tokens} leaves no room for a "
                               "prompt: ask for fewer new tokens")
-    rows = encode_prompts(policy.tokenizer, texts)
-    cut = [number for number, row in enumerate(rows) if len(row) > room]
-    return PromptRows([row[-room:] for row in rows], texts, cut, template)
+    rows = encode_prompts(policy.tokenizer, texts, rendered=template == "chat")
+    cut, head = [number for number, row in enumerate(rows) if len(row) > room], start_tokens(policy.tokenizer)
+    return PromptRows([keep_end(row, room, head) for row in rows], texts, cut, template)
 
 
 @torch.no_grad()

@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import END, byte_tokenizer, start_tokenizer
 
 from rlhf_lite.data.formatting import (
     chat_template,
     common_length,
     encode_pair,
+    encode_prompts,
+    keep_end,
     looks_like_transcript,
     parse_transcript,
     plain_text,
     render_dialogue,
     render_preference,
     split_transcript,
+    start_tokens,
+    token_ids,
 )
 from rlhf_lite.types import Dialogue, Message, Preference
 
@@ -32,9 +37,9 @@ class WordTokenizer:
 
     chat_template: str | None = "yes"
 
-    def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
-        assert add_special_tokens is False
-        return {"input_ids": [ord(c) for c in text]}
+    def __call__(self, text: str | list[str], add_special_tokens: bool) -> dict[str, list]:
+        rows = [[ord(c) for c in one] for one in ([text] if isinstance(text, str) else text)]
+        return {"input_ids": rows[0] if isinstance(text, str) else rows}
 
     def apply_chat_template(
         self, turns: Sequence[dict[str, str]], tokenize: bool, add_generation_prompt: bool
@@ -151,6 +156,38 @@ def test_encoding_keeps_the_boundary_and_the_limit(p: int, c: int, r: int, limit
     if p + max(c, r) <= limit:
         assert cut == free
     assert len(cut.prompt_ids) >= min(p, limit // 4)
+
+
+@pytest.mark.parametrize("ending", ["", END])
+def test_raw_text_begins_as_the_tokenizer_begins_it_and_a_rendered_chat_as_it_says(ending: str) -> None:
+    tokenizer = start_tokenizer(ending=ending)
+    start, turn = tokenizer.convert_tokens_to_ids(["<start>", "<turn>"])
+    whole = tokenizer("hi")["input_ids"]
+    assert whole[0] == start and (whole[-1] == tokenizer.eos_token_id) == bool(ending)  # the tokenizer's word
+    assert start_tokens(tokenizer) == [start]
+    assert token_ids(tokenizer, ["hi"]) == [whole[:3]]
+    assert token_ids(tokenizer, ["hi"], start=False) == [whole[1:3]]
+    # Never twice, and a template that writes no start token gets none.
+    assert token_ids(tokenizer, ["<start>hi", "<turn>hi"]) == [whole[:3], [turn, *whole[1:3]]]
+    assert encode_prompts(tokenizer, ["hi", ""]) == [whole[:3], [start]]
+    assert encode_prompts(tokenizer, ["hi"], rendered=True) == [whole[1:3]]
+    pair = encode_pair(tokenizer, Preference("abcdef", "12", "3"), max_tokens=5)
+    assert pair.prompt_ids == [start, *tokenizer("ef", add_special_tokens=False)["input_ids"]]
+    assert pair.chosen_ids == tokenizer("12", add_special_tokens=False)["input_ids"]
+
+
+def test_a_tokenizer_that_adds_nothing_is_left_alone() -> None:
+    plain = byte_tokenizer()
+    assert start_tokens(plain) == [] and token_ids(plain, ["hi", ""]) == [plain("hi")["input_ids"], []]
+
+
+@given(st.lists(st.integers(), max_size=8), st.integers(0, 9), st.integers(0, 2))
+def test_a_row_keeps_its_end_and_its_start_tokens(ids: list[int], room: int, heads: int) -> None:
+    head = ids[:heads]
+    kept = keep_end(ids, room, head)
+    assert len(kept) == min(len(ids), room)
+    if len(ids) > room > len(head):
+        assert kept == head + ids[len(ids) - room + len(head) :]
 
 
 def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end() -> None:

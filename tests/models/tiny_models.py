@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -129,6 +129,16 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=END, bos_token=END)
+
+
+def start_tokenizer(*, ending: str = "") -> PreTrainedTokenizerFast:
+    """The byte tokenizer of a model that begins every text with ``<start>``; ``<turn>`` begins a turn."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<start>", "additional_special_tokens": ["<turn>"]})
+    known = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("<start>", END)]
+    whole = processors.TemplateProcessing(single=f"<start> $A {ending}".strip(), special_tokens=known)
+    tokenizer.backend_tokenizer.post_processor = whole
+    return tokenizer
 
 
 def save_base(folder: Path, *, kind: str = "llama", seed: int = 0, **changes) -> Path:
