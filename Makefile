@@ -27,10 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v "$(PYTHON)" >/dev/null || { echo "There is no program '$(PYTHON)'. RLHF Lite needs Python 3.11.5 or newer: install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11, 5) or sys.exit("RLHF Lite needs Python 3.11.5 or newer, and %s is Python %d.%d.%d. Install a newer one, or name it: make PYTHON=/path/to/python3.11" % (sys.executable, *v[:3]))'
 	@if [ -e $(UNFINISHED) ] || [ "$$(cat $(STAMP) 2>/dev/null)" != "$(CURDIR)" ]; then \
-		echo "Setting up $(VENV): two to ten minutes, once"; touch $(UNFINISHED); "$(PYTHON)" -m venv --clear $(VENV); fi
+		echo "Setting up $(VENV), once: one to ten minutes, by the speed of the network"; touch $(UNFINISHED); "$(PYTHON)" -m venv --clear $(VENV); fi
 	@touch $(UNFINISHED)
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PY) tools/set_up.py
 	@rm -f $(UNFINISHED)
 	@printf '%s\n' "$(CURDIR)" > $(STAMP)
 

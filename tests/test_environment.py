@@ -231,7 +231,7 @@ echo "$*" >> "$CALLS"
 case "$*" in
   *version_info*) exit "${TOO_OLD:-0}" ;;
   "-m venv --clear "*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python; exit 0 ;;
-  *"-r requirements.lock") exit "${INSTALL_FAILS:-0}" ;;
+  "tools/set_up.py") exit "${INSTALL_FAILS:-0}" ;;
 esac
 exit 0
 """
@@ -268,7 +268,7 @@ def make(tree: Path, *arguments: str, expect: int = 0, **environment: str) -> tu
 
 
 def installs(calls: list[str]) -> int:
-    return sum("-r requirements.lock" in call for call in calls)
+    return sum(call == "tools/set_up.py" for call in calls)
 
 
 def fresh(calls: list[str]) -> int:
@@ -427,7 +427,12 @@ def test_workflows_are_sound_and_say_what_was_never_run() -> None:
         assert "Actions are pinned by major version" in text
     for name in ("publish", "colab"):
         assert found[name][0].startswith("# This workflow has never been run")
-    assert any(step.get("run") == ".ci/run" for step in found["test"][1]["jobs"]["test"]["steps"])
+    jobs = found["test"][1]["jobs"]
+    assert any(step.get("run") == ".ci/run" for step in jobs["test"]["steps"])
+    versions = {entry["python"] for entry in jobs["versions"]["strategy"]["matrix"]["include"]}
+    (first,) = (step["with"]["python-version"] for step in jobs["test"]["steps"] if "with" in step
+                and "python-version" in step["with"])
+    assert first not in versions and len(versions) >= 2
 
 
 def test_hooks_use_the_locked_versions() -> None:

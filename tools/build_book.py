@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import state
-from tools.execute import Execution, execute_all, print_table
+from tools.execute import STRICT_TIME, Execution, add_strict_time, execute_all, print_table
 from tools.stage import stage
 from tools.website.slim import slim
 
@@ -184,7 +185,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Build the book into _build/html.")
     parser.add_argument("--root", type=Path, default=state.REPOSITORY, help="the repository")
     parser.add_argument("--clean", action="store_true", help="remove stage/ and _build/ first")
+    add_strict_time(parser)
     arguments = parser.parse_args()
+    if arguments.strict_time:
+        os.environ[STRICT_TIME] = "1"
     root = arguments.root.resolve()
     if arguments.clean:
         for name in ("stage", "_build"):

@@ -2,18 +2,20 @@
 
     python tools/execute.py
     python tools/execute.py --jobs 1
+    python tools/execute.py --strict-time
 
 A notebook whose executed copy is fresh is not run again (see ``tools/state.py``). The others are copied to
-working folders, run there, and kept in ``.cache/executed`` with their timings. A notebook that fails, or that
-takes more than twice its budget, is never fresh: its copy goes to ``.cache/failed``. Sources are never
-written to.
+working folders, run there, and kept in ``.cache/executed`` with their timings. A notebook that fails is never
+fresh: its copy goes to ``.cache/failed``. Sources are never written to.
 
 Each kernel has one thread, on every machine: two such kernels get more done on two cores than one with two
 threads, and sums of floats come out the same wherever the book is made. ``tools/schedule.py`` says which
 notebooks wait for which.
 
 A chapter's budget is a target for the processor seconds of its one thread, starting included: other work on
-the machine changes them little, while it may double the seconds of the clock.
+the machine changes them little, while it may double the seconds of the clock. A slow machine still gets its
+book, and a warning. With ``--strict-time``, or ``RLHF_LITE_STRICT_TIME=1`` for a test or
+a build, a notebook that needs three times its budget has failed: that is for those who keep the budgets.
 """
 
 from __future__ import annotations
@@ -46,7 +48,10 @@ from tools import schedule, state
 # (eight chapters, median 0.78), so that these 115 are a reader's 90 seconds.
 BUDGET_SECONDS = {"fast": 115.0, "full": 5 * 3600.0}
 BOOK_BUDGET_SECONDS = 20 * 60.0
-HARD_FACTOR = 3  # a slow machine must not fail; a notebook that is far beyond its budget must
+HARD_FACTOR = 3  # with strict time
+# A cell that is still running after so many seconds is taken to hang.
+HANGING_SECONDS = {"fast": 2 * 3600, "full": 24 * 3600}
+STRICT_TIME = "RLHF_LITE_STRICT_TIME"
 
 
 @dataclass(frozen=True)
@@ -243,7 +248,7 @@ def _working_copy(root: Path, notebook: Path, folder: Path) -> Path:
 
 
 def _nbmake(working: Path) -> list[str]:
-    timeout = int(BUDGET_SECONDS[state.budget()] * HARD_FACTOR)
+    timeout = HANGING_SECONDS[state.budget()]
     command = [sys.executable, "-m", "pytest", "-p", "nbmake.pytest_plugin", "--nbmake", "--overwrite"]
     command += [f"--nbmake-timeout={timeout}", "-q", "--no-header", "--color=no", "--noconftest"]
     command += ["-p", "no:cacheprovider", "-c", os.devnull]
@@ -284,9 +289,10 @@ def _moment(text: str) -> datetime:
 
 def _too_slow(seconds: float) -> str:
     limit = BUDGET_SECONDS[state.budget()] * HARD_FACTOR
-    if seconds <= limit:
+    if os.environ.get(STRICT_TIME, "") in ("", "0") or seconds <= limit:
         return ""
-    return f"it took {seconds:.0f} processor seconds, and {HARD_FACTOR} times its budget are {limit:.0f}"
+    return (f"it took {seconds:.0f} processor seconds, and {HARD_FACTOR} times its budget are {limit:.0f}: "
+            "shorten it, or leave --strict-time (RLHF_LITE_STRICT_TIME) out on a slow machine")
 
 
 def _keep_failure(root: Path, notebook: Path, working: Path, before: str, log: str) -> None:
@@ -352,12 +358,21 @@ def machine() -> dict[str, Any]:
     return {"processor": processor, "cores": cores, "python": platform.python_version(), "torch": torch}
 
 
+def add_strict_time(parser: argparse.ArgumentParser) -> None:
+    """The option of the two commands that execute notebooks."""
+    text = "a notebook that needs three times its budget fails"
+    parser.add_argument("--strict-time", action="store_true", help=text)
+
+
 def main() -> None:
     """Command line: exit code 1 if a notebook failed."""
     parser = argparse.ArgumentParser(description="Execute the notebooks whose sources changed.")
     parser.add_argument("--root", type=Path, default=state.REPOSITORY, help="the repository")
     parser.add_argument("--jobs", type=int, help="notebooks at a time (default: one per core)")
+    add_strict_time(parser)
     arguments = parser.parse_args()
+    if arguments.strict_time:
+        os.environ[STRICT_TIME] = "1"
     results = execute_all(arguments.root.resolve(), jobs=arguments.jobs)
     failed = [result.name for result in results if result.error]
     if failed:

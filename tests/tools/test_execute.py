@@ -16,7 +16,7 @@ import nbformat
 import pytest
 
 from tests.tools.conftest import make_notebook, record_by_hand, write_notebook
-from tools import execute, state
+from tools import build_book, execute, state
 
 
 def outputs(path: Path) -> str:
@@ -30,6 +30,7 @@ def ran(root: Path) -> dict[str, bool]:
 @pytest.fixture(autouse=True)
 def fast_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RLHF_LITE_BUDGET", raising=False)
+    monkeypatch.delenv("RLHF_LITE_STRICT_TIME", raising=False)
 
 
 @pytest.mark.slow
@@ -124,9 +125,31 @@ def test_a_failure_is_kept_apart_and_never_fresh(tiny_repo: Path) -> None:
     assert not state.failed_before(tiny_repo, notebook)
 
 
-def test_only_far_above_its_budget_is_a_failure() -> None:
+def test_a_slow_machine_gets_its_book(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only who asks for strict time sees a failure, and only far above the budget."""
+    assert execute._too_slow(100_000.0) == ""
+    monkeypatch.setenv("RLHF_LITE_STRICT_TIME", "0")
+    assert execute._too_slow(100_000.0) == ""
+    monkeypatch.setenv("RLHF_LITE_STRICT_TIME", "1")
     assert execute._too_slow(200.0) == ""
-    assert "346 processor seconds, and 3 times its budget are 345" in execute._too_slow(346.0)
+    message = execute._too_slow(346.0)
+    assert "346 processor seconds, and 3 times its budget are 345" in message and "--strict-time" in message
+
+
+@pytest.mark.slow
+def test_strict_time_is_an_option_of_both_commands(tiny_repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(execute.BUDGET_SECONDS, "fast", 0.01)
+    (result,) = execute.execute_all(tiny_repo, show=False)
+    assert result.executed and not result.error
+    state.executed_copy(tiny_repo, tiny_repo / "notebooks" / "one.ipynb").unlink()
+    monkeypatch.setenv("RLHF_LITE_STRICT_TIME", "")  # so that what the command sets is undone afterwards
+    monkeypatch.setattr(sys, "argv", ["execute.py", "--root", str(tiny_repo), "--strict-time"])
+    with pytest.raises(SystemExit, match="failed: one"):
+        execute.main()
+    monkeypatch.setenv("RLHF_LITE_STRICT_TIME", "")
+    monkeypatch.setattr(sys, "argv", ["build_book.py", "--root", str(tiny_repo), "--strict-time"])
+    with pytest.raises(SystemExit, match="3 times its budget"):
+        build_book.main()
 
 
 def test_above_the_budget_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
