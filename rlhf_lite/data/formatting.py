@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_lite.types import Dialogue, Message, Preference
 
@@ -173,6 +173,59 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *
     return [row or [start] for row in token_ids(tokenizer, prompts, start=not rendered)]
 
 
+def fit_lengths(prompt: int, answer: int, max_tokens: int, *, least: int | None = None) -> tuple[int, int]:
+    """How many tokens of a prompt's *end* and of an answer's *beginning* fit into ``max_tokens``.
+
+    The one rule for everything that is cut: the prompt loses its beginning first, the answer its end only if
+    that is not enough.
+
+    Args:
+        prompt: tokens of the prompt.
+        answer: tokens of the answer, or of the longest answer to the prompt.
+        max_tokens: most tokens of both together, at least 2.
+        least: tokens of the prompt that stay, as far as it has them. By default a quarter of ``max_tokens``,
+            but at least 20 tokens (the opening of a review stays whole), and at most two thirds.
+    """
+    if max_tokens < 2:
+        raise ValueError(f"max_tokens must be at least 2 (a prompt and an answer), got {max_tokens}")
+    if least is None:
+        least = min(max(max_tokens // 4, 20), max_tokens * 2 // 3)
+    kept = min(prompt, max(max_tokens - answer, least))
+    return kept, min(answer, max_tokens - kept)
+
+
+class WholeText(NamedTuple):
+    """A text as token ids; how many tokens it had, and whether prompt and answer were cut."""
+
+    ids: list[int]
+    length: int
+    prompt_cut: bool
+    answer_cut: bool
+
+
+def encode_whole(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
+                 prompts: Sequence[str] | None = None, *, max_tokens: int) -> list[WholeText]:
+    """Token ids of whole texts, prompt and answer tokenised together, cut by :func:`fit_lengths`.
+
+    An empty text becomes the end token, for a reader needs one position.
+
+    Args:
+        tokenizer: adds its start tokens.
+        texts: each begins with its prompt.
+        prompts: what each begins with; None if the texts have no prompts, so that they lose their ends.
+        max_tokens: most tokens of a text.
+    """
+    heads = [[]] * len(texts) if prompts is None else token_ids(tokenizer, prompts)
+    start, rows = start_tokens(tokenizer), []
+    for ids, head in zip(token_ids(tokenizer, texts), heads, strict=True):
+        prompt = min(len(head), len(ids))
+        before, after = fit_lengths(prompt, len(ids) - prompt, max_tokens)
+        kept = keep_end(ids[:prompt], before, start) + ids[prompt : prompt + after]
+        rows.append(WholeText(kept or [tokenizer.eos_token_id], len(ids), before < prompt,
+                              prompt + after < len(ids)))
+    return rows
+
+
 @dataclass(frozen=True)
 class EncodedPair:
     """A preference as token ids; the same prompt precedes both responses."""
@@ -190,16 +243,13 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, preference: Preference, *,
     Args:
         tokenizer: adds its start tokens to the prompt, and no end token.
         preference: its texts are used as they are; see ``render_preference`` for conversations.
-        max_tokens: most tokens of prompt and response together. A prompt that is too long loses its
-            beginning, but not below a quarter of ``max_tokens``; what still does not fit is cut off the
-            responses' ends.
+        max_tokens: most tokens of prompt and response together; :func:`fit_lengths` says what is cut, the
+            same of the prompt for both responses.
     """
     (prompt,) = token_ids(tokenizer, [preference.prompt])
     chosen, rejected = token_ids(tokenizer, [preference.chosen, preference.rejected], start=False)
     if max_tokens is not None:
-        if max_tokens < 2:
-            raise ValueError(f"max_tokens must be at least 2, got {max_tokens}")
-        room = max(max_tokens - max(len(chosen), len(rejected)), max_tokens // 4)
-        prompt = keep_end(prompt, room, start_tokens(tokenizer))
-        chosen, rejected = chosen[: max_tokens - len(prompt)], rejected[: max_tokens - len(prompt)]
+        before, after = fit_lengths(len(prompt), max(len(chosen), len(rejected)), max_tokens)
+        prompt = keep_end(prompt, before, start_tokens(tokenizer))
+        chosen, rejected = chosen[:after], rejected[:after]
     return EncodedPair(prompt, chosen, rejected, preference.margin)

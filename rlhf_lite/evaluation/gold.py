@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_right
-from rlhf_lite.evaluation.judges import Scores
+from rlhf_lite.data.formatting import encode_whole
+from rlhf_lite.evaluation.judges import Scores, ask
 from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
 from rlhf_lite.models.trunk import SplitBody, split_body
 from rlhf_lite.types import Preference, Rating
@@ -22,16 +23,17 @@ _ABOVE = 0.4
 
 
 @torch.no_grad()
-def mean_features(body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
-                  max_tokens: int, batch_size: int = 64) -> np.ndarray:
+def mean_features(body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str],
+                  prompts: Sequence[str] | None = None, *, max_tokens: int,
+                  batch_size: int = 64) -> np.ndarray:
     """Mean hidden state of each text after the lower half of a body, ``[B, H]`` float32.
 
     The first token is left out of the mean: it carries an activation hundreds of times larger than all others
-    in models of this family, whatever the text says.
+    in models of this family, whatever the text says. ``prompts`` is what the texts begin with: a text that is
+    too long is cut by ``formatting.fit_lengths``.
     """
-    encoded = tokenizer(list(texts), add_special_tokens=False, truncation=True, max_length=max_tokens)
-    rows = encoded["input_ids"]
-    rows = [row if len(row) > 1 else (row or [tokenizer.eos_token_id]) * 2 for row in rows]
+    rows = [row.ids for row in encode_whole(tokenizer, texts, prompts, max_tokens=max_tokens)]
+    rows = [row if len(row) > 1 else row * 2 for row in rows]
     features = np.empty((len(rows), body.lower.config.hidden_size), dtype=np.float32)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(order), batch_size):
@@ -61,12 +63,15 @@ class GoldJudge:
     bias: float
     max_tokens: int
 
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+    takes_prompts = True
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> np.ndarray:
         """Predicted mean ratings ``[B]`` of whole texts, on the human scale of -4 to +4.
 
-        If adapters were added to the model's lower layers since, switch them off around this call.
+        ``prompts`` is what the texts begin with, see :func:`mean_features`. If adapters were
+        added to the model's lower layers since, switch them off around this call.
         """
-        features = mean_features(self.body, self.tokenizer, texts, max_tokens=self.max_tokens)
+        features = mean_features(self.body, self.tokenizer, texts, prompts, max_tokens=self.max_tokens)
         return features @ self.weights + self.bias
 
 
@@ -86,20 +91,25 @@ def as_ratings(rows: Sequence[Rating] | Sequence[Preference]) -> list[Rating]:
     return rated
 
 
+def prompts_of(rows: Sequence[Rating] | Sequence[Preference]) -> list[str]:
+    """What each text of :func:`as_ratings` begins with; a rated text has no prompt."""
+    return [prompt for row in rows for prompt in ([""] if isinstance(row, Rating) else [row.prompt] * 2)]
+
+
 def fit_gold_judge(model, tokenizer: PreTrainedTokenizerBase,
                    ratings: Sequence[Rating] | Sequence[Preference], *, max_tokens: int) -> GoldJudge:
     """Fit the judge to rated texts, which must come from the gold split alone.
 
     Args:
         model: the untouched causal model; without adapters, or with adapters that are switched off.
-        max_tokens: longer texts are cut on the right.
+        max_tokens: longer texts are cut by ``formatting.fit_lengths``.
     """
     from sklearn.linear_model import RidgeCV
     from sklearn.preprocessing import StandardScaler
 
-    ratings = as_ratings(ratings)
+    ratings, prompts = as_ratings(ratings), prompts_of(ratings)
     split = judge_body(model)
-    features = mean_features(split, tokenizer, [r.text for r in ratings], max_tokens=max_tokens)
+    features = mean_features(split, tokenizer, [r.text for r in ratings], prompts, max_tokens=max_tokens)
     scaler, ridge = StandardScaler(), RidgeCV(alphas=np.logspace(1, 5, 13))
     ridge.fit(scaler.fit_transform(features), np.array([r.mean for r in ratings]))
     weights = ridge.coef_ / scaler.scale_
@@ -130,8 +140,8 @@ def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Pr
     """
     from scipy.stats import spearmanr
 
-    ratings = as_ratings(ratings)
-    predicted = np.asarray(judge([r.text for r in ratings]))
+    ratings, prompts = as_ratings(ratings), prompts_of(ratings)
+    predicted = np.asarray(ask(judge, [r.text for r in ratings], prompts))
     actual = np.array([r.mean for r in ratings])
     pearson = pearson_ci(predicted, actual)
     first, second = np.triu_indices(len(actual), 1)

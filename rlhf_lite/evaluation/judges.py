@@ -27,11 +27,13 @@ from rlhf_lite.data.formatting import plain_text
 from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
+from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.types import Message
 
-# Whole texts to one number each, ``[n]``; NaN means that the judge has no answer.
-Scores = Callable[[Sequence[str]], NDArray[np.float64]]
+# Whole texts to one number each, ``[n]``; NaN means that the judge has no answer. A judge with the attribute
+# ``takes_prompts`` is called with what the texts begin with as well: it cuts texts that are too long for it.
+Scores = Callable[..., NDArray[np.float64]]
 # Scores that may decide who wins a prompt.
 DECIDING = ("gold", "vader", "reward")
 # What published classifiers call the label that is meant; the first that a model has is taken.
@@ -198,6 +200,28 @@ def _probabilities(values: Any, n: int, name: str) -> NDArray[np.float64]:
     return scores
 
 
+def ask(judge: Scores, texts: Sequence[str], prompts: Sequence[str]) -> NDArray[np.float64]:
+    """What a judge says of whole texts, which begin with their prompts."""
+    return judge(texts, prompts) if getattr(judge, "takes_prompts", False) else judge(texts)
+
+
+@dataclass(frozen=True)
+class ModelJudge:
+    """Raw scores of a reward model; the texts are cut as in its training.
+
+    Attributes:
+        model: the reward model.
+    """
+
+    model: RewardModel
+
+    takes_prompts = True
+
+    def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> NDArray[np.float64]:
+        """Scores ``[n]`` of whole texts, which begin with their prompts."""
+        return self.model.score_texts(texts, prompts).double().numpy()
+
+
 @dataclass(frozen=True)
 class Judges:
     """Who judges the answers of a policy. VADER and a toxicity judge are always there.
@@ -232,16 +256,14 @@ class Judges:
             ComparisonError: if a judge gives another number of scores.
         """
         scores = {"vader": vader_scores(texts), "toxicity": self.toxicity(texts)}
-        whole = [self._whole(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+        heads = list(prompts)
+        if self.chat:
+            heads = [plain_text([Message("user", prompt)], True) + " " for prompt in prompts]
+        whole = [head + text for head, text in zip(heads, texts, strict=True)]
         for name, judge in (("gold", self.gold), ("reward", self.reward_of_texts)):
             if judge is not None:
-                scores[name] = _checked(judge(whole), len(texts), name)
+                scores[name] = _checked(ask(judge, whole, heads), len(texts), name)
         return scores
-
-    def _whole(self, prompt: str, text: str) -> str:
-        if not self.chat:
-            return prompt + text
-        return f"{plain_text([Message('user', prompt)], True)} {text}"
 
 
 def deciding_judge(judge: str | None, *, has_gold: bool, has_reward: bool) -> str:

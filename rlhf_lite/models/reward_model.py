@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_right
+from rlhf_lite.data.formatting import encode_whole
 from rlhf_lite.files import write_json
 from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
 from rlhf_lite.models.policy import Precision, load_tokenizer, pick_dtype, resolve_model
@@ -33,7 +34,7 @@ class RewardModel(nn.Module):
         tokenizer: pads with a token that :meth:`score_texts` never appends.
         name: folder or Hub id of the base model.
         top_layers: how many layers carry adapters.
-        max_tokens: longer texts are cut on the right.
+        max_tokens: longer texts are cut by ``formatting.fit_lengths``.
     """
 
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, name: str,
@@ -61,22 +62,28 @@ class RewardModel(nn.Module):
         last = mask.shape[1] - 1 - mask.long().flip(-1).argmax(-1)  # (B,)
         return self._shared[1](states[torch.arange(len(last)), last].float()).squeeze(-1)
 
-    def encode(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Token ids and bool mask, both ``[B, S]``, padded on the right."""
-        rows = self.tokenizer(list(texts), add_special_tokens=False, truncation=True,
-                              max_length=self.max_tokens)
-        # An empty text still needs one position to be scored at.
-        ids = [row or [self.tokenizer.eos_token_id] for row in rows["input_ids"]]
-        return pad_right(ids, self.tokenizer.pad_token_id)
+    def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and bool mask, both ``[B, S]``, padded on the right; arguments as in `score_texts`."""
+        rows = encode_whole(self.tokenizer, texts, prompts, max_tokens=self.max_tokens)
+        return pad_right([row.ids for row in rows], self.tokenizer.pad_token_id)
 
     @torch.no_grad()
-    def score_texts(self, texts: Sequence[str], *, batch_size: int = 64) -> Tensor:
-        """Raw scores ``[B]`` of whole texts (prompt and completion together), in order."""
+    def score_texts(self, texts: Sequence[str], prompts: Sequence[str] | None = None, *,
+                    batch_size: int = 64) -> Tensor:
+        """Raw scores ``[B]``, in order.
+
+        Args:
+            texts: whole texts, prompt and completion together.
+            prompts: what each text begins with. A text that is too long then loses the beginning of its
+                prompt before the end of its completion; without prompts it loses its end.
+            batch_size: texts in one forward pass.
+        """
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         scores = torch.empty(len(texts))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            ids, mask = self.encode([texts[i] for i in rows])
+            heads = None if prompts is None else [prompts[i] for i in rows]
+            ids, mask = self.encode([texts[i] for i in rows], heads)
             scores[rows] = self(self.body.trunk(ids, mask), mask).float()
         return scores
 

@@ -14,7 +14,7 @@ from rlhf_lite.errors import ComparisonError, PhaseError
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge
-from rlhf_lite.evaluation.judges import Scores, deciding_judge, toxicity_judge
+from rlhf_lite.evaluation.judges import ModelJudge, Scores, deciding_judge, toxicity_judge
 from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.models.adapters import load_adapter
@@ -201,4 +201,4 @@ def _reward(place: Path, texts: Texts | None) -> tuple[Scores, dict[str, Any]]:
     if texts is not None:
         gap = PipelineConfig().reward.eval_min_gap
         quality = judge_reward_model(model, texts.test_pairs, min_gap=gap, bins=2 * _BINS)
-    return lambda whole: model.score_texts(whole).double().numpy(), {"reward_model": quality}
+    return ModelJudge(model), {"reward_model": quality}

@@ -23,7 +23,7 @@ from rlhf_lite.pipeline.context import Run, thin
 from rlhf_lite.rollout.rewards import Completions, evaluate
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
-from rlhf_lite.training.dpo import DPOSettings, train_dpo
+from rlhf_lite.training.dpo import KTO, DPOSettings, train_dpo
 from rlhf_lite.training.pairs import encode_preferences
 from rlhf_lite.training.settings import OptimiserSettings, pick
 from rlhf_lite.types import Preference
@@ -124,10 +124,10 @@ def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
         merged: also write the policy as a plain model.
     """
     config, settings = run.config, run.config.dpo
-    steps = epoch_steps(len(pairs), batch_size=settings.batch_size, epochs=settings.epochs)
-    status = "loss {loss/per_pair:.3f} per pair, accuracy {accuracy/fraction:.2f}"
-    if getattr(settings, "loss", "sigmoid") == "kto":  # it sees single answers
-        status = "loss {loss/per_answer:.3f} per answer"
+    rows, status = len(pairs), "loss {loss/per_pair:.3f} per pair, accuracy {accuracy/fraction:.2f}"
+    if getattr(settings, "loss", "sigmoid") == KTO:  # it sees single answers, two of each pair
+        rows, status = 2 * len(pairs), "loss {loss/per_answer:.3f} per answer"
+    steps = epoch_steps(rows, batch_size=settings.batch_size, epochs=settings.epochs)
     with run.training("dpo", status, steps=steps) as run_settings:
         train_dpo(PolicyScorer(adapters.model, top_layers=config.lora.top_layers), pairs,
                   pick(DPOSettings, settings), reference=adapters.scoring(adapters.reference),

@@ -84,9 +84,7 @@ def run_reward(run: Run) -> None:
     config, max_tokens = run.config, run.config.data.max_tokens
     model = new_reward_model(config.model.name, precision=run.precision, max_tokens=max_tokens,
                              seed=config.seed, **config.lora.model_dump())
-    # One pair of reviews in seven has an answer that is too long: recorded runs cut it and kept the pair.
-    pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens,
-                         cut_answers=True).pairs
+    pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens).pairs
     steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
     status = "loss {loss/nats_per_pair:.3f} nats/pair, accuracy {accuracy/fraction:.2f}"

@@ -218,7 +218,7 @@ def model_reward(model: RewardModel, *, shared_trunk: bool) -> Reward:
         if shared_trunk and batch.hidden is not None:
             # The reward model never saw an end token: it reads the last token of the text.
             return model(batch.hidden, batch.text_mask).float()
-        return model.score_texts(batch.texts)
+        return model.score_texts(batch.texts, batch.prompts)
 
     return score
 

@@ -9,7 +9,17 @@ from typing import Generic, NamedTuple, TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_lite.data.formatting import EncodedPair, encode_prompts
+from rlhf_lite.data import row_counts
+from rlhf_lite.data.formatting import (
+    EncodedPair,
+    encode_prompts,
+    encode_whole,
+    fit_lengths,
+    keep_end,
+    start_tokens,
+    token_ids,
+)
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.training.sft import Example
 from rlhf_lite.types import Preference
 
@@ -71,7 +81,8 @@ class EncodedAnswers(NamedTuple):
 
 
 def encode_preferences(tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *,
-                       max_tokens: int, end: bool = True) -> EncodedPairs[EncodedPair]:
+                       max_tokens: int, end: bool = True,
+                       counts: RowCounts | None = None) -> EncodedPairs[EncodedPair]:
     """Token ids of preferences; prompt and answers are tokenised apart, so that no token spans the boundary.
 
     An answer is never cut: half an answer is not what people judged, and the longer of the two would lose
@@ -83,80 +94,94 @@ def encode_preferences(tokenizer: PreTrainedTokenizerBase, preferences: Sequence
         preferences: their texts are used as they are; see ``formatting.render_preference`` for conversations.
         max_tokens: most tokens of prompt and answer together.
         end: append the end token to answers that do not end with it (a chat template may have written it).
+        counts: takes down what was cut and refused.
     """
+    counts = RowCounts() if counts is None else counts
     prompts = encode_prompts(tokenizer, [p.prompt for p in preferences])
-    chosen = _answers(tokenizer, [p.chosen for p in preferences], max_tokens=max_tokens, end=end)
-    rejected = _answers(tokenizer, [p.rejected for p in preferences], max_tokens=max_tokens, end=end)
-    pairs, refused = [], []
+    chosen = _answers(tokenizer, [p.chosen for p in preferences], end=end)
+    rejected = _answers(tokenizer, [p.rejected for p in preferences], end=end)
+    pairs, refused, head = [], [], start_tokens(tokenizer)
     for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
-        room = max_tokens - max(len(good), len(bad))
-        if room < 1 or not good or not bad or good == bad:
+        if good == bad or not good or not bad:
+            kept = None
+            counts.leave(row_counts.EQUAL if good == bad else row_counts.EMPTY)
+        else:
+            kept = _prompt_that_fits(prompt, max(len(good), len(bad)), max_tokens, head, counts)
+        if kept is None:
             refused.append(i)
         else:
-            pairs.append(EncodedPair(prompt[-room:], good, bad, preferences[i].margin))
+            pairs.append(EncodedPair(kept, good, bad, preferences[i].margin))
     return EncodedPairs(pairs, refused)
 
 
 def encode_judged(tokenizer: PreTrainedTokenizerBase, texts: Sequence[JudgedText], *, max_tokens: int,
-                  end: bool = True) -> EncodedAnswers:
+                  end: bool = True, counts: RowCounts | None = None) -> EncodedAnswers:
     """Token ids of judged answers; arguments and rules as for :func:`encode_preferences`."""
+    counts = RowCounts() if counts is None else counts
     prompts = encode_prompts(tokenizer, [t.prompt for t in texts])
-    completions = _answers(tokenizer, [t.completion for t in texts], max_tokens=max_tokens, end=end)
-    answers, refused = [], []
+    completions = _answers(tokenizer, [t.completion for t in texts], end=end)
+    answers, refused, head = [], [], start_tokens(tokenizer)
     for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-        room = max_tokens - len(completion)
-        if room < 1 or not completion:
+        if completion:
+            kept = _prompt_that_fits(prompt, len(completion), max_tokens, head, counts)
+        else:
+            kept = None
+            counts.leave(row_counts.EMPTY)
+        if kept is None:
             refused.append(i)
         else:
-            answers.append(JudgedAnswer(prompt[-room:], completion, texts[i].desirable))
+            answers.append(JudgedAnswer(kept, completion, texts[i].desirable))
     return EncodedAnswers(answers, refused)
 
 
+def _prompt_that_fits(prompt: list[int], answer: int, max_tokens: int, head: list[int],
+                      counts: RowCounts) -> list[int] | None:
+    """The end of a prompt that leaves room for an answer of so many tokens; None if there is no room."""
+    before, after = fit_lengths(len(prompt), answer, max_tokens, least=1)
+    counts.measure(len(prompt) + answer)
+    if after < answer:
+        counts.leave(row_counts.TOO_LONG)
+        return None
+    counts.use(prompt_cut=before < len(prompt))
+    return keep_end(prompt, before, head)
+
+
 def encode_texts(tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Preference], *, max_tokens: int,
-                 cut_answers: bool = False) -> EncodedPairs[TextPair]:
+                 counts: RowCounts | None = None) -> EncodedPairs[TextPair]:
     """Token ids of both whole texts of each preference, for a reward model, which reads texts.
 
-    Prompt and answer are tokenised together and no end is appended, as when the reward model scores a text.
-    What is too long is cut as by :func:`encode_preferences`: the prompt loses its beginning, the same for
-    both texts, and a pair whose longer answer leaves no room for one token of the prompt is refused.
+    Prompt and answer are tokenised together and no end is appended, and each text is cut by itself, by
+    ``formatting.fit_lengths``: exactly as when the reward model scores one text. Pairs whose texts are equal
+    then are refused: nothing can be learned from them.
 
     Args:
         tokenizer: adds no special tokens.
         preferences: their texts are used as they are.
         max_tokens: most tokens of a text.
-        cut_answers: refuse nothing: what is too long loses its end, as when the reward model scores a text.
+        counts: takes down what was cut and refused.
     """
-
-    def ids(texts: list[str]) -> list[list[int]]:
-        # An empty text still needs one position to be scored at.
-        return [row or [tokenizer.eos_token_id] for row in _token_ids(tokenizer, texts)]
-
-    texts = [(p.prompt + p.chosen, p.prompt + p.rejected) for p in preferences]
-    prompts = ids([p.prompt for p in preferences])
-    chosen, rejected = ids([good for good, _ in texts]), ids([bad for _, bad in texts])
+    counts = RowCounts() if counts is None else counts
+    prompts, chosen = [p.prompt for p in preferences], [p.prompt + p.chosen for p in preferences]
+    rejected = [p.prompt + p.rejected for p in preferences]
+    good, bad = (encode_whole(tokenizer, t, prompts, max_tokens=max_tokens) for t in (chosen, rejected))
     pairs, refused = [], []
-    for i, (prompt, good, bad) in enumerate(zip(prompts, chosen, rejected, strict=True)):
-        if cut_answers:
-            good, bad = good[:max_tokens], bad[:max_tokens]
-        excess = max(0, len(good) - max_tokens, len(bad) - max_tokens)
-        if excess and excess >= len(prompt):
+    for i, both in enumerate(zip(good, bad, strict=True)):
+        counts.measure(max(text.length for text in both))
+        cut = any(text.answer_cut for text in both)
+        if both[0].ids == both[1].ids:
+            counts.leave(row_counts.EQUAL_AFTER_CUT if cut else row_counts.EQUAL)
             refused.append(i)
-        else:
-            pairs.append(TextPair(good[excess:], bad[excess:], (len(texts[i][0]), len(texts[i][1]))))
+            continue
+        counts.use(prompt_cut=any(text.prompt_cut for text in both), answer_cut=cut)
+        pairs.append(TextPair(both[0].ids, both[1].ids, (len(chosen[i]), len(rejected[i]))))
     return EncodedPairs(pairs, refused)
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-
-
-def _answers(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, max_tokens: int,
-             end: bool) -> list[list[int]]:
+def _answers(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, end: bool) -> list[list[int]]:
     """Token ids of answers, with one end token each if ``end``."""
-    if max_tokens < 2:
-        raise ValueError(f"max_tokens must be at least 2 (a prompt and an answer), got {max_tokens}")
     tail = [tokenizer.eos_token_id] if end else []
-    return [[*row, *(tail if row[-1:] != tail else [])] for row in _token_ids(tokenizer, texts)]
+    rows = token_ids(tokenizer, texts, start=False)
+    return [[*row, *(tail if row[-1:] != tail else [])] for row in rows]
 
 
 def judged_from_pairs(pairs: Sequence[EncodedPair]) -> list[JudgedAnswer]:

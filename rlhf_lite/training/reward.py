@@ -36,7 +36,7 @@ def pair_texts(pairs: Sequence[Preference]) -> list[str]:
 
 def score_pairs(model: RewardModel, pairs: Sequence[Preference]) -> tuple[Tensor, Tensor]:
     """Raw scores ``[B]`` of the chosen and of the rejected texts."""
-    scores = model.score_texts(pair_texts(pairs))
+    scores = model.score_texts(pair_texts(pairs), [p.prompt for p in pairs] * 2)
     return scores[: len(pairs)], scores[len(pairs) :]
 
 

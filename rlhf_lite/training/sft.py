@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 from rlhf_lite.data.collate import pad_right
-from rlhf_lite.data.formatting import Template, chat_template, common_length
+from rlhf_lite.data.formatting import (
+    Template,
+    chat_template,
+    common_length,
+    encode_prompts,
+    fit_lengths,
+    keep_end,
+    start_tokens,
+    token_ids,
+)
+from rlhf_lite.data.row_counts import EMPTY, RowCounts
 from rlhf_lite.functional import masked_sum
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
@@ -48,21 +58,33 @@ class Example:
         return len(self.completion) if self.counts is None else sum(self.counts)
 
 
-def encode_examples(tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: int,
-                    end: bool = True) -> list[Example]:
+def encode_examples(tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: int, end: bool = True,
+                    counts: RowCounts | None = None) -> list[Example]:
     """Tokenise (prompt, completion) texts and append the end token.
 
-    Prompt and completion together have at most ``max_tokens`` tokens. A completion that is cut gets no end
-    token: the text does not end there.
+    What is too long is cut by ``formatting.fit_lengths``. A completion that is cut gets no end token: the
+    text does not end there. Without a prompt, the context is the start token.
+
+    Args:
+        tokenizer: adds no special tokens.
+        texts: prompts, which may be empty, with completions.
+        max_tokens: most tokens of both together.
+        end: append the end token.
+        counts: takes down what was cut and left out.
     """
-    prompts = tokenizer([p for p, _ in texts], add_special_tokens=False)["input_ids"]
-    completions = tokenizer([c for _, c in texts], add_special_tokens=False)["input_ids"]
-    examples = []
+    counts = RowCounts() if counts is None else counts
+    prompts = encode_prompts(tokenizer, [p for p, _ in texts])
+    completions = token_ids(tokenizer, [c for _, c in texts], start=False)
+    examples, head = [], start_tokens(tokenizer)
     for prompt, completion in zip(prompts, completions, strict=True):
         full = completion + ([tokenizer.eos_token_id] if end else [])
-        full = full[: max(0, max_tokens - len(prompt))]
-        if prompt and full:
-            examples.append(Example(prompt, full))
+        if not full:
+            counts.leave(EMPTY)
+            continue
+        before, after = fit_lengths(len(prompt), len(full), max_tokens)
+        counts.measure(len(prompt) + len(full))
+        counts.use(prompt_cut=before < len(prompt), answer_cut=after < len(full))
+        examples.append(Example(keep_end(prompt, before, head), full[:after]))
     return examples
 
 

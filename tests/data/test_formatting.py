@@ -191,9 +191,9 @@ def test_a_row_keeps_its_end_and_its_start_tokens(ids: list[int], room: int, hea
 
 
 def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end() -> None:
-    pair = encode_pair(tokenizer, Preference("abcdef", "123", "45"), max_tokens=5)
-    assert "".join(map(chr, pair.prompt_ids)) == "ef" and "".join(map(chr, pair.chosen_ids)) == "123"
+    pair = encode_pair(tokenizer, Preference("abcdef", "123", "45"), max_tokens=6)
+    assert "".join(map(chr, pair.prompt_ids)) == "cdef" and "".join(map(chr, pair.chosen_ids)) == "12"
     pair = encode_pair(tokenizer, Preference("abcdef", "12345678", "45"), max_tokens=4)
-    assert "".join(map(chr, pair.prompt_ids)) == "f" and "".join(map(chr, pair.chosen_ids)) == "123"
+    assert "".join(map(chr, pair.prompt_ids)) == "ef" and "".join(map(chr, pair.chosen_ids)) == "12"
     with pytest.raises(ValueError, match="at least 2, got 1"):
         encode_pair(tokenizer, Preference("a", "b", "c"), max_tokens=1)

@@ -178,7 +178,7 @@ def test_a_reward_model_against_people_by_hand():
     scores = {"p good": 2.0, "p bad": 0.0, "q good": 0.0, "q bad": 0.0, "r good": 1.0, "r bad": 3.0}
 
     class Known:
-        def score_texts(self, texts):
+        def score_texts(self, texts, prompts=None):
             return torch.tensor([scores[text] for text in texts])
 
     pairs = [

@@ -6,11 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer
+from tiny_models import byte_tokenizer, save_base
 
+from rlhf_lite.data import row_counts
+from rlhf_lite.data.row_counts import RowCounts
+from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.training.pairs import JudgedText, encode_judged, encode_preferences, encode_texts
+from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 
 
@@ -43,25 +48,45 @@ def test_whole_texts_are_cut_by_the_same_rule():
     tokenizer = byte_tokenizer()
     texts = [
         Preference("abcdef", "gh", "i"),
-        Preference("abcdefgh", "klm", "n"),  # both lose the first two of the prompt
-        Preference("abc", "d" * 9, "e"),  # no room for one token of the prompt: refused
-        Preference("abc", "d", "e" * 8),  # room for one
+        Preference("abcdefgh", "klm", "n"),  # the first loses two of the prompt, the second nothing
+        Preference("abc", "d" * 9, "e"),  # the prompt stays whole, the answer is cut
+        Preference("abcdefgh", "i" * 9, "j"),  # two thirds of the limit stay of the prompt
         Preference("", "a" * 9, ""),  # without a prompt, an answer may fill everything
-        Preference("", "a" * 10, "b"),
+        Preference("", "a" * 10, "a" * 9 + "b"),  # equal after the cut: refused
+        Preference("ab", "c", "c"),
     ]
-    encoded = encode_texts(tokenizer, texts, max_tokens=9)
+    counts = RowCounts(9)
+    encoded = encode_texts(tokenizer, texts, max_tokens=9, counts=counts)
     decode = tokenizer.decode
     assert [(decode(p.chosen_ids), decode(p.rejected_ids)) for p in encoded.pairs] == [
         ("abcdefgh", "abcdefi"),
-        ("cdefghklm", "cdefghn"),
-        ("cd", "c" + "e" * 8),
+        ("cdefghklm", "abcdefghn"),
+        ("abcdddddd", "abce"),
+        ("cdefghiii", "abcdefghj"),
         ("a" * 9, tokenizer.eos_token),
     ]
-    assert encoded.refused == [2, 5]
+    assert encoded.refused == [5, 6]
     assert encoded.pairs[1].characters == (11, 9)
-    cut = encode_texts(tokenizer, texts, max_tokens=9, cut_answers=True)
-    assert not cut.refused and decode(cut.pairs[1].chosen_ids) == "abcdefghk"
-    assert all(p.chosen_ids == q.chosen_ids for p, q in zip(cut.pairs[:1], encoded.pairs[:1], strict=True))
+    assert counts.record() == {"read": 7, "left_out": {row_counts.EQUAL_AFTER_CUT: 1, row_counts.EQUAL: 1},
+                               "prompts_cut": 2, "answers_cut": 2, "used": 5, "max_tokens": 9,
+                               "longest_tokens": 17}
+
+
+def test_a_long_prompt_leaves_the_answers_to_the_reward_model(tmp_path):
+    """Cut on the right, both texts of every pair would be the same tokens: loss log 2 for ever."""
+    pairs = [Preference(f"question {i}: " + "why " * 30, " yes", " no") for i in range(4)]
+    base = save_base(tmp_path / "base")
+    shape = {"rank": 2, "alpha": 4.0, "dropout": 0.0, "top_layers": 2, "target_modules": "all-linear"}
+    model = new_reward_model(str(base), precision="fp32", max_tokens=24, seed=0, **shape)
+    encoded = encode_texts(model.tokenizer, pairs, max_tokens=24).pairs
+    assert [model.tokenizer.decode(p.chosen_ids)[-4:] for p in encoded] == [" yes"] * 4
+    # What it scores is what it was trained on.
+    texts = [p.prompt + p.chosen for p in pairs]
+    ids, mask = model.encode(texts, [p.prompt for p in pairs])
+    assert [row[m].tolist() for row, m in zip(ids, mask, strict=True)] == [p.chosen_ids for p in encoded]
+    torch.nn.init.normal_(model.model.get_base_model().score.modules_to_save["default"].weight)
+    chosen, rejected = score_pairs(model, pairs)
+    assert (chosen != rejected).all()
 
 
 def test_an_end_that_is_there_is_not_doubled():

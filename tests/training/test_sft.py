@@ -21,6 +21,7 @@ from runners import (
 )
 from tiny_models import byte_tokenizer, shake
 
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.models.policy import PolicyScorer
 from rlhf_lite.training import sft
 from rlhf_lite.training.sft import Example, collate_examples, completion_loss, encode_chats, encode_examples
@@ -204,9 +205,16 @@ def test_encode_examples():
     texts = [("ab", " cd"), ("", "x"), ("abcdef", "gh"), ("abcdefgh", "z"), ("abc", "defg")]
     found = encode_examples(tokenizer, texts, max_tokens=7)
     decoded = [(tokenizer.decode(e.prompt), tokenizer.decode(e.completion)) for e in found]
-    # The second has no prompt, the fourth no room; the third and the last are cut, and do not end there.
-    assert decoded == [("ab", " cd<end>"), ("abcdef", "g"), ("abc", "defg")]
-    assert [e.completion[-1] == end for e in found] == [True, False, False]
+    # Without a prompt the start token is the context. A prompt loses its beginning, down to four of the seven
+    # tokens, and an answer then its end: it does not end there.
+    expected = [("ab", " cd<end>"), (tokenizer.bos_token, "x<end>"), ("cdef", "gh<end>"), ("defgh", "z<end>"),
+                ("abc", "defg")]
+    assert decoded == expected
+    assert [e.completion[-1] == end for e in found] == [True, True, True, True, False]
+    counts = RowCounts(7)
+    encode_examples(tokenizer, texts, max_tokens=7, counts=counts)
+    assert counts.record() == {"read": 5, "left_out": {}, "prompts_cut": 2, "answers_cut": 1, "used": 5,
+                               "max_tokens": 7, "longest_tokens": 10}
     assert encode_examples(tokenizer, texts[:1], max_tokens=7, end=False)[0].completion[-1] != end
 
 
