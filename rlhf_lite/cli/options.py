@@ -27,6 +27,8 @@ Resume = Annotated[bool, typer.Option("--resume", help="continue a killed run wh
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="stop at a broken row, or skip and list it")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="length limit, tokens")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 = always the likeliest token")]
+Precision = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="of the weights; auto = bf16 if the "
+                                                                    "processor has it")]
 
 ConfigT = TypeVar("ConfigT")
 

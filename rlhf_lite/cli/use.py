@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_lite.cli.options import MaxNewTokens, OnError, SampleSeed, Temperature, typed_command
+from rlhf_lite.cli.options import MaxNewTokens, OnError, Precision, SampleSeed, Temperature, typed_command
 from rlhf_lite.cli.printing import show_numbers
 
 MODEL_HELP = "a run, RUN/PHASE, a folder, a Hub id, smollm2; or NAME=MODEL"
@@ -23,11 +23,12 @@ def score(
     model_dir: Annotated[Path, typer.Argument(metavar="DIR", help="a reward model made by this program")],
     data: Annotated[str, typer.Argument(metavar="FILE", help="preference file")], on_error: OnError = "raise",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="scores of each row, JSONL")] = None,
+    precision: Precision = "auto",
 ) -> None:
     """Accuracy and scores of a reward model on a preference file."""
     from rlhf_lite.pipeline import score_file
 
-    numbers = score_file(model_dir, data, on_error=on_error, output=output)
+    numbers = score_file(model_dir, data, on_error=on_error, output=output, precision=precision)
     show_numbers(numbers, f"{model_dir} on {data}")
     if output is not None:
         typer.echo(f"Scores of each row: {output}")
@@ -38,12 +39,16 @@ def generate(
     prompt: Annotated[str, typer.Argument(metavar="TEXT", help="opening words")],
     samples: Annotated[int, typer.Option("-n", "--samples", min=1, help="how many continuations")] = 1,
     max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
+    precision: Precision = "auto",
 ) -> None:
     """Continue some opening words with a trained policy."""
+    from rlhf_lite.models.policy import resolve_precision
     from rlhf_lite.pipeline import generate_text
 
+    precision = resolve_precision(precision)
+    typer.echo(f"weights in {precision}", err=True)
     texts = generate_text(model_dir, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
-                          samples=samples, seed=seed)
+                          samples=samples, seed=seed, precision=precision)
     for text in texts:
         typer.echo(text)
 
@@ -63,7 +68,7 @@ def compare(
     chat: Annotated[bool, typer.Option(help="put prompts into the chat template")] = False,
     n_samples: Annotated[int, typer.Option("--n-samples", "-n", min=1, help="texts per prompt")] = 1,
     max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
-    on_error: OnError = "raise",
+    on_error: OnError = "raise", precision: Precision = "auto",
 ) -> None:
     """Compare policies on the same prompts and seeds; writes a report with tables, plots and samples."""
     from rlhf_lite.pipeline.compare import evaluate_models
@@ -72,7 +77,7 @@ def compare(
                               reference=reference, reward=reward, with_gold=gold, judge=judge,
                               tie_margin=tie_margin, toxicity=toxicity, chat=chat, n_samples=n_samples,
                               max_new_tokens=max_new_tokens, temperature=temperature, seed=seed,
-                              command=typed_command())
+                              precision=precision, command=typed_command())
     from rlhf_lite.evaluation.report.comparison import summary
 
     for line in summary(metrics):

@@ -70,7 +70,7 @@ class ModelConfig(Section):
 
     name: Text | None = Field(None, description="folder or Hub id; null = the SmolLM2-135M-Instruct asset")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto = bf16 where the hardware is faster with it, else fp32"
+        "auto", description="auto = bf16 where the processor computes in it, else fp32"
     )
     threads: Count | None = Field(None, description="CPU threads for torch; null = torch decides")
 

@@ -17,7 +17,7 @@ from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import common_length, encode_prompts, keep_end, start_tokens, token_ids
 from rlhf_lite.functional import sequence_logps, token_logps
 from rlhf_lite.models.output import causal_model, final_logits
-from rlhf_lite.models.policy import Policy, PolicyScorer
+from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens
 from rlhf_lite.rollout.decoder import prepare
 from rlhf_lite.rollout.sampler import cut_at_stop, row_seeds, sample
 
@@ -53,6 +53,7 @@ class PolicyWriter:
     def __init__(self, policy: Policy, *, batch_size: int = 16, max_tokens: int = 1024) -> None:
         self.name = policy.name
         self._model, self._tokenizer = policy.model, policy.tokenizer
+        self._ends = end_tokens(policy.model, policy.tokenizer)
         self._scorer = PolicyScorer(policy.model, top_layers=None)
         self._batch, self._max = batch_size, max_tokens
 
@@ -64,7 +65,7 @@ class PolicyWriter:
         texts, ready = [""] * len(encoded), prepare(self._model, steps=max_new_tokens)
         for rows in batches_to_write(encoded, self._batch, steps=max_new_tokens):
             rollout = sample(ready, *pad_left([encoded[row] for row in rows], self._tokenizer.pad_token_id),
-                             max_new_tokens=max_new_tokens, eos_token_id=self._tokenizer.eos_token_id,
+                             max_new_tokens=max_new_tokens, eos_token_id=self._ends,
                              pad_token_id=self._tokenizer.pad_token_id, temperature=temperature,
                              seeds=[seeds[row] for row in rows], stop=stop, tokenizer=self._tokenizer)
             ids = rollout.response_ids.where(rollout.response_mask, self._tokenizer.pad_token_id)

@@ -35,7 +35,7 @@ from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import Interval, mean_ci
 from rlhf_lite.evaluation.text_metrics import coherence, words
 from rlhf_lite.functional import best_of_n_kl_bound
-from rlhf_lite.rollout.rewards import Completions, Reward, evaluate
+from rlhf_lite.rollout.rewards import Completions, Reward, evaluate, text_decoder
 from rlhf_lite.rollout.sampler import row_seeds
 from rlhf_lite.types import Rollout
 
@@ -187,15 +187,16 @@ class _Reading:
         """
         if not wanted and reward is None:
             return {}, None
-        tokenizer, raw = self.policy.tokenizer, []
+        raw = []
         logps: dict[tuple[str | None, float], list[Tensor]] = {key: [] for key in wanted}
         for rollout in _pieces(self.rollouts):
             scored, hidden = self.policy.network.score(rollout, wanted)
             for key, values in scored.items():
                 logps[key].append(values)
             if reward is not None:
-                batch = Completions.of(rollout, eos_token_id=tokenizer.eos_token_id,
-                                       decode=tokenizer.batch_decode, trunk=lambda *_, hidden=hidden: hidden)
+                batch = Completions.of(rollout, eos_token_id=self.policy.end_tokens(),
+                                       decode=text_decoder(self.policy.tokenizer),
+                                       trunk=lambda *_, hidden=hidden: hidden)
                 raw.append(evaluate(reward, batch, name="rm").raw.double())
         table = {key: torch.cat(parts).numpy() for key, parts in logps.items()}
         return table, torch.cat(raw).numpy() if raw else None

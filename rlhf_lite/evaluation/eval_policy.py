@@ -24,9 +24,9 @@ from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
 from rlhf_lite.models.output import causal_model
-from rlhf_lite.models.policy import PolicyScorer
+from rlhf_lite.models.policy import PolicyScorer, end_tokens
 from rlhf_lite.rollout.best_of_n import best_of_n
-from rlhf_lite.rollout.rewards import Reward
+from rlhf_lite.rollout.rewards import Reward, text_decoder
 from rlhf_lite.rollout.sampler import cut_at_stop, join, sample
 from rlhf_lite.types import Message, Rollout
 
@@ -82,11 +82,8 @@ class EvalPolicy:
             yield self.model.get_base_model()
 
     def end_tokens(self) -> list[int]:
-        """Ids that end a text: the tokenizer's, and those that the model's generation settings name."""
-        settings = getattr(causal_model(self.model), "generation_config", None)
-        listed = getattr(settings, "eos_token_id", None)
-        listed = listed if isinstance(listed, list) else [listed]
-        return [i for i in dict.fromkeys([self.tokenizer.eos_token_id, *listed]) if i is not None]
+        """See `models.policy.end_tokens`."""
+        return end_tokens(self.model, self.tokenizer)
 
     def window(self) -> int | None:
         """Most tokens of prompt and answer together; None if the model states no limit."""
@@ -175,9 +172,10 @@ def write(policy: EvalPolicy, prompts: Sequence[Sequence[int]], *, max_new_token
         batch_size: rows in memory at once, candidates of a best of n included.
     """
     tokenizer, pad = policy.tokenizer, policy.pad_token_id
-    common = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "temperature": temperature}
-    plain = {"eos_token_id": policy.end_tokens(), "repeats": samples, "stop": stop, "tokenizer": tokenizer}
-    chosen = {"eos_token_id": tokenizer.eos_token_id, "decode": tokenizer.batch_decode, "reward": reward}
+    common = {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "temperature": temperature,
+              "eos_token_id": policy.end_tokens()}
+    plain = {"repeats": samples, "stop": stop, "tokenizer": tokenizer}
+    chosen = {"decode": text_decoder(tokenizer), "reward": reward}
     each = samples * policy.best_of
     step, rollouts = max(1, batch_size // each), []
     with policy.sampling() as model:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +19,7 @@ from rlhf_lite.files import atomic_file
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.adapters import adapter_parameters, using_adapter
 from rlhf_lite.models.output import causal_model, check_output, final_logits
-from rlhf_lite.models.runtime import quiet_loading
+from rlhf_lite.models.runtime import has_bfloat16, quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -36,34 +35,18 @@ class Policy(NamedTuple):
     name: str
 
 
-@cache
-def bfloat16_is_faster() -> bool:
-    """Whether a bfloat16 matrix product beats float32 on this machine, by a probe of some 20 ms."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-
-    def seconds(dtype: torch.dtype) -> float:
-        a, b = torch.ones(256, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-        times = []
-        for _ in range(6):
-            start = time.perf_counter()
-            torch.nn.functional.linear(a, b)
-            times.append(time.perf_counter() - start)
-        return sorted(times)[1]
-
-    return seconds(torch.bfloat16) < 0.8 * seconds(torch.float32)
-
-
 def resolve_precision(precision: Precision) -> Literal["fp32", "bf16"]:
-    """What ``auto`` means on this machine: bf16 where a probe shows that it is faster, else fp32.
+    """What ``auto`` means on this machine: bf16 where its processor computes in it, else fp32.
 
-    A run that may be resumed, perhaps elsewhere, stores this name and loads its models with it from then on.
+    It is decided by what the processor has, never by a race: same seed, same text, however busy the machine
+    is. A run that may be resumed, perhaps elsewhere, stores this name and loads its models with it from then
+    on.
 
     Raises:
         ValueError: if the name is unknown.
     """
     if precision == "auto":
-        return "bf16" if bfloat16_is_faster() else "fp32"
+        return "bf16" if has_bfloat16() else "fp32"
     if precision not in _DTYPES:
         raise ValueError(f"precision must be auto, fp32 or bf16, got {precision!r}")
     return precision
@@ -111,6 +94,17 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
     model.eval().requires_grad_(False)
     check_output(model)
     return Policy(model, tokenizer, name)
+
+
+def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a text: the tokenizer's, and those that the model's generation settings name.
+
+    A chat model often has two (end of turn, end of text), of which its tokenizer knows one; transformers'
+    ``generate`` stops at all that ``generation_config.json`` lists.
+    """
+    listed = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
+    listed = listed if isinstance(listed, list) else [listed]
+    return [i for i in dict.fromkeys([tokenizer.eos_token_id, *listed]) if i is not None]
 
 
 class ValueHead(nn.Module):

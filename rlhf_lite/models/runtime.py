@@ -7,6 +7,7 @@ import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -14,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 # Parameters of glibc's mallopt: the size above which memory is mapped anew for each tensor, the size above
 # which freed memory goes back to the system, and the number of tensors that may be mapped.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+
+# Names of the instructions for bfloat16: two of x86, then ARM's.
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def keep_freed_memory() -> bool:
@@ -39,6 +43,22 @@ def use_cpu(threads: int | None = None) -> int:
         torch.set_num_threads(threads)
     keep_freed_memory()
     return torch.get_num_threads()
+
+
+def has_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 matrices in hardware: its GPU, or else its CPU.
+
+    The CPU's flags are torch's own, or the kernel's for a torch that is too old to tell. torch uses such
+    instructions through oneDNN, which its builds for macOS lack.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if hasattr(torch.cpu, "get_capabilities"):
+        flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}
+    else:
+        told = Path("/proc/cpuinfo")
+        flags = set(told.read_text(encoding="utf-8").split()) if told.is_file() else set()
+    return torch.backends.mkldnn.is_available() and not flags.isdisjoint(_BFLOAT16)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from rlhf_lite.errors import PhaseError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter
-from rlhf_lite.models.policy import load_policy, resolve_model
+from rlhf_lite.models.policy import Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.pipeline.context import Run, Texts
 from rlhf_lite.pipeline.judging import judge_reward_model
@@ -158,7 +158,7 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     prepare_folder(config, output, resume=False)
     run = Run(config, output)
     # Taken now: by the end somebody may have changed the checkout.
-    info = run_info(seed=config.seed)
+    info = run_info(seed=config.seed) | {"precision": run.precision}
     train = train[: config.reward.pairs]
     scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
     run.texts = Texts([], [], train, test, [], [], scale, [], [])
@@ -170,8 +170,8 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     return quality
 
 
-def score_file(model_dir: Path, data: str, *, on_error: str = "raise",
-               output: Path | None = None) -> dict[str, Any]:
+def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: Path | None = None,
+               precision: Precision = "auto") -> dict[str, Any]:
     """Accuracy and scores of a reward model on a preference file.
 
     Args:
@@ -179,10 +179,12 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise",
         data: preference file.
         on_error: "raise" or "skip" broken rows.
         output: where to write one JSON line per pair (row, chosen and rejected score, probability); or None.
+        precision: of the weights; what it was is in the result.
     """
     pairs = read_pairs(data, on_error)
-    model = load_reward_model(find_reward_model(Path(model_dir)))
-    quality = judge_reward_model(model, pairs, min_gap=0.0)
+    precision = resolve_precision(precision)
+    model = load_reward_model(find_reward_model(Path(model_dir)), precision=precision)
+    quality = judge_reward_model(model, pairs, min_gap=0.0) | {"precision": precision}
     if output is not None:
         chosen, rejected = score_pairs(model, pairs)
         rows = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
@@ -193,7 +195,7 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise",
 
 
 def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperature: float, samples: int,
-                  seed: int) -> list[str]:
+                  seed: int, precision: Precision = "auto") -> list[str]:
     """Continue a prompt.
 
     Args:
@@ -203,7 +205,8 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
         max_new_tokens: length limit.
         temperature: 0 takes the likeliest token each time.
         samples: how many continuations.
-        seed: same seed, same text.
+        seed: same seed, same text, on machines where ``precision`` means the same.
+        precision: of the weights.
 
     Returns:
         Whole texts, prompt and continuation.
@@ -212,13 +215,15 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
         PhaseError: if the folder holds no policy, or a reward model.
     """
     place = locate_policy(model_dir)
-    policy, adapter = load_policy(place.base), None if place.adapter is None else "policy"
+    policy = load_policy(place.base, precision=precision)
+    adapter = None if place.adapter is None else "policy"
     tokenizer = policy.tokenizer
     network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")
     prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
-    with EvalPolicy(place.label, network, tokenizer, adapter).sampling() as model:
+    writer = EvalPolicy(place.label, network, tokenizer, adapter)
+    with writer.sampling() as model:
         rollout = sample(model, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool),
-                         max_new_tokens=max_new_tokens, eos_token_id=tokenizer.eos_token_id,
+                         max_new_tokens=max_new_tokens, eos_token_id=writer.end_tokens(),
                          pad_token_id=tokenizer.pad_token_id, seeds=row_seeds(seed, rows=samples),
                          temperature=temperature)
     tokens = rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)

@@ -18,7 +18,7 @@ from rlhf_lite.evaluation.judges import ModelJudge, Scores, deciding_judge, toxi
 from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.models.adapters import load_adapter
-from rlhf_lite.models.policy import Policy, load_policy, resolve_model
+from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
@@ -65,6 +65,7 @@ def parse_models(specs: Sequence[str]) -> list[Named]:
 class ModelLoader:
     """Models by base, each loaded once, with every adapter that is wanted on it."""
 
+    precision: Precision = "auto"
     bases: dict[str, Policy] = field(default_factory=dict)
 
     def base(self, name: str) -> Policy:
@@ -75,7 +76,7 @@ class ModelLoader:
         """
         if name not in self.bases:
             try:
-                self.bases[name] = load_policy(name)
+                self.bases[name] = load_policy(name, precision=self.precision)
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
@@ -123,7 +124,8 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
                     baseline: str | None = None, reference: str | None = None, reward: Path | None = None,
                     with_gold: bool = True, judge: str | None = None, toxicity: str | None = None,
                     chat: bool = False, seed: int = 0, on_error: Literal["raise", "skip"] = "raise",
-                    command: str | None = None, visible: bool = True, **sampling: Any) -> dict[str, Any]:
+                    precision: Precision = "auto", command: str | None = None, visible: bool = True,
+                    **sampling: Any) -> dict[str, Any]:
     """Compare policies and write the report. See `evaluation.compare.compare_policies` for the measures.
 
     Args:
@@ -137,6 +139,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
         with_gold: fit the gold judge to human ratings. In a chat it is left out: it knows reviews only.
         toxicity: see `evaluation.judges.toxicity_judge`.
         on_error: "raise" at a broken row of the prompts, or "skip" and list it.
+        precision: of all models' weights; what it was is in the report.
         command: what the user typed.
         visible: show progress.
         judge, chat, seed: see `compare_policies`.
@@ -148,7 +151,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     Raises:
         ComparisonError, DataError, PhaseError, ToxicityError, AssetError: with what to change.
     """
-    started = time.monotonic()
+    started, precision = time.monotonic(), resolve_precision(precision)
     check_output(output)
     use_cpu()
     named = parse_models(models)
@@ -166,7 +169,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     if chat and with_gold:
         remarks.insert(0, "No gold reward: the gold judge knows movie reviews, and these are chats.")
     with bar("eval", len(named) + 2, visible=visible) as show:
-        loader = ModelLoader()
+        loader = ModelLoader(precision)
         for one in named:
             loader.base(one.place.base)
         texts = review_texts(PipelineConfig(seed=seed)) if with_gold and not chat else None
@@ -174,14 +177,14 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
         show(1, "gold judge" if gold else "models loaded")
         policies = loader.policies([*named, *([extra] if extra else [])], reward=place)
         measured_from = policies.pop() if extra else reference
-        scores, reward_quality = (None, {}) if place is None else _reward(place, texts)
+        scores, reward_quality = (None, {}) if place is None else _reward(place, texts, precision)
         show(2, "policies loaded")
         comparison = compare_policies(policies, given.texts, baseline=baseline, reference=measured_from,
                                       gold=gold, reward=scores, toxicity=tox, judge=judge, chat=chat,
                                       seed=seed, **sampling, prompt_source=given.source, remarks=remarks,
                                       on_policy=lambda done, name: show(2 + done, name))
-    info = run_info(seed=seed) | {"judges": gold_quality | reward_quality, "command": command}
-    info["seconds"] = round(time.monotonic() - started, 1)
+    info = run_info(seed=seed) | {"precision": precision, "judges": gold_quality | reward_quality}
+    info |= {"command": command, "seconds": round(time.monotonic() - started, 1)}
     write_comparison(comparison, output, info=info)
     return {**comparison.metrics, **info}
 
@@ -194,9 +197,9 @@ def _gold(loader: ModelLoader, texts: Texts) -> tuple[GoldJudge, dict[str, Any]]
     return judge, {"gold_judge": quality | {"n_fitted": len(texts.gold)}}
 
 
-def _reward(place: Path, texts: Texts | None) -> tuple[Scores, dict[str, Any]]:
+def _reward(place: Path, texts: Texts | None, precision: Precision) -> tuple[Scores, dict[str, Any]]:
     """The reward model's scores, and how it does on held-out human pairs."""
-    model = load_reward_model(place)
+    model = load_reward_model(place, precision=precision)
     quality: dict[str, Any] = {}
     if texts is not None:
         gap = PipelineConfig().reward.eval_min_gap

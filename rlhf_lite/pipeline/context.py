@@ -136,7 +136,7 @@ class Run:
     def precision(self) -> Literal["fp32", "bf16"]:
         """How models are held in memory. What ``auto`` meant at the start of the run holds to its end.
 
-        A probe decides what ``auto`` means, and its answer may change between a run and its continuation.
+        The processor decides what ``auto`` means, and a run may be continued on another one.
         """
         precision = self.config.model.precision
         if precision != "auto":

@@ -17,10 +17,10 @@ import torch
 from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
-from rlhf_lite.models.policy import Policy, PolicyScorer, load_policy
+from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens, load_policy
 from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run, thin
-from rlhf_lite.rollout.rewards import Completions, evaluate
+from rlhf_lite.rollout.rewards import Completions, evaluate, text_decoder
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.dpo import KTO, DPOSettings, train_dpo
@@ -54,18 +54,17 @@ def policy_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
     settings, tokenizer = run.config.dpo, policy.tokenizer
     reward = phases.shared_reward(run, phases.load_run_reward(run), policy)
     trunk = PolicyScorer(adapters.model, top_layers=run.config.lora.top_layers).body.trunk
-    encoded, pairs, texts = encode_prompts(tokenizer, prompts), [], []
+    encoded, ends, pairs, texts = encode_prompts(tokenizer, prompts), end_tokens(*policy[:2]), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
     seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
     for start in range(0, len(prompts), per_pass):
         part = encoded[start : start + per_pass]
         with adapters.sampling(adapters.reference)() as causal:
             rollout = sample(causal, *pad_left(part, tokenizer.pad_token_id),
-                             max_new_tokens=settings.max_new_tokens, eos_token_id=tokenizer.eos_token_id,
+                             max_new_tokens=settings.max_new_tokens, eos_token_id=ends,
                              pad_token_id=tokenizer.pad_token_id, temperature=settings.temperature,
                              seeds=seeds[start * n : (start + len(part)) * n], repeats=n)
-        batch = Completions.of(rollout, eos_token_id=tokenizer.eos_token_id, decode=tokenizer.batch_decode,
-                               trunk=trunk)
+        batch = Completions.of(rollout, eos_token_id=ends, decode=text_decoder(tokenizer), trunk=trunk)
         scores = evaluate(reward, batch, name="rm").raw.view(-1, n)
         written = zip(rollout.response_ids, rollout.response_mask, strict=True)
         responses = [ids[counts].tolist() for ids, counts in written]

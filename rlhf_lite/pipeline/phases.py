@@ -21,10 +21,10 @@ from rlhf_lite.models.adapters import (
     save_adapter,
     using_adapter,
 )
-from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, load_policy, load_value_head
+from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, end_tokens, load_policy, load_value_head
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward
+from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward, text_decoder
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.pairs import encode_texts
 from rlhf_lite.training.ppo import PPOSettings, train_ppo
@@ -205,8 +205,8 @@ def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = Non
         scorer=PolicyScorer(adapters.model, top_layers=config.lora.top_layers, value_head=critic),
         reference=adapters.scoring(adapters.reference), sampling=adapters.sampling(POLICY),
         reward=Mixture({"rm": Part(shared_reward(run, reward, policy), scale=scale)}),
-        eos_token_id=policy.tokenizer.eos_token_id, pad_token_id=policy.tokenizer.pad_token_id,
-        decode=policy.tokenizer.batch_decode,
+        eos_token_id=end_tokens(policy.model, policy.tokenizer), pad_token_id=policy.tokenizer.pad_token_id,
+        decode=text_decoder(policy.tokenizer),
     )
     return PPOSetup(policy, adapters, reward, training)
 

@@ -115,7 +115,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
     started = time.monotonic()
     run = Run(config, output, visible=visible)
     # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
-    info = run_info(seed=config.seed)
+    info = run_info(seed=config.seed) | {"precision": run.precision}
     judged = run_phases(run, phases, TRAINING, run_evaluation)
     metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
     if run.accelerator.is_main_process:

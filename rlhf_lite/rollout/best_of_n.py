@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from rlhf_lite.functional import best_of_n_estimate
 from rlhf_lite.rollout.rewards import Completions, Decode, Reward, evaluate
-from rlhf_lite.rollout.sampler import sample
+from rlhf_lite.rollout.sampler import EndTokens, sample
 from rlhf_lite.types import Rollout
 
 
@@ -60,7 +60,7 @@ def choose_best(scores: Tensor) -> Tensor:
 
 @torch.no_grad()
 def best_of_n(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, *, n: int, reward: Reward,
-              max_new_tokens: int, eos_token_id: int | None, pad_token_id: int, seeds: Sequence[int],
+              max_new_tokens: int, eos_token_id: EndTokens, pad_token_id: int, seeds: Sequence[int],
               temperature: float = 1.0, decode: Decode | None = None,
               trunk: Callable[[Tensor, Tensor], Tensor] | None = None) -> BestOfN:
     """Sample n continuations per prompt and choose the best.
@@ -72,7 +72,7 @@ def best_of_n(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, *
         n: continuations per prompt.
         reward: what is best; see ``rollout.rewards``. A mixture's ``scores`` decide.
         max_new_tokens: length limit.
-        eos_token_id: ends a continuation; None where there is none.
+        eos_token_id: the end tokens, one or several; None where there is none.
         pad_token_id: fills rows.
         seeds: one per continuation, B * n; those of one prompt are adjacent.
         temperature: of the sampling.
@@ -86,8 +86,8 @@ def best_of_n(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor, *
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     rollout = sample(model, prompt_ids, prompt_mask, max_new_tokens=max_new_tokens,
-                     eos_token_id=() if eos_token_id is None else eos_token_id, pad_token_id=pad_token_id,
-                     seeds=seeds, temperature=temperature, repeats=n)
+                     eos_token_id=eos_token_id, pad_token_id=pad_token_id, seeds=seeds,
+                     temperature=temperature, repeats=n)
     batch = Completions.of(rollout, eos_token_id=eos_token_id, decode=decode, trunk=trunk)
     scores = evaluate(reward, batch).scores.view(-1, n)
     place = choose_best(scores)

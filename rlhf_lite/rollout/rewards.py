@@ -24,19 +24,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from rlhf_lite.errors import RewardError
 from rlhf_lite.models.reward_model import RewardModel
-from rlhf_lite.rollout.sampler import join
+from rlhf_lite.rollout.sampler import EndTokens, as_list, join
 from rlhf_lite.types import RewardFn, Rollout
 
 Decode = Callable[[list[list[int]]], list[str]]
 _SHOWN = 60  # characters of a text in an error
+
+
+def text_decoder(tokenizer: PreTrainedTokenizerBase) -> Decode:
+    """Rows of token ids to texts without special tokens, which are no words that anybody wrote.
+
+    A reward that wants to see them takes ``tokenizer.batch_decode`` instead.
+    """
+    return partial(tokenizer.batch_decode, skip_special_tokens=True)
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,9 @@ class Completions:
         response_mask: bool ``[B, S]``; True on the response's tokens, the end token included.
         prompt_width: P.
         ended: bool ``[B]``; False where the length limit cut the response.
-        eos_token_id: the end token; None where there is none.
+        eos_token_id: the end tokens, one or several; None where there is none.
         hidden: ``[B, S, H]`` states of the policy's frozen trunk, or None.
-        decode: rows of token ids to texts, or None without a tokenizer.
+        decode: rows of token ids to texts, or None without a tokenizer; see :func:`text_decoder`.
     """
 
     ids: Tensor
@@ -59,12 +68,12 @@ class Completions:
     response_mask: Tensor
     prompt_width: int
     ended: Tensor
-    eos_token_id: int | None = None
+    eos_token_id: EndTokens = None
     hidden: Tensor | None = None
     decode: Decode | None = None
 
     @classmethod
-    def of(cls, rollout: Rollout, *, eos_token_id: int | None, decode: Decode | None = None,
+    def of(cls, rollout: Rollout, *, eos_token_id: EndTokens, decode: Decode | None = None,
            trunk: Callable[[Tensor, Tensor], Tensor] | None = None) -> Completions:
         """The completions of a rollout; ``trunk`` maps (ids, mask) to hidden states."""
         ids, mask, response = join(rollout)
@@ -84,9 +93,8 @@ class Completions:
     @cached_property
     def text_mask(self) -> Tensor:
         """Mask ``[B, S]``: ``mask`` without the end tokens, which are no text."""
-        if self.eos_token_id is None:
-            return self.mask
-        return self.mask & ~(self.response_mask & (self.ids == self.eos_token_id))
+        ends = torch.tensor(as_list(self.eos_token_id), dtype=self.ids.dtype, device=self.ids.device)
+        return self.mask & ~(self.response_mask & torch.isin(self.ids, ends))
 
     @cached_property
     def prompts(self) -> list[str]:

@@ -20,8 +20,9 @@ from rlhf_lite.rollout.decoder import Prepared, prepare
 from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, uniforms
 from rlhf_lite.types import Rollout
 
-__all__ = ["DecodeStep", "TextPiece", "TextStream", "cut_at_stop", "decode", "find_stop", "join", "row_seeds",
-           "sample", "stream"]
+__all__ = ["DecodeStep", "EndTokens", "TextPiece", "TextStream", "as_list", "cut_at_stop", "decode",
+           "find_stop", "join", "row_seeds", "sample", "stream"]
+EndTokens = int | Sequence[int] | None
 # What decoders write for bytes that are not (or not yet) a character, and how many of them one character
 # that lacks its last byte can leave behind.
 _BROKEN, _LONGEST = "\N{REPLACEMENT CHARACTER}", 3
@@ -44,6 +45,11 @@ class DecodeStep:
     tokens: Tensor
     logps: Tensor
     ended: Tensor
+
+
+def as_list(ends: EndTokens) -> list[int]:
+    """End tokens as a list: one id, several, or None for a text that only the length limit ends."""
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def join(rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +84,7 @@ def _survivors(running: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int,
-           eos_token_id: int | Sequence[int], seeds: Sequence[int], rules: LogitRules, repeats: int = 1,
+           eos_token_id: EndTokens, seeds: Sequence[int], rules: LogitRules, repeats: int = 1,
            stops: Callable[[Tensor, Tensor], Tensor] | None = None,
            idle: float = 0.05) -> Iterator[DecodeStep]:
     """Continue left-padded prompts step by step. Closing the generator stops decoding.
@@ -96,8 +102,7 @@ def decode(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
     """
     _check(prompt_ids, prompt_mask, seeds, repeats, max_new_tokens)
     device = prompt_ids.device
-    ends = [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
-    ends = torch.tensor(ends, dtype=torch.long, device=device)
+    ends = torch.tensor(as_list(eos_token_id), dtype=torch.long, device=device)
     chance = uniforms(seeds, max_new_tokens).to(device)
     rows = torch.arange(len(seeds), device=device)  # the row of the batch in each of the decoder's slots
     running = torch.ones_like(rows, dtype=torch.bool)
@@ -133,7 +138,7 @@ def decode(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
 
 @torch.no_grad()
 def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: Tensor, *, max_new_tokens: int,
-           eos_token_id: int | Sequence[int], pad_token_id: int, seeds: Sequence[int],
+           eos_token_id: EndTokens, pad_token_id: int, seeds: Sequence[int],
            temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
            repetition_penalty: float = 1.0, stop: Sequence[str] = (),
            tokenizer: PreTrainedTokenizerBase | None = None, repeats: int = 1,
@@ -146,7 +151,7 @@ def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
         prompt_ids: ``[B, P]``, padded on the left.
         prompt_mask: bool ``[B, P]``; True counts.
         max_new_tokens: T, the longest continuation.
-        eos_token_id: one or several ids that end a row; an empty list if only the length ends it.
+        eos_token_id: one or several ids that end a row; None or an empty list if only the length ends it.
         pad_token_id: fills what follows the end.
         seeds: one per row of the result; the same seed, prompt and model give the same continuation in any
             batch, up to floating-point ties.
@@ -304,7 +309,7 @@ class TextPiece(NamedTuple):
 
 def stream(model: PreTrainedModel | Prepared, tokenizer: PreTrainedTokenizerBase, prompt_ids: Tensor,
            prompt_mask: Tensor, *, max_new_tokens: int, seeds: Sequence[int],
-           eos_token_id: int | Sequence[int] | None = None, stop: Sequence[str] = (), repeats: int = 1,
+           eos_token_id: EndTokens = None, stop: Sequence[str] = (), repeats: int = 1,
            temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0,
            repetition_penalty: float = 1.0) -> Iterator[TextPiece]:
     """Continue prompts and yield their text as it comes. Close the iterator to stop decoding.
@@ -313,7 +318,9 @@ def stream(model: PreTrainedModel | Prepared, tokenizer: PreTrainedTokenizerBase
     special tokens, cut before the first stop string.
 
     Args:
-        tokenizer: decodes; its end token is the default of ``eos_token_id``. The others: see :func:`sample`.
+        tokenizer: decodes; its end token ends a text.
+        eos_token_id: other end tokens, such as ``models.policy.end_tokens``; None for the tokenizer's. The
+            other arguments: see :func:`sample`.
 
     Yields:
         Pieces of all rows in turn; exactly one per row has ``finish`` set, and it is the row's last.

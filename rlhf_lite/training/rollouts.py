@@ -21,7 +21,7 @@ from rlhf_lite.data.collate import pad_left
 from rlhf_lite.functional import kl_estimate, masked_mean, masked_sum
 from rlhf_lite.models.policy import PolicyScorer, TokenScores
 from rlhf_lite.rollout.rewards import Completions, Decode, Reward, evaluate
-from rlhf_lite.rollout.sampler import sample
+from rlhf_lite.rollout.sampler import EndTokens, sample
 from rlhf_lite.training.batches import gather_rows, local_rows
 
 # Nats per token between sampler and scorer that rounding does not explain (bfloat16 gives about 0.001).
@@ -50,7 +50,7 @@ class PolicyGradientSetup:
             the distance to it, which then is not measured either.
         sampling: a context that yields a model ready to sample the current policy.
         reward: see ``rollout.rewards``; any function of ``Completions``.
-        eos_token_id: ends a continuation; None where there is none.
+        eos_token_id: the end tokens, one or several; None where there is none.
         pad_token_id: fills rows.
         decode: rows of token ids to texts, for rewards that read texts; None without a tokenizer.
     """
@@ -59,7 +59,7 @@ class PolicyGradientSetup:
     reference: Callable[[], AbstractContextManager[None]] | None
     sampling: Callable[[], AbstractContextManager[object]]
     reward: Reward
-    eos_token_id: int | None
+    eos_token_id: EndTokens
     pad_token_id: int
     decode: Decode | None = None
 
@@ -140,8 +140,7 @@ def roll_out(setup: PolicyGradientSetup, prompts: Sequence[list[int]], *, seeds:
     ids, mask = (tensor.to(device) for tensor in pad_left(prompts, setup.pad_token_id))
     with setup.sampling() as model:
         rollout = sample(model, ids[mine], mask[mine], max_new_tokens=max_new_tokens,
-                         eos_token_id=() if setup.eos_token_id is None else setup.eos_token_id,
-                         pad_token_id=setup.pad_token_id,
+                         eos_token_id=setup.eos_token_id, pad_token_id=setup.pad_token_id,
                          seeds=[seeds[row * repeats + g] for row in mine for g in range(repeats)],
                          temperature=temperature, repeats=repeats)
     # Columns that no row of any process reached are left out.

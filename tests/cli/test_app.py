@@ -132,12 +132,14 @@ def test_reward_score_and_generate(run: Run, calls: list[Any]) -> None:
 
     assert run("score", "out", "pairs.jsonl", "--on-error", "skip", "--output", "s.jsonl")[0] == 0
     assert calls[1][1] == (Path("out"), "pairs.jsonl")
-    assert calls[1][2] == {"on_error": "skip", "output": Path("s.jsonl")}
+    assert calls[1][2] == {"on_error": "skip", "output": Path("s.jsonl"), "precision": "auto"}
 
-    code, out, _ = run("generate", "out", "The film", "-n", "2", "--seed", "4", "--temperature", "0")
+    code, out, err = run("generate", "out", "The film", "-n", "2", "--seed", "4", "--temperature", "0",
+                         "--precision", "fp32")
     assert calls[2][1] == ("out", "The film")
-    assert calls[2][2] == {"max_new_tokens": 40, "temperature": 0.0, "samples": 2, "seed": 4}
-    assert out == "one story\ntwo stories\n"
+    assert calls[2][2] == {"max_new_tokens": 40, "temperature": 0.0, "samples": 2, "seed": 4,
+                           "precision": "fp32"}
+    assert (out, err) == ("one story\ntwo stories\n", "weights in fp32\n")
 
 
 def test_a_broken_row_stops_by_default(run: Run, calls: list[Any]) -> None:

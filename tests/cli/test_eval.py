@@ -33,12 +33,14 @@ def test_everything_is_passed_on(run):
     code, out, _, calls = run(
         "smollm2", "mine=runs/a", "--prompts", "p.txt", "-o", "out", "--seed", "3", "--no-gold", "--chat",
         "--reward", "runs/a", "--judge", "reward", "-n", "2", "--baseline", "mine", "--limit", "9",
+        "--precision", "fp32",
     )  # fmt: skip
     assert code == 0
     ((args, options),) = calls
     assert args == (["smollm2", "mine=runs/a"], "p.txt", Path("out"))
     wanted = {"seed": 3, "with_gold": False, "chat": True, "reward": Path("runs/a"), "judge": "reward"}
-    wanted |= {"n_samples": 2, "baseline": "mine", "limit": 9, "temperature": 1.0, "on_error": "raise"}
+    wanted |= {"n_samples": 2, "baseline": "mine", "limit": 9, "temperature": 1.0, "on_error": "raise",
+               "precision": "fp32"}
     assert {key: options[key] for key in wanted} == wanted
     assert options["command"].startswith("rlhf-lite eval smollm2 mine=runs/a --prompts p.txt")
     assert "mine wins 0.70 of the comparisons by Gold reward (95 % interval 0.60 to 0.80, n = 50)" in out

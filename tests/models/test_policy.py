@@ -23,6 +23,7 @@ from rlhf_lite.models.policy import (
     resolve_model,
     resolve_precision,
 )
+from rlhf_lite.models.runtime import has_bfloat16
 
 ROWS = token_rows([9, 4, 2, 7])
 
@@ -162,13 +163,45 @@ def test_a_folder_without_a_model_is_an_error(tmp_path):
 def test_pick_dtype(monkeypatch):
     assert pick_dtype("fp32") == torch.float32
     assert pick_dtype("bf16") == torch.bfloat16
-    for faster, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(policy_module, "bfloat16_is_faster", lambda faster=faster: faster)
+    for there, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(policy_module, "has_bfloat16", lambda there=there: there)
         assert pick_dtype("auto") == expected
-        assert resolve_precision("auto") == ("bf16" if faster else "fp32")
+        assert resolve_precision("auto") == ("bf16" if there else "fp32")
     assert (resolve_precision("fp32"), resolve_precision("bf16")) == ("fp32", "bf16")
     with pytest.raises(ValueError, match="auto, fp32 or bf16, got 'int8'"):
         pick_dtype("int8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True, "avx512_bf16": False}, True),
+     ({"architecture": "aarch64", "bf16": True}, True), ({"avx512_f": True, "avx512_bf16": False}, False)],
+)
+def test_auto_is_what_the_processor_has(monkeypatch, flags, expected):
+    """The clock has no say: a busy machine computes as an idle one does."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    assert has_bfloat16() == expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not has_bfloat16()  # as on macOS: nothing in torch would use the instructions
+
+
+def test_auto_asks_the_gpu_where_there_is_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: asked.append(how) or False)
+    assert not has_bfloat16() and asked == [{"including_emulation": False}]
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the kernel's own list is Linux's")
+def test_an_older_torch_and_the_kernel_say_the_same(monkeypatch):
+    if not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("this torch cannot be asked")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    told = has_bfloat16()
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert has_bfloat16() == told
 
 
 def test_resolve_model(monkeypatch):

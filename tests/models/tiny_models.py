@@ -141,9 +141,10 @@ def start_tokenizer(*, ending: str = "") -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def save_base(folder: Path, *, kind: str = "llama", seed: int = 0, **changes) -> Path:
-    """A Hugging Face folder with a tiny model and its byte tokenizer."""
-    tokenizer = byte_tokenizer()
+def save_base(folder: Path, *, kind: str = "llama", seed: int = 0,
+              tokenizer: PreTrainedTokenizerFast | None = None, **changes) -> Path:
+    """A Hugging Face folder with a tiny model and its byte tokenizer, or another one."""
+    tokenizer = tokenizer or byte_tokenizer()
     end = tokenizer.eos_token_id
     ids = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     size = {"vocab": len(tokenizer)} if kind == "llama" else {"vocab_size": len(tokenizer)}

@@ -350,10 +350,10 @@ def test_another_model_or_tokenizer_under_the_same_name_is_refused(settings, tmp
 
 
 def test_the_model_is_the_same_in_either_precision(settings, tmp_path, monkeypatch):
-    """``precision: auto`` probes the machine: its answer may change between a run and its continuation."""
+    """``precision: auto`` asks the processor, which may be another one when a run is continued."""
     found = []
-    for faster in (True, False):
-        monkeypatch.setattr(policy_module, "bfloat16_is_faster", lambda faster=faster: faster)
+    for there in (True, False):
+        monkeypatch.setattr(policy_module, "has_bfloat16", lambda there=there: there)
         found.append(Run(settings({"model.precision": "auto"}), tmp_path, visible=False).identity)
     assert found[0] == found[1]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer, save_base
+from tiny_models import byte_tokenizer, save_base, start_tokenizer
 
 from rlhf_lite.errors import RewardError
 from rlhf_lite.models.reward_model import new_reward_model
@@ -25,6 +25,7 @@ from rlhf_lite.rollout.rewards import (
     measure_scale,
     missing_end_penalty,
     model_reward,
+    text_decoder,
     text_reward,
 )
 from rlhf_lite.types import Rollout
@@ -64,6 +65,21 @@ def test_texts_are_what_was_written(pad):
     assert (batch.text_mask & batch.response_mask).sum(1).tolist() == [3, 2, 0]
     assert batch.response_ids.shape == batch.response_mask[:, batch.prompt_width :].shape
     assert batch.response_ids[0, :4].tolist() == [*TOKENIZER("cde")["input_ids"], END]
+
+
+def test_texts_hold_no_special_token_unless_asked():
+    """A reward that counts words must not count ``<turn>``; a chat model's other end is an end as well."""
+    tokenizer = start_tokenizer()
+    start, turn = tokenizer.convert_tokens_to_ids(["<start>", "<turn>"])
+    words = tokenizer("ab", add_special_tokens=False)["input_ids"]
+    ids, answer = torch.tensor([[start, *words]]), torch.tensor([[turn, *words, turn]])
+    rollout = Rollout(ids, ids > -1, answer, answer > -1, torch.zeros(1, 4))
+    batch = Completions.of(rollout, eos_token_id=END, decode=text_decoder(tokenizer))
+    assert (batch.prompts, batch.completions) == (["ab"], ["ab"])
+    marked = Completions.of(rollout, eos_token_id=END, decode=tokenizer.batch_decode)
+    assert (marked.prompts, marked.completions) == (["<start>ab"], ["<turn>ab<turn>"])
+    two = Completions.of(rollout, eos_token_id=[END, turn])
+    assert two.text_mask.tolist() == [[True, True, True, False, True, True, False]]
 
 
 def test_an_end_token_inside_a_prompt_is_text():

@@ -36,6 +36,7 @@ from rlhf_lite.evaluation.statistics import (
 )
 from rlhf_lite.evaluation.statistics.intervals import vector
 from rlhf_lite.functional import best_of_n_estimate
+from rlhf_lite.models.policy import end_tokens
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.types import Preference, Rating
 
@@ -185,8 +186,8 @@ def sample_pool(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prom
     filler = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id  # under the mask, never read
     ids, mask = pad_left(encode_prompts(tokenizer, prompts), filler)
     rollout = sample(model, ids, mask, max_new_tokens=max_new_tokens,
-                     eos_token_id=() if tokenizer.eos_token_id is None else tokenizer.eos_token_id,
-                     pad_token_id=filler, seeds=row_seeds(seed, _POOL, rows=len(prompts) * n),
+                     eos_token_id=end_tokens(model, tokenizer), pad_token_id=filler,
+                     seeds=row_seeds(seed, _POOL, rows=len(prompts) * n),
                      temperature=temperature, repeats=n)
     written = [row[kept] for row, kept in zip(rollout.response_ids, rollout.response_mask, strict=True)]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)

@@ -194,7 +194,8 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
     """
     output = Path(output)
     prepare_folder(config, output, resume=resume)
-    run, info = Run(config, output, visible=visible), run_info(seed=config.seed)
+    run = Run(config, output, visible=visible)
+    info = run_info(seed=config.seed) | {"precision": run.precision}
     judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
     records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
     seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
