@@ -37,9 +37,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("teaching",),
     ("cli",),
 )
-# The one way across a floor: the default policy is an asset, and padding is the same for every batch.
+# The one way across a floor: the default policy is an asset, and how a text becomes tokens and a padded batch
+# is the same for everybody.
 # `data` never imports `models`, so there is no circle.
-ACROSS = {("models", "rlhf_lite.data.assets.ensure"), ("models", "rlhf_lite.data.collate")}
+ACROSS = {("models", f"rlhf_lite.data.{name}") for name in ("assets.ensure", "collate", "formatting")}
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Below everything: only the version number is imported from here.
 ROOT_ROOM = ""

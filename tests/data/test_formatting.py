@@ -195,5 +195,5 @@ def test_a_long_prompt_loses_its_beginning_and_a_long_response_its_end() -> None
     assert "".join(map(chr, pair.prompt_ids)) == "cdef" and "".join(map(chr, pair.chosen_ids)) == "12"
     pair = encode_pair(tokenizer, Preference("abcdef", "12345678", "45"), max_tokens=4)
     assert "".join(map(chr, pair.prompt_ids)) == "ef" and "".join(map(chr, pair.chosen_ids)) == "12"
-    with pytest.raises(ValueError, match="at least 2, got 1"):
+    with pytest.raises(ValueError, match=r"at least 2 .*, got 1"):
         encode_pair(tokenizer, Preference("a", "b", "c"), max_tokens=1)
