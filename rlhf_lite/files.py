@@ -1,7 +1,9 @@
 """Files and folders that appear complete or not at all.
 
 Everything is written under a hidden name beside its place and renamed into it, so a reader never sees half a
-file, and a kill leaves the old content, or none, and a leftover that :func:`remove_leftovers` clears.
+file, and a kill leaves the old content, or none, and a leftover that :func:`remove_leftovers` clears. No system
+can swap two folders in one step everywhere, so a kill may come while the old one has its hidden name and the
+new one has not got its own: the next writer, and :func:`remove_leftovers`, put the old one back.
 """
 
 from __future__ import annotations
@@ -9,11 +11,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+# The folder that a new one was about to replace.
+_REPLACED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.old")
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """A path as a user types it: no shell expands ``~`` after ``--output=``, or in a settings file."""
+    path = Path(text)
+    try:
+        return path.expanduser()
+    except RuntimeError:  # nobody has that name: the text is a path as it stands
+        return path
 
 
 def _beside(target: Path) -> Path:
@@ -40,10 +56,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        _put_back(target.parent, target.name)
         if target.exists():
             old = temporary.with_suffix(".old")
-            os.replace(target, old)
-            os.replace(temporary, target)
+            try:
+                os.replace(target, old)
+                os.replace(temporary, target)
+            finally:
+                _put_back(target.parent, target.name)
             shutil.rmtree(old)
         else:
             os.replace(temporary, target)
@@ -51,8 +71,20 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _put_back(folder: Path, name: str = "*") -> None:
+    """Give folders their names back that were to be replaced, when what should replace them never came."""
+    for old in folder.glob(f".{name}.*.old"):
+        match = _REPLACED.fullmatch(old.name)
+        if match and not (place := folder / match[1]).exists():
+            os.replace(old, place)
+
+
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete what a killed process left in ``folder``, of one file or folder called ``name`` or of all."""
+    """Delete what a killed process left in ``folder``, of one file or folder called ``name`` or of all.
+
+    A folder whose replacement was cut off between its two renames comes back first.
+    """
+    _put_back(folder, name)
     for leftover in [*folder.glob(f".{name}.*.tmp"), *folder.glob(f".{name}.*.old")]:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

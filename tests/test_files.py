@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from rlhf_lite.files import (
     atomic_folder,
     fingerprint,
     remove_leftovers,
+    user_path,
     write_bytes,
     write_json,
     write_json_lines,
@@ -26,6 +29,12 @@ ROOT = Path(__file__).parents[1]
 
 def content(folder: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in folder.iterdir()}
+
+
+def folder_with(place: Path, name: str) -> Path:
+    place.mkdir(parents=True)
+    (place / name).write_text(name)
+    return place
 
 
 def test_a_folder_appears_at_the_end(tmp_path):
@@ -154,3 +163,87 @@ def test_fingerprint():
     assert fingerprint({"a": 1, "b": [2, 3]}) == fingerprint({"b": [2, 3], "a": 1})
     assert fingerprint([1, 2]) != fingerprint([2, 1])
     assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the writer runs any more."""
+
+
+OPERATIONS = ("mkdir", "rename", "replace", "rmdir", "unlink", "open")
+
+
+def replace_folder(target: Path, *, stop_at: int, monkeypatch) -> int:
+    """Replace ``target``; at operation ``stop_at`` of the system the process is gone. The operations seen."""
+    count = 0
+
+    def counted(real):
+        def call(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count >= stop_at:
+                raise Killed
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        for name in OPERATIONS:
+            patch.setattr(os, name, counted(getattr(os, name)))
+        with atomic_folder(target) as folder:
+            (folder / "new").write_text("new")
+    return count
+
+
+def test_a_kill_at_any_operation_leaves_the_old_or_the_new_folder(tmp_path, monkeypatch):
+    """Nothing that runs after the kill, the writer's own clearing up included, touches the disk."""
+    total = replace_folder(folder_with(tmp_path / "whole", "old"), stop_at=1000, monkeypatch=monkeypatch)
+    assert total > 5
+    seen = set()
+    for stop_at in range(1, total + 1):
+        place = tmp_path / str(stop_at)
+        target = folder_with(place / "sft", "old")
+        replace_folder(target, stop_at=stop_at, monkeypatch=monkeypatch)
+        missing = not target.exists()
+        remove_leftovers(place)
+        assert [entry.name for entry in place.iterdir()] == ["sft"]
+        found = content(target)
+        assert found in ({"old": "old"}, {"new": "new"})
+        seen.add((missing, *found))
+    assert seen == {(False, "old"), (True, "old"), (False, "new")}  # also between the two renames
+
+
+def test_an_error_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    target = folder_with(tmp_path / "sft", "old")
+    real, calls = os.replace, []
+
+    def second_fails(source, place):
+        calls.append(place)
+        if len(calls) == 2:
+            raise PermissionError(13, "in use", str(place))
+        return real(source, place)
+
+    monkeypatch.setattr(os, "replace", second_fails)
+    with pytest.raises(PermissionError), atomic_folder(target) as folder:
+        (folder / "new").write_text("new")
+    assert content(target) == {"old": "old"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sft"]
+
+
+def test_the_next_writer_finds_what_a_kill_hid(tmp_path):
+    """A writer that fails does not lose the folder that an earlier kill left under its hidden name."""
+    folder_with(tmp_path / ".sft.0123abcd.old", "old")
+    with pytest.raises(RuntimeError, match="inside"), atomic_folder(tmp_path / "sft"):
+        raise RuntimeError("inside")
+    remove_leftovers(tmp_path)
+    assert content(tmp_path / "sft") == {"old": "old"}
+    with atomic_folder(tmp_path / "sft") as folder:
+        (folder / "new").write_text("new")
+    assert content(tmp_path / "sft") == {"new": "new"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["sft"]
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/runs") == tmp_path / "runs"
+    assert user_path("a/~/b") == Path("a/~/b")
+    assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
