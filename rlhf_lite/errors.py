@@ -76,6 +76,12 @@ class ComparisonError(RlhfLiteError, ValueError):
     exit_code = 2
 
 
+class OutputError(RlhfLiteError, OSError):
+    """A place for results that cannot be written to; the message says why and what to do."""
+
+    exit_code = 2
+
+
 class AssetError(RlhfLiteError, RuntimeError):
     """An asset cannot be had. The message says what was wanted, from where, and how to supply it by hand."""
 

@@ -1,9 +1,9 @@
 """Files and folders that appear complete or not at all.
 
 Everything is written under a hidden name beside its place and renamed into it, so a reader never sees half a
-file, and a kill leaves the old content, or none, and a leftover that :func:`remove_leftovers` clears. No system
-can swap two folders in one step everywhere, so a kill may come while the old one has its hidden name and the
-new one has not got its own: the next writer, and :func:`remove_leftovers`, put the old one back.
+file, and a kill leaves the old content, or none, and a leftover that :func:`remove_leftovers` clears. Two
+folders cannot change places in one step, so a kill may come when the old one has a hidden name and the new
+one not yet its own: the next writer, and :func:`remove_leftovers`, put the old one back.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-
 # The folder that a new one was about to replace.
 _REPLACED = re.compile(r"\.(.+)\.[0-9a-f]{8}\.old")
 
 
-def user_path(text: str | os.PathLike[str]) -> Path:
-    """A path as a user types it: no shell expands ``~`` after ``--output=``, or in a settings file."""
-    path = Path(text)
-    try:
-        return path.expanduser()
-    except RuntimeError:  # nobody has that name: the text is a path as it stands
-        return path
+def at_home(text: str | os.PathLike[str]) -> str:
+    """What a user typed for a path, or for a path or Hub id, with ``~`` as the home folder.
+
+    No shell expands it after ``--output=`` or in a settings file.
+    """
+    return os.path.expanduser(text)
 
 
 def _beside(target: Path) -> Path:

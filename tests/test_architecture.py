@@ -28,7 +28,7 @@ MAX_MODULES = 15
 # not import each other.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types", "errors", "files", "lazy"),
-    ("config", "tracking", "plotting", "functional", "lab"),
+    ("config", "outputs", "tracking", "plotting", "functional", "lab"),
     ("checkpoint",),
     ("models", "data"),
     ("rollout",),

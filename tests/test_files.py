@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from rlhf_lite.files import (
+    at_home,
     atomic_file,
     atomic_folder,
     fingerprint,
     remove_leftovers,
-    user_path,
     write_bytes,
     write_json,
     write_json_lines,
@@ -244,6 +244,6 @@ def test_the_next_writer_finds_what_a_kill_hid(tmp_path):
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert user_path("~/runs") == tmp_path / "runs"
-    assert user_path("a/~/b") == Path("a/~/b")
-    assert user_path("~nobody-of-that-name/x") == Path("~nobody-of-that-name/x")
+    assert at_home("~/runs") == at_home(Path("~/runs")) == str(tmp_path / "runs")
+    for text in ("a/~/b", "~nobody-of-that-name/x", "org/name", "./x//y"):
+        assert at_home(text) == text

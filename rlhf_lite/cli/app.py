@@ -6,14 +6,20 @@ Errors that a user can mend are printed as one message; ``--debug`` shows where 
 
 from __future__ import annotations
 
+import errno
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from functools import wraps
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from rlhf_lite.cli import machine, train, use
 from rlhf_lite.cli.printing import red
 from rlhf_lite.errors import RlhfLiteError
+from rlhf_lite.files import at_home
 
 app = typer.Typer(
     name="rlhf-lite",
@@ -36,10 +42,30 @@ def _global(
         raise typer.Exit
 
 
+# What to do when the system refuses.
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ". Make room there, or write to another disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ". Name a place that is open to this user"),
+    errno.ENAMETOOLONG: ". Give a shorter name",
+    errno.EMFILE: ". Close other programs, or raise the limit with: ulimit -n 4096",
+}
+
+
+def _at_home(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with ``~`` as the home folder in every argument and option that is a path."""
+
+    @wraps(command)
+    def call(**given: Any) -> None:
+        command(**{name: Path(at_home(value)) if isinstance(value, Path) else value
+                   for name, value in given.items()})
+
+    return call
+
+
 # In the order of --help; a command's name is its function's, but for `eval`, which Python has taken.
 for _command in (train.quickstart, train.pipeline, train.dpo, train.sweep, train.reward,
                  use.score, use.generate, use.compare, train.cai, train.lab, machine.doctor, machine.assets):
-    app.command("eval" if _command is use.compare else None)(_command)
+    app.command("eval" if _command is use.compare else None)(_at_home(_command))
 
 
 def main() -> None:
@@ -48,6 +74,9 @@ def main() -> None:
     Exit codes: 0 done; 1 a phase, an asset or the machine failed; 2 the command line, the settings
     or the data are wrong; 130 stopped by Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):  # a text may hold what the terminal's encoding lacks
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # People add --debug where the cursor is, at the end.
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
@@ -58,6 +87,12 @@ def main() -> None:
             raise
         red(f"Error: {error}")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if debug:
+            raise
+        advice = _ADVICE.get(error.errno, "")
+        red(f"Error: {error}{advice}")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

@@ -64,19 +64,19 @@ def dpo(
     output: Annotated[Path, typer.Option("--output", "-o", help="folder of a new run, or of one with SFT")],
     config: SettingsFile = None,
     data: Annotated[str | None, typer.Option("--data", help="preference file; default: the ratings")] = None,
-    settings: Settings = None, seed: Seed = None,
+    settings: Settings = None, seed: Seed = None, resume: Resume = False,
 ) -> None:
     """Train a policy on preference pairs by DPO or one of its relatives, and judge it.
 
     In a folder that holds a run, its settings are taken, its SFT is the reference, and its PPO is kept.
     """
-    from rlhf_lite.pipeline.run import method_with_dpo
+    from rlhf_lite.pipeline.folder import SETTINGS, has_results, method_with_dpo
 
-    saved = output / "config.yaml"
-    given = [*(settings or ()), f"method={method_with_dpo(saved)}"]
+    there = has_results(output)
+    given = [*(settings or ()), f"method={method_with_dpo(output)}"]
     given += [] if data is None else [f"data.source={data}"]
-    resolved = load_settings(config or (saved if saved.exists() else None), given, seed=seed)
-    _run(resolved, output, resume=saved.exists())
+    resolved = load_settings(config or (output / SETTINGS if there else None), given, seed=seed)
+    _run(resolved, output, resume=resume or there)
 
 
 def cai(output: Output = None, config: SettingsFile = None, settings: Settings = None, seed: Seed = None,
@@ -101,13 +101,15 @@ def reward(
     data: Annotated[str, typer.Option("--data", help="preference file, datasets folder or Hub id")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the reward model")],
     model: Annotated[str | None, typer.Option("--model", help="folder or Hub id (default: SmolLM2)")] = None,
-    on_error: OnError = "raise", settings: Settings = None,
+    on_error: OnError = "raise", settings: Settings = None, resume: Resume = False,
 ) -> None:
     """Train a reward model on a preference file."""
     config = load_settings(None, [f"data.on_error={on_error}", *(settings or ())])
     from rlhf_lite.pipeline import train_reward_file
 
-    show_numbers(train_reward_file(data, model, output, config), f"Reward model in {output}")
+    with resumable(output):
+        numbers = train_reward_file(data, model, output, config, resume=resume)
+    show_numbers(numbers, f"Reward model in {output}")
 
 
 def sweep(
@@ -117,8 +119,10 @@ def sweep(
     seed: Annotated[list[int] | None, typer.Option(help="these seeds, not the file's (repeatable)")] = None,
 ) -> None:
     """Many runs from one file: settings varied, several seeds. Goes on where it was stopped."""
+    from rlhf_lite.outputs import require_folder
     from rlhf_lite.pipeline.sweep import run_sweep
 
+    require_folder(output)
     files = run_sweep(file, output, arms=arm, seeds=seed)
     typer.echo(f"{len(files)} files in {output}")
 
@@ -132,8 +136,11 @@ def lab(
 ) -> None:
     """Train in a world whose best policy is known exactly, and see how near it came."""
     from rlhf_lite.files import write_json
+    from rlhf_lite.outputs import require_file
     from rlhf_lite.pipeline.lab.run import run_lab
 
+    if output is not None:
+        require_file(output)
     def show(point: Any) -> None:
         # + 0.0 turns a rounded -0.0 into 0.0
         fraction, kl = round(point.fraction, 4) + 0.0, round(point.kl_to_reference, 3) + 0.0

@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rlhf_lite.config import reading
+from rlhf_lite.files import at_home
 
 BUDGETS = ("fast", "full")
 
@@ -33,6 +34,13 @@ def _number_from_text(value: Any) -> Any:
     return value
 
 
+def _as_place(value: str) -> str:
+    """A folder, file or Hub id as it is meant: ``~`` is the home folder."""
+    if "\0" in value:
+        raise ValueError("a path holds no NUL character")
+    return at_home(value)
+
+
 Number = Annotated[float, BeforeValidator(_number_from_text)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -41,6 +49,7 @@ BelowOne = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[Text, AfterValidator(_as_place)]
 TwoOrMore = Annotated[int, Field(ge=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seeds everything random")]
 
@@ -68,7 +77,7 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """Which language model is trained, and how it is held in memory."""
 
-    name: Text | None = Field(None, description="folder or Hub id; null = the SmolLM2-135M-Instruct asset")
+    name: Place | None = Field(None, description="folder or Hub id; null = the SmolLM2-135M-Instruct asset")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto = bf16 where the processor computes in it, else fp32"
     )
@@ -90,7 +99,7 @@ class LoraConfig(Section):
 class DataConfig(Section):
     """Where texts and preferences come from."""
 
-    source: Text = Field("reviews", description='"reviews" (the human ratings asset) or a preference file')
+    source: Place = Field("reviews", description='"reviews" (the human ratings asset) or a preference file')
     prompt_words_min: Count = Field(3, description="shortest opening used as a prompt, words")
     prompt_words_max: Count = Field(6, description="longest opening used as a prompt, words")
     max_tokens: TwoOrMore = Field(40, description="longer texts are cut, tokens")
@@ -226,7 +235,7 @@ class PipelineConfig(Section):
     """All settings of a run: SFT, reward model, PPO or DPO, and evaluation."""
 
     seed: Seed = 0
-    output: Text = Field("runs/quickstart", description="folder of the run")
+    output: Place = Field("runs/quickstart", description="folder of the run")
     method: Literal["ppo", "dpo", "both"] = Field("ppo", description="how the policy learns from preferences")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()

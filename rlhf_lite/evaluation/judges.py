@@ -27,6 +27,7 @@ from rlhf_lite.data.formatting import plain_text
 from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
+from rlhf_lite.files import at_home
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.rollout.rewards import Reward
 from rlhf_lite.types import Message
@@ -140,7 +141,7 @@ def toxicity_judge(spec: str | None = None) -> ToxicityJudge:
     kind, _, rest = spec.partition(":")
     if kind == "detoxify":
         return DetoxifyJudge(rest or "original")
-    name, _, label = spec.partition("#")
+    name, _, label = at_home(spec).partition("#")
     return ClassifierJudge(name, label or None)
 
 

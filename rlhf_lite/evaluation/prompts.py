@@ -10,6 +10,7 @@ from typing import Literal
 
 from rlhf_lite.data.files.formats import Place
 from rlhf_lite.errors import DataError
+from rlhf_lite.files import at_home
 
 BUILT_IN = "reviews"
 _BOTH = "or skip broken rows with --on-error skip"
@@ -56,7 +57,7 @@ def read_prompts(source: str, *, limit: int | None = None,
         raise ValueError(f"expected at least one prompt, got {limit}")
     if source == BUILT_IN:
         return Prompts(_thin(_review_prompts(), limit), BUILT_IN)
-    path = Path(source)
+    path = Path(at_home(source))
     if not path.is_file():
         fix = f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews"
         raise DataError("is not a file" if path.exists() else "is not there", file=str(source), fix=fix)

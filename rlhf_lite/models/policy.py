@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.assets.ensure import ensure_model
-from rlhf_lite.files import atomic_file
+from rlhf_lite.files import at_home, atomic_file
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.adapters import adapter_parameters, using_adapter
 from rlhf_lite.models.output import causal_model, check_output, final_logits
@@ -58,8 +58,8 @@ def pick_dtype(precision: Precision) -> torch.dtype:
 
 
 def resolve_model(name_or_path: str | None) -> str:
-    """The folder of the bundled model for None, else the given folder or Hub id unchanged."""
-    return str(ensure_model()) if name_or_path is None else name_or_path
+    """The folder of the bundled model for None, else the given folder or Hub id."""
+    return str(ensure_model()) if name_or_path is None else at_home(name_or_path)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

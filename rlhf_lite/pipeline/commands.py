@@ -10,19 +10,22 @@ from typing import Any
 
 import torch
 
+from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.data import load_preferences, split_of
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
-from rlhf_lite.files import write_json, write_json_lines
+from rlhf_lite.files import at_home, write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
+from rlhf_lite.outputs import require_file, require_folder
 from rlhf_lite.pipeline.context import Run, Texts
+from rlhf_lite.pipeline.folder import METRICS, open_run
 from rlhf_lite.pipeline.judging import judge_reward_model
-from rlhf_lite.pipeline.phases import run_reward
-from rlhf_lite.pipeline.run import prepare_folder
+from rlhf_lite.pipeline.phases import load_run_reward, run_reward
+from rlhf_lite.pipeline.run import run_phases
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info
 from rlhf_lite.training.reward import score_pairs
@@ -69,6 +72,7 @@ def locate_policy(spec: str) -> Located:
     """
     if spec.lower() == BUNDLED:
         return Located(BUNDLED, resolve_model(None))
+    spec = at_home(spec)
     folder = Path(spec)
     if folder.name in _BARE and not folder.exists() and (run := _run_of(folder.parent)):
         base = resolve_model(load_config(run / "config.yaml", []).model.name)
@@ -124,7 +128,8 @@ def read_pairs(data: str, on_error: str) -> list[Preference]:
     return list(loaded.records)
 
 
-def train_reward_file(data: str, model: str | None, output: Path, config: PipelineConfig) -> dict[str, Any]:
+def train_reward_file(data: str, model: str | None, output: Path, config: PipelineConfig, *,
+                      resume: bool = False) -> dict[str, Any]:
     """Train a reward model on a preference file and measure it on the file's own test split.
 
     The split is by the content of the prompt (15 % test), so that no prompt is on both sides.
@@ -134,18 +139,21 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
         model: base model; None for the settings' own.
         output: folder of the run; the model is in ``output/reward/adapter``.
         config: settings; the sections model, lora, data and reward count.
+        resume: continue in a folder that already holds this run, after its last saved step.
 
     Returns:
         ``{"accuracy", "ci95", "n_pairs", ...}`` as in ``metrics.json``, with ``n_train_pairs`` and
         ``seconds``.
 
     Raises:
+        OutputError: if nothing can be written to the folder.
         PhaseError: if there are too few pairs, or the folder holds another run.
         DataError: if a row is broken and ``data.on_error`` is "raise".
     """
-    sections: dict[str, Any] = {"data": config.data.model_copy(update={"source": str(data)})}
+    require_folder(output)
+    sections: dict[str, Any] = {"data": config.data.model_copy(update={"source": at_home(data)})}
     if model is not None:
-        sections["model"] = config.model.model_copy(update={"name": model})
+        sections["model"] = config.model.model_copy(update={"name": at_home(model)})
     config = config.model_copy(update=sections)
     pairs = read_pairs(data, config.data.on_error)
     test = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) == "test"]
@@ -155,18 +163,21 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
                          "prompts are held out); training needs at least one batch of "
                          f"{config.reward.batch_size} and one test pair: add pairs, or lower the first "
                          "number with reward.batch_size=N")
-    prepare_folder(config, output, resume=False)
-    run = Run(config, output)
-    # Taken now: by the end somebody may have changed the checkout.
-    info = run_info(seed=config.seed) | {"precision": run.precision}
     train = train[: config.reward.pairs]
     scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
-    run.texts = Texts([], [], train, test, [], [], scale, [], [])
-    run_reward(run)
-    quality = judge_reward_model(load_reward_model(find_reward_model(output)), test, min_gap=0.0)
-    quality |= {"n_train_pairs": len(train), "seconds": round(run.seconds["reward"], 1)}
-    write_json(output / "metrics.json", {"schema": 1, **info, "reward_model": quality})
-    run.log.close()
+
+    def judge(run: Run) -> dict[str, Any]:
+        return judge_reward_model(load_run_reward(run), test, min_gap=0.0)
+
+    with open_run(config, output, resume=resume) as run:
+        # Taken now: by the end somebody may have changed the checkout.
+        info = run_info(seed=config.seed) | {"precision": run.precision}
+        run.texts = Texts([], [], train, test, [], [], scale, [], [])
+        quality = run_phases(run, ("reward", "evaluation"), {"reward": run_reward}, judge)
+        seconds = (read_phase(output / "reward") or {})["seconds"]
+        quality |= {"n_train_pairs": len(train), "seconds": round(seconds, 1)}
+        if run.is_main:
+            write_json(output / METRICS, {"schema": 1, **info, "reward_model": quality})
     return quality
 
 
@@ -181,6 +192,8 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: P
         output: where to write one JSON line per pair (row, chosen and rejected score, probability); or None.
         precision: of the weights; what it was is in the result.
     """
+    if output is not None:
+        require_file(output)
     pairs = read_pairs(data, on_error)
     precision = resolve_precision(precision)
     model = load_reward_model(find_reward_model(Path(model_dir)), precision=precision)

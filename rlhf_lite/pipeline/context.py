@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -128,9 +130,14 @@ class Run:
 
     def __init__(self, config: PipelineConfig, output: Path, *, visible: bool = True) -> None:
         self.config, self.output, self.visible = config, output, visible
-        self.log = MetricsLog(output / "metrics.jsonl")
         self.accelerator = make_accelerator(config.model.threads)
+        self.log = MetricsLog(output / "metrics.jsonl" if self.is_main else os.devnull)
         self.seconds: dict[str, float] = {}
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes: of several that share a run, one does."""
+        return self.accelerator.is_main_process
 
     @cached_property
     def precision(self) -> Literal["fp32", "bf16"]:
@@ -142,7 +149,7 @@ class Run:
         if precision != "auto":
             return precision
         place = self.output / STATE_FILE
-        if self.accelerator.is_main_process and not place.is_file():
+        if self.is_main and not place.is_file():
             write_json(place, {"precision": resolve_precision(precision)})
         self.accelerator.wait_for_everyone()
         return resolve_precision(json.loads(place.read_text(encoding="utf-8"))["precision"])
@@ -209,7 +216,7 @@ class Run:
         def elapsed() -> float:
             return before + time.monotonic() - started
 
-        main = self.accelerator.is_main_process
+        main = self.is_main
         section = dict(getattr(self.config, phase)) | settings
         with bar(phase, section["steps"], visible=self.visible and main) as show:
 
@@ -235,11 +242,14 @@ class Run:
 
         The phase's checkpoints are removed when the result is there.
         """
-        with atomic_folder(self.output / phase) as folder:
-            yield folder
+        # Another process writes what nobody will see: a context cannot leave its block out.
+        with atomic_folder(self.output / phase) if self.is_main else TemporaryDirectory() as folder:
+            yield Path(folder)
             record = {"phase": phase, "seconds": self.seconds.get(phase), "settings": self.settings(phase)}
-            write_phase(folder, record | self.identity | extra)
-        shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
+            write_phase(Path(folder), record | self.identity | extra)
+        if self.is_main:
+            shutil.rmtree(self.checkpoints(phase), ignore_errors=True)
+        self.accelerator.wait_for_everyone()
 
 
 def make_accelerator(threads: int | None) -> Accelerator:

@@ -137,5 +137,5 @@ def train_on_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
         phases.save_policy(adapters.model, policy, folder)
         if sampled:
             save_preferences(folder / "pairs.jsonl", sampled)
-        if merged:
+        if merged and run.is_main:
             phases.save_merged(adapters, policy, folder / "merged")

@@ -175,7 +175,8 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         for a, b in (*_COMPARED, ("ppo", f"best_of_{best_of}"), ("dpo", f"best_of_{best_of}"))
         if a in answers and b in answers
     }
-    write_samples(run.output / "samples.jsonl", texts.test_prompts, answers, _sample)
+    if run.is_main:
+        write_samples(run.output / "samples.jsonl", texts.test_prompts, answers, _sample)
     run.seconds["evaluation"] = time.monotonic() - started
     return judged
 

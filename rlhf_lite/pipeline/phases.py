@@ -227,7 +227,7 @@ def save_run_ppo(run: Run, setup: PPOSetup) -> None:
     with run.result("ppo", steps=run.config.ppo.steps, reference=reference) as folder:
         save_policy(setup.adapters.model, setup.policy, folder)
         setup.training.scorer.value_head.save(folder)
-        if run.config.checkpoint.save_merged:
+        if run.config.checkpoint.save_merged and run.is_main:
             save_merged(setup.adapters, setup.policy, folder / "merged")
 
 

@@ -6,24 +6,22 @@ import datetime
 import math
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.errors import PhaseError
-from rlhf_lite.files import remove_leftovers, write_json
+from rlhf_lite.files import write_json, write_text
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
+from rlhf_lite.pipeline.folder import ERROR_LOG, METRICS, open_run
 from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
 from rlhf_lite.tracking import run_info
 
-# The settings that are new when a run by one method becomes a run by both.
-_GROWN = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
 PHASES = ("sft", "reward", "ppo", "dpo", "evaluation")
 TRAINING: dict[str, Callable[[Run], None]] = {"sft": run_sft, "reward": run_reward, "ppo": run_ppo,
                                               "dpo": run_dpo}
@@ -35,55 +33,6 @@ def planned_phases(config: PipelineConfig) -> tuple[str, ...]:
     if config.method == "dpo" and config.dpo.source == "human":
         unneeded.add("reward")
     return tuple(name for name in PHASES if name not in unneeded)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def method_with_dpo(saved: Path) -> str:
-    """The method of a run to which DPO is added: "both" if it is there beside PPO.
-
-    Args:
-        saved: the run's ``config.yaml``; a new run has none.
-    """
-    before = yaml.safe_load(saved.read_text(encoding="utf-8")) if saved.is_file() else {}
-    return "both" if before.get("method") in ("ppo", "both") else "dpo"
-
-
-def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> None:
-    """Start or continue the run folder; never mix two runs.
-
-    A finished run may grow: with the method "both", the phases that its first method did not plan are added,
-    with settings of their own.
-
-    Raises:
-        PhaseError: if the folder holds a run and ``resume`` is not set, or one with other settings.
-    """
-    saved = output / "config.yaml"
-    if saved.is_file():
-        if not resume:
-            raise PhaseError(f"{output} already holds a run. Continue it with --resume, or "
-                             "name another folder with --output")
-        before = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-        now = _flat(config.model_dump(mode="json"))
-        grown = _GROWN.get(before.get("method"), ()) if now.get("method") == "both" else ()
-        free = ("output", "checkpoint.", *grown)
-        differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-                     for key in sorted(before.keys() | now.keys())
-                     if before.get(key) != now.get(key) and not key.startswith(free)]
-        if differing:
-            raise PhaseError(f"{output} was started with other settings: {'; '.join(differing)}. Resume with "
-                             "the same settings, or start anew with another --output")
-    elif output.is_dir() and any(output.iterdir()):
-        raise PhaseError(f"{output} holds other files and no run: name an empty or new folder with --output")
-    output.mkdir(parents=True, exist_ok=True)
-    for folder in (output, *(output / "checkpoints").glob("*")):
-        remove_leftovers(folder)
-    config.save(saved)
 
 
 def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, skip: Sequence[str] = (),
@@ -110,21 +59,19 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
     planned = planned_phases(config)
     phases = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
-    output = Path(output)
-    prepare_folder(config, output, resume=resume)
-    started = time.monotonic()
-    run = Run(config, output, visible=visible)
-    # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
-    info = run_info(seed=config.seed) | {"precision": run.precision}
-    judged = run_phases(run, phases, TRAINING, run_evaluation)
-    metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
-    if run.accelerator.is_main_process:
-        write_json(output / "metrics.json", metrics)
-        if "evaluation" in phases:
-            from rlhf_lite.evaluation.report.run import write_report
+    output, started = Path(output), time.monotonic()
+    with open_run(config, output, resume=resume, visible=visible) as run:
+        # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
+        info = run_info(seed=config.seed) | {"precision": run.precision}
+        judged = run_phases(run, phases, TRAINING, run_evaluation)
+        metrics = collect_metrics(run, judged, info=info, command=command, wall=time.monotonic() - started)
+        if run.is_main:
+            write_json(output / METRICS, metrics)
+            if "evaluation" in phases:
+                from rlhf_lite.evaluation.report.run import write_report
 
-            write_report(output)
-    run.log.close()
+                with explained(run, "report"):
+                    write_report(output)
     return metrics
 
 
@@ -140,20 +87,31 @@ def run_phases(run: Run, phases: Sequence[str], makers: Mapping[str, Callable[[R
     """
     judged: dict[str, Any] = {}
     for phase in phases:
-        try:
+        with explained(run, phase):
             if phase == "evaluation":
                 judged = evaluate(run)
             elif run.finished(phase):
                 run.verify(phase)
             else:
                 makers[phase](run)
-        except Exception as error:
-            (run.output / "error.log").write_text(traceback.format_exc(), encoding="utf-8")
-            raise PhaseError(f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in "
-                             f"{run.output}; mend the cause and start the same command with --resume. The "
-                             "traceback is in error.log there") from error
-    (run.output / "error.log").unlink(missing_ok=True)
+    (run.output / ERROR_LOG).unlink(missing_ok=True)
     return judged
+
+
+@contextmanager
+def explained(run: Run, phase: str) -> Iterator[None]:
+    """Within it, whatever goes wrong becomes a :class:`PhaseError` that says how to go on."""
+    try:
+        yield
+    except Exception as error:
+        where = f". The traceback is in {ERROR_LOG} there"
+        try:
+            write_text(run.output / ERROR_LOG, traceback.format_exc())
+        except OSError:  # of a full disk, for example, which may be the very cause
+            where = ""
+        raise PhaseError(f"phase {phase} failed: {error}\nFinished phases and checkpoints are kept in "
+                         f"{run.output}; mend the cause and start the same command with --resume{where}"
+                         ) from error
 
 
 def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], command: str,

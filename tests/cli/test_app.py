@@ -188,6 +188,7 @@ def test_every_error_that_a_user_can_mend_has_an_exit_code() -> None:
         "ConfigError",
         "DataError",
         "ComparisonError",
+        "OutputError",
     }
     assert {item.exit_code for item in own.values()} == {1, 2}
 

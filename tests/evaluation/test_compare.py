@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.errors import ComparisonError
+from rlhf_lite.errors import ComparisonError, OutputError
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare, compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network, PromptRows, encode_for
@@ -408,7 +408,7 @@ def test_only_an_earlier_report_is_replaced(found, folder, tmp_path):
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(ComparisonError, match="no report of a comparison"):
         check_output(tmp_path)
-    with pytest.raises(ComparisonError, match="is a file"):
+    with pytest.raises(OutputError, match="not a folder"):
         check_output(tmp_path / "report.json")
     with pytest.raises(ComparisonError, match="card='none'"):
         write_comparison(found, tmp_path / "new", card="none")

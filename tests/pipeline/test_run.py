@@ -27,7 +27,7 @@ from rlhf_lite.models import policy as policy_module
 from rlhf_lite.pipeline import run as run_module
 from rlhf_lite.pipeline import run_pipeline
 from rlhf_lite.pipeline.context import Run
-from rlhf_lite.pipeline.run import method_with_dpo
+from rlhf_lite.pipeline.folder import method_with_dpo
 from rlhf_lite.tracking import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -315,14 +315,14 @@ def test_other_settings_are_refused(finished, settings, key, value, said):
 def test_dpo_can_be_added_to_a_run_by_ppo(finished, settings, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    assert method_with_dpo(folder / "config.yaml") == "both" and method_with_dpo(tmp_path / "new") == "dpo"
+    assert method_with_dpo(folder) == "both" and method_with_dpo(tmp_path / "new") == "dpo"
     kept = (folder / "ppo" / "adapter" / "adapter_model.safetensors").read_bytes()
     before = load_config(folder / "config.yaml", ["method=both", "dpo.beta=0.3"])
     run_pipeline(before, output=folder, resume=True, visible=False)
     found = metrics(folder)
     assert {"sft", "ppo", "dpo"} <= found["policies"].keys() and "dpo_minus_sft" in found["comparisons"]
     assert (folder / "ppo" / "adapter" / "adapter_model.safetensors").read_bytes() == kept
-    assert method_with_dpo(folder / "config.yaml") == "both"
+    assert method_with_dpo(folder) == "both"
     # What is there now has its settings: neither may change any more, nor may the run shrink.
     for changed, said in (("dpo.beta=0.4", "dpo.beta was 0.3"), ("method=ppo", "method was 'both'")):
         other = load_config(folder / "config.yaml", [changed])

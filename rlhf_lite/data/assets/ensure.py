@@ -29,7 +29,7 @@ from typing import Any
 
 from rlhf_lite.data.assets.fetch import Archive, explain, obtain, say
 from rlhf_lite.errors import AssetError
-from rlhf_lite.files import atomic_folder, remove_leftovers, sha256_of, write_json
+from rlhf_lite.files import at_home, atomic_folder, remove_leftovers, sha256_of, write_json
 
 CACHE_VARIABLE = "RLHF_LITE_CACHE"
 MANIFEST = "MANIFEST.json"
@@ -185,7 +185,7 @@ def cache_dir() -> Path:
     """The cache folder (it may not exist yet): ``RLHF_LITE_CACHE``, else the platform's cache folder."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return Path(at_home(chosen)).absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("rlhf-lite", appauthor=False))

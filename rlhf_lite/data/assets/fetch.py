@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lite.errors import AssetError
-from rlhf_lite.files import sha256_of
+from rlhf_lite.files import at_home, sha256_of
 
 ASSETS_VARIABLE = "RLHF_LITE_ASSETS"
 PIP_SECONDS = 1800
@@ -105,7 +105,7 @@ def explain(archive: Archive, downloads: Path, what_happened: str, output: str =
 
 def _supplied_by_hand(archive: Archive, downloads: Path) -> Path | None:
     folder = os.environ.get(ASSETS_VARIABLE)
-    path = Path(folder or "").expanduser() / archive.filename
+    path = Path(at_home(folder or "")) / archive.filename
     if not folder or not path.is_file():
         return None
     sha256 = sha256_of(path)

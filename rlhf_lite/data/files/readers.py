@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from rlhf_lite.data.files.formats import Place, require_columns
 from rlhf_lite.errors import DataError
+from rlhf_lite.files import at_home
 
 Row = tuple[int, Mapping[str, Any] | DataError]
 
@@ -38,7 +39,7 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Iterator[Row]:
     Raises:
         DataError: the source as a whole cannot be read.
     """
-    path = Path(source).expanduser()
+    path = Path(at_home(source))
     name = path.name or str(path)
     if path.is_dir():
         return _dataset_folder(path, split)

@@ -19,6 +19,7 @@ from rlhf_lite.evaluation.report.figures import SCORES
 from rlhf_lite.evaluation.report.render import get_path, integer, number, numeric, render, say
 from rlhf_lite.evaluation.report.run import hardware_text
 from rlhf_lite.files import atomic_folder, write_bytes, write_json, write_json_lines, write_text
+from rlhf_lite.outputs import require_folder
 from rlhf_lite.tracking import run_info
 
 _FILES = {"report.html", "report.md", "report.json", "samples.jsonl", "model_card.md", "figures"}
@@ -42,13 +43,13 @@ def check_output(folder: Path) -> None:
     """Make sure that a report may be written to ``folder``.
 
     Raises:
-        ComparisonError: if it is a file, or holds anything but an earlier report of this kind.
+        OutputError: if nothing can be written there.
+        ComparisonError: if it holds anything but an earlier report of this kind.
     """
     folder = Path(folder)
+    require_folder(folder)
     if not folder.exists():
         return
-    if not folder.is_dir():
-        raise ComparisonError(f"{folder} is a file; give a folder for the report")
     there = {entry.name for entry in folder.iterdir()}
     if not there:
         return

@@ -20,6 +20,7 @@ from rlhf_lite.config.settings import (
     ModelConfig,
     NonNegative,
     PairsPerPass,
+    Place,
     Positive,
     Section,
     Seed,
@@ -37,8 +38,8 @@ Principles = Annotated[list[Text], Field(min_length=1)] | None
 class CAIDataConfig(Section):
     """Prompts and principles."""
 
-    prompts: Text | None = Field(None, description="prompt file, YAML; null = the package's rude threads")
-    constitution: Text | None = Field(None, description="principles, YAML; null = the package's own")
+    prompts: Place | None = Field(None, description="prompt file, YAML; null = the package's rude threads")
+    constitution: Place | None = Field(None, description="principles, YAML; null = the package's own")
     principles: Principles = Field(None, description="ids of the principles to use; null = all of them")
     max_tokens: TwoOrMore = Field(96, description="longer prompts lose their beginning, tokens")
 
@@ -58,7 +59,7 @@ class ReviseConfig(Section):
 class FeedbackConfig(Section):
     """A model's judgement of the fine-tuned policy's answers."""
 
-    judge: Text | None = Field(None, description="folder or Hub id of the judge; null = the model itself")
+    judge: Place | None = Field(None, description="folder or Hub id of the judge; null = the model itself")
     method: Literal["likelihood", "pointwise", "pairwise"] = Field("likelihood", description=(
         "likelihood after two headings, a question about one answer, or about two in both orders"
     ))
@@ -99,7 +100,7 @@ class CAIConfig(Section):
     """All settings of a constitutional run."""
 
     seed: Seed = 0
-    output: Text = Field("runs/cai", description="folder of the run")
+    output: Place = Field("runs/cai", description="folder of the run")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: CAIDataConfig = CAIDataConfig()

@@ -32,9 +32,10 @@ from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import train_on_pairs
+from rlhf_lite.pipeline.folder import METRICS, open_run
 from rlhf_lite.pipeline.judging import write_samples
 from rlhf_lite.pipeline.phases import DPO, REFERENCE, adapter_to_train, build_adapter_policies, fine_tune
-from rlhf_lite.pipeline.run import metrics_of, prepare_folder, run_phases, without_nan
+from rlhf_lite.pipeline.run import explained, metrics_of, run_phases, without_nan
 from rlhf_lite.tracking import run_info
 from rlhf_lite.training.sft import encode_examples
 
@@ -153,7 +154,8 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     answers = rounds.judge_answers(policies, prompts, samples=settings.samples,
                             max_new_tokens=settings.max_new_tokens, temperature=settings.temperature,
                             seed=config.seed)
-    write_samples(run.output / "samples.jsonl", prompts, answers, _samples)
+    if run.is_main:
+        write_samples(run.output / "samples.jsonl", prompts, answers, _samples)
     pairs = [pair for pair in (("sft", "base"), ("cai", "base"), ("cai", "sft")) if {*pair} <= {*names}]
     difference = partial(compare, measures=("toxicity", "vader"), seed=config.seed)
     run.seconds["evaluation"] = time.monotonic() - started
@@ -193,22 +195,22 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
         PhaseError: naming the phase, what went wrong and how to go on.
     """
     output = Path(output)
-    prepare_folder(config, output, resume=resume)
-    run = Run(config, output, visible=visible)
-    info = run_info(seed=config.seed) | {"precision": run.precision}
-    judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
-    records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
-    seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
-    metrics = metrics_of(
-        info, command, settings=config.model_dump(mode="json", exclude={"output", "checkpoint"}),
-        rounds=json.loads((output / "revise" / "rounds.json").read_text(encoding="utf-8")),
-        feedback=json.loads((output / "feedback" / "stats.json").read_text(encoding="utf-8")),
-        **judged,
-        counts={"chains": records["revise"].get("chains"), "sft_examples": records["sft"].get("examples"),
-                "dpo_pairs": records["dpo"].get("pairs")},
-        seconds={name: value and round(value, 1) for name, value in seconds.items()},
-    )
-    write_json(output / "metrics.json", metrics)
-    rounds.write_report(output, metrics, shown=config.evaluation.samples_shown)
-    run.log.close()
+    with open_run(config, output, resume=resume, visible=visible) as run:
+        info = run_info(seed=config.seed) | {"precision": run.precision}
+        judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
+        records = {phase: read_phase(output / phase) or {} for phase in CAI_PHASES[:-1]}
+        seconds = {phase: record.get("seconds") for phase, record in records.items()} | run.seconds
+        metrics = metrics_of(
+            info, command, settings=config.model_dump(mode="json", exclude={"output", "checkpoint"}),
+            rounds=json.loads((output / "revise" / "rounds.json").read_text(encoding="utf-8")),
+            feedback=json.loads((output / "feedback" / "stats.json").read_text(encoding="utf-8")),
+            **judged,
+            counts={"chains": records["revise"].get("chains"), "sft_examples": records["sft"].get("examples"),
+                    "dpo_pairs": records["dpo"].get("pairs")},
+            seconds={name: value and round(value, 1) for name, value in seconds.items()},
+        )
+        if run.is_main:
+            write_json(output / METRICS, metrics)
+            with explained(run, "report"):
+                rounds.write_report(output, metrics, shown=config.evaluation.samples_shown)
     return metrics
