@@ -149,8 +149,31 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
     head = start_tokens(tokenizer) if start else []
     if not head:
         return rows
-    marks = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
+    marks = _special(tokenizer)
     return [row if row and row[0] in marks else head + row for row in rows]
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(i for i, token in added if token.special)}
+
+
+def with_end(tokenizer: PreTrainedTokenizerBase, answers: Sequence[list[int]]) -> list[list[int]]:
+    """Rows of answers with one end each: the one that a chat template wrote, else the end token.
+
+    A template's end is a special token behind which there is nothing but white space, as in ``<|im_end|>``
+    and a line feed. The white space is dropped: nobody samples what follows an end.
+    """
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    marks = _special(tokenizer) - {tokenizer.bos_token_id} | {*end}
+
+    def ended(row: list[int]) -> list[int]:
+        last = max((place for place, token in enumerate(row) if token in marks), default=None)
+        if last is None or tokenizer.decode(row[last + 1 :]).strip():
+            return row + end
+        return row[: last + 1]
+
+    return [ended(row) for row in answers]
 
 
 def keep_end(ids: list[int], room: int, head: Sequence[int] = ()) -> list[int]:

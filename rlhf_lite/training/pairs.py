@@ -18,6 +18,7 @@ from rlhf_lite.data.formatting import (
     keep_end,
     start_tokens,
     token_ids,
+    with_end,
 )
 from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.training.sft import Example
@@ -93,7 +94,7 @@ def encode_preferences(tokenizer: PreTrainedTokenizerBase, preferences: Sequence
         tokenizer: adds no special tokens.
         preferences: their texts are used as they are; see ``formatting.render_preference`` for conversations.
         max_tokens: most tokens of prompt and answer together.
-        end: append the end token to answers that do not end with it (a chat template may have written it).
+        end: append the end token to answers that a chat template has not ended, see ``formatting.with_end``.
         counts: takes down what was cut and refused.
     """
     counts = RowCounts() if counts is None else counts
@@ -179,9 +180,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, preferences: Sequence[Prefe
 
 def _answers(tokenizer: PreTrainedTokenizerBase, texts: list[str], *, end: bool) -> list[list[int]]:
     """Token ids of answers, with one end token each if ``end``."""
-    tail = [tokenizer.eos_token_id] if end else []
     rows = token_ids(tokenizer, texts, start=False)
-    return [[*row, *(tail if row[-1:] != tail else [])] for row in rows]
+    return with_end(tokenizer, rows) if end else rows
 
 
 def judged_from_pairs(pairs: Sequence[EncodedPair]) -> list[JudgedAnswer]:

@@ -23,6 +23,7 @@ from rlhf_lite.data.formatting import (
     keep_end,
     start_tokens,
     token_ids,
+    with_end,
 )
 from rlhf_lite.data.row_counts import EMPTY, RowCounts
 from rlhf_lite.functional import masked_sum
@@ -69,15 +70,15 @@ def encode_examples(tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: 
         tokenizer: adds no special tokens.
         texts: prompts, which may be empty, with completions.
         max_tokens: most tokens of both together.
-        end: append the end token.
+        end: append the end token to completions that a chat template has not ended.
         counts: takes down what was cut and left out.
     """
     counts = RowCounts() if counts is None else counts
     prompts = encode_prompts(tokenizer, [p for p, _ in texts])
     completions = token_ids(tokenizer, [c for _, c in texts], start=False)
+    completions = with_end(tokenizer, completions) if end else completions
     examples, head = [], start_tokens(tokenizer)
-    for prompt, completion in zip(prompts, completions, strict=True):
-        full = completion + ([tokenizer.eos_token_id] if end else [])
+    for prompt, full in zip(prompts, completions, strict=True):
         if not full:
             counts.leave(EMPTY)
             continue
@@ -106,13 +107,14 @@ def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: i
         ValueError: if the template writes a conversation differently once it goes on, so that there is no
             boundary between context and answer.
     """
-    template = template or chat_template(tokenizer)
+    # A model's own template writes every special token itself.
+    raw, template = bool(template) or not tokenizer.chat_template, template or chat_template(tokenizer)
     examples = []
     for chat in chats:
         ids: list[int] = []
         counts: list[bool] = []
         for text, counted in _chat_pieces(chat, template):
-            piece = tokenizer(text, add_special_tokens=False)["input_ids"]
+            (piece,) = token_ids(tokenizer, [text], start=raw and not ids)
             ids, counts = ids + piece, counts + [counted] * len(piece)
         ids, counts = ids[:max_tokens], counts[:max_tokens]
         first = counts.index(True) if True in counts else 0

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import byte_tokenizer, save_base
+from tiny_models import END, byte_tokenizer, save_base, start_tokenizer
 
 from rlhf_lite.data import row_counts
 from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.models.reward_model import new_reward_model
 from rlhf_lite.training.pairs import JudgedText, encode_judged, encode_preferences, encode_texts
 from rlhf_lite.training.reward import score_pairs
-from rlhf_lite.types import Preference
+from rlhf_lite.training.sft import encode_chats, encode_examples
+from rlhf_lite.types import Message, Preference
 
 
 def test_a_prompt_is_cut_and_an_answer_never():
@@ -94,6 +96,44 @@ def test_an_end_that_is_there_is_not_doubled():
     end = tokenizer.eos_token
     pair = encode_preferences(tokenizer, [Preference("a", f"b{end}", "c")], max_tokens=9).pairs[0]
     assert tokenizer.decode(pair.chosen_ids) == f"b{end}" and tokenizer.decode(pair.rejected_ids) == f"c{end}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [("Hi<turn>\n", "Hi<turn>"), ("Hi<turn>", "Hi<turn>"), (f"Hi{END} \n\n", f"Hi{END}"),
+     ("Hi\n", f"Hi\n{END}"), ("<turn>Hi", f"<turn>Hi{END}"), ("Hi<start>", f"Hi<start>{END}")],
+)
+def test_an_answer_that_its_template_ended_gets_no_second_end(answer, expected):
+    """ChatML writes its end and a line feed; nobody samples what follows the end."""
+    tokenizer = start_tokenizer()
+    pair = encode_preferences(tokenizer, [Preference("a", answer, "b")], max_tokens=20).pairs[0]
+    judged = encode_judged(tokenizer, [JudgedText("a", answer, True)], max_tokens=20).answers[0]
+    (example,) = encode_examples(tokenizer, [("a", answer)], max_tokens=20)
+    for ids in (pair.chosen_ids, judged.completion_ids, example.completion):
+        assert tokenizer.decode(ids) == expected
+    tokenizer.eos_token = None  # nothing to append
+    assert encode_judged(tokenizer, [JudgedText("a", "Hi", True)], max_tokens=20).answers[0].completion_ids
+
+
+def test_every_reader_of_raw_text_begins_it_as_the_tokenizer_does():
+    tokenizer = start_tokenizer()
+    start, pair = tokenizer.bos_token_id, Preference("ab", "cd", "ef")
+    whole = tokenizer("ab")["input_ids"]
+    assert whole[0] == start
+    assert encode_preferences(tokenizer, [pair], max_tokens=9).pairs[0].prompt_ids == whole
+    judged = encode_judged(tokenizer, [JudgedText("ab", "c", True)], max_tokens=9)
+    assert judged.answers[0].prompt_ids == whole
+    assert encode_examples(tokenizer, [("ab", "cd")], max_tokens=9)[0].prompt == whole
+    read = encode_texts(tokenizer, [pair], max_tokens=9).pairs[0]
+    assert [read.chosen_ids, read.rejected_ids] == tokenizer(["abcd", "abef"])["input_ids"]
+    # A prompt that is cut keeps it, and rendered texts have it once.
+    assert encode_preferences(tokenizer, [pair], max_tokens=5).pairs[0].prompt_ids == [start, whole[-1]]
+    rendered = Preference("<start>ab", "cd", "ef")
+    assert encode_texts(tokenizer, [rendered], max_tokens=9).pairs[0] == replace(read, characters=(11, 11))
+    turns = [Message("user", "a"), Message("assistant", "b")]
+    assert encode_chats(tokenizer, [turns], max_tokens=99)[0].prompt.count(start) == 1  # a plain transcript
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}.{% endfor %}"
+    assert start not in encode_chats(tokenizer, [turns], max_tokens=99)[0].prompt  # as the template says
 
 
 def test_judged_texts():

@@ -21,7 +21,7 @@ from rlhf_lite.constitutional import Constitution, PolicyWriter, default_constit
 from rlhf_lite.constitutional.principles import load_prompts
 from rlhf_lite.constitutional.revise import revise
 from rlhf_lite.data import load_preferences
-from rlhf_lite.data.formatting import EncodedPair
+from rlhf_lite.data.formatting import EncodedPair, encode_prompts, token_ids
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
@@ -82,7 +82,7 @@ def revise_phase(run: Run) -> None:
 
 def line(tokenizer, text: str, *, max_new_tokens: int) -> str:
     """An answer as it follows its prompt; one that the length limit cut gets no line end."""
-    cut = len(tokenizer(text, add_special_tokens=False)["input_ids"]) >= max_new_tokens - 1
+    cut = len(token_ids(tokenizer, [text], start=False)[0]) >= max_new_tokens - 1
     return f" {text.strip()}" + ("" if cut else rounds.LINE_END[0])
 
 
@@ -133,8 +133,8 @@ def dpo_phase(run: Run) -> None:
     pairs = []
     for record in load_preferences(place).records if place.is_file() else []:
         answers = [line(tokenizer, text, max_new_tokens=limit) for text in (record.chosen, record.rejected)]
-        encoded = tokenizer([record.prompt, *answers], add_special_tokens=False)["input_ids"]
-        pairs.append(EncodedPair(*encoded, record.margin))
+        (prompt,) = encode_prompts(tokenizer, [record.prompt])
+        pairs.append(EncodedPair(prompt, *token_ids(tokenizer, answers, start=False), record.margin))
     if not pairs:
         raise ValueError("dpo: the feedback holds no pair; lower feedback.min_log_odds or ask more prompts")
     train_on_pairs(run, policy, adapters, pairs)
