@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rlhf_lite.data.files.formats import Place
+from rlhf_lite.data.files.cells import Place
 from rlhf_lite.data.files.schema import load_preferences
 from rlhf_lite.types import Preference
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_lite.data.assets.ensure import ensure_ratings
-from rlhf_lite.data.files.formats import Place
+from rlhf_lite.data.files.cells import Place
 from rlhf_lite.types import Rating
 
 # The files print means with 9 to 12 digits.

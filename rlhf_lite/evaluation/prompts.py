@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rlhf_lite.data.files.formats import Place
+from rlhf_lite.data.files.cells import Place
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import at_home
 

@@ -189,7 +189,7 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: P
         model_dir: a run, or a reward model.
         data: preference file.
         on_error: "raise" or "skip" broken rows.
-        output: where to write one JSON line per pair (row, chosen and rejected score, probability); or None.
+        output: where to write one JSON line per pair (texts, both rewards, probability); or None.
         precision: of the weights; what it was is in the result.
     """
     if output is not None:
@@ -200,8 +200,9 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: P
     quality = judge_reward_model(model, pairs, min_gap=0.0) | {"precision": precision}
     if output is not None:
         chosen, rejected = score_pairs(model, pairs)
+        # Not called scores or ratings: read again as data, a model's opinion must not pass for people's.
         rows = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
-                 "score_chosen": float(a), "score_rejected": float(b), "p_chosen": float((a - b).sigmoid())}
+                 "reward_chosen": float(a), "reward_rejected": float(b), "p_chosen": float((a - b).sigmoid())}
                 for pair, a, b in zip(pairs, chosen, rejected, strict=True)]
         write_json_lines(output, rows)
     return quality

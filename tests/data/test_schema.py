@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rlhf_lite.data.files.columns import ANSWERS
 from rlhf_lite.data.files.schema import load_preferences, preferences_from_rows, save_preferences
 from rlhf_lite.data.formatting import plain_text
 from rlhf_lite.errors import DataError
@@ -193,12 +194,92 @@ def test_ratings_become_the_margin_and_other_fields_stay() -> None:
     base = {"chosen": "a", "rejected": "b"}
     rows = [
         {**base, "chosen_rating": 4, "rejected_rating": 1.5, "id": 7},
-        {**base, "score_chosen": 2, "score_rejected": 2},
+        {**base, "chosen_rating": 2, "rejected_rating": 2},
         {**base, "margin": 2.5, "chosen_rating": 4, "rejected_rating": 1.5, "meta": {"k": 1}},
     ]
     records = preferences_from_rows(rows).records
     assert [r.margin for r in records] == [2.5, 0.0, 2.5]
     assert [dict(r.meta) for r in records] == [{"id": 7}, {}, {"k": 1}]
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"question": "Good?"}, "\n\nHuman: Good?\n\nAssistant:"),
+        ({"QUERY": "Good?"}, "\n\nHuman: Good?\n\nAssistant:"),
+        ({"Prompt": "Good?"}, "Good?"),
+        ({"prompt": "", "question": "Good?"}, "\n\nHuman: Good?\n\nAssistant:"),
+        ({"instruction": "Sum up", "input": "A film"}, "\n\nHuman: Sum up\n\nA film\n\nAssistant:"),
+        ({"instruction": "Sum up", "input": ""}, "\n\nHuman: Sum up\n\nAssistant:"),
+        ({"system": "Be brief.", "question": "Good?"},
+         "\n\nSystem: Be brief.\n\nHuman: Good?\n\nAssistant:"),
+        ({"system": "", "prompt": "Good?"}, "\n\nHuman: Good?\n\nAssistant:"),
+        ({"conversations": [USER]}, "\n\nHuman: Hi there\n\nAssistant:"),
+        ({"input": {"messages": [USER]}}, "\n\nHuman: Hi there\n\nAssistant:"),
+        ({"instruction": "More", "history": [["Hi there", "Hello"]]},
+         "\n\nHuman: Hi there\n\nAssistant: Hello\n\nHuman: More\n\nAssistant:"),
+    ],
+)
+def test_other_names_for_the_prompt(row: dict[str, Any], prompt: str) -> None:
+    for answers in ANSWERS:
+        given = {**row, **dict(zip(answers, ("Yes", "No"), strict=True))}
+        data = preferences_from_rows([given])
+        assert data[0].prompt == prompt and data[0].meta == {}
+        assert [data[0].chosen.strip(), data[0].rejected.strip()] == ["Yes", "No"]
+        assert data.report.unused == () and data.report.used.keys() == given.keys()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": "A", "question": "B"}, "'prompt' could both be the prompt, and differ"),
+        ({"prompt": "A", "Prompt": "B"}, "'Prompt' and 'prompt' are one column but for capitals"),
+        ({"task": "What do you make of it?"}, "'task' may be the prompt, but no column says so"),
+        ({"context": [USER]}, "'context' may be the prompt"),
+        ({"system": "Be brief."}, "'system' has no prompt beside it"),
+        ({"conversations": [USER, GOOD]}, "ends with an answer"),
+        ({"question": ""}, "'question' is empty"),
+        ({"system": "A", "prompt": [{"role": "system", "content": "B"}, USER]}, "begins otherwise"),
+        ({"prompt": "A", "history": "B"}, "is no list of questions with their answers"),
+    ],
+)
+def test_a_prompt_is_never_guessed(row: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        preferences_from_rows([{**row, "chosen": "I like it", "rejected": "I left"}])
+
+
+def test_a_question_that_the_prompt_holds_is_no_second_prompt() -> None:
+    row = {"prompt": "Q: Good? A:", "question": "Good?", "chosen": " Yes", "rejected": " No"}
+    data = preferences_from_rows([row])
+    assert data[0].prompt == "Q: Good? A:" and data[0].meta == {"question": "Good?"}
+    assert data.report.unused == ("question",) and "not used: question" in data.report.understood()
+
+
+def test_a_scored_file_keeps_its_labels() -> None:
+    """A judge's scores are no evidence against people: no row is broken by them, none gets a margin."""
+    rows = [{**ROWS[0], "score_chosen": 1, "score_rejected": 3}, {**ROWS[1], "score_chosen": 3}]
+    data = preferences_from_rows(rows)
+    assert [record.margin for record in data] == [record.margin for record in EXPECTED]
+    assert data[0].meta["score_rejected"] == 3
+    assert data.report.unused == ("score_chosen", "score_rejected")
+    assert "not people's ratings" in data.report.notes[0] and data.report.notes[0] in data.report.summary()
+
+
+def test_ultrafeedback_and_text_cells(tmp_path: Path) -> None:
+    good, bad = [USER, GOOD], [USER, BAD]
+    row = {"prompt": "Hi there", "messages": good, "chosen": good, "rejected": bad}
+    assert preferences_from_rows([row]).records[0].dialogue == TALK.dialogue
+    for write_cell in (json.dumps, repr):
+        cells = {"chosen": write_cell(good), "rejected": write_cell(bad)}
+        assert preferences_from_rows([cells]).records == [TALK]
+        assert load_preferences(write(tmp_path / "p.csv", [cells])).records == [TALK]
+        wrapped = {name: f'{{"messages": {cell}}}' for name, cell in cells.items()}
+        assert write_cell is repr or preferences_from_rows([wrapped]).records == [TALK]
+    array = "[{'content': 'Hi', 'role': 'user'}\n {'content': 'a', 'role': 'assistant'}]"
+    with pytest.raises(DataError, match="looks like a conversation as text, but is neither JSON nor Python"):
+        preferences_from_rows([{"chosen": array, "rejected": array}])
+    answer = {"prompt": "As JSON:", "chosen": '{"from": "Rome", "to": "Oslo"}', "rejected": "[1]"}
+    assert preferences_from_rows([answer])[0].chosen == answer["chosen"]
 
 
 # --- reports --------------------------------------------------------------------------------------

@@ -51,11 +51,13 @@ def test_score_file(reward, tmp_path, data):
     found = score_file(reward[0], str(data), output=output)
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert found["n_pairs"] == len(lines) == 300
-    right = sum(line["score_chosen"] > line["score_rejected"] for line in lines)
+    right = sum(line["reward_chosen"] > line["reward_rejected"] for line in lines)
     assert found["accuracy"] == pytest.approx(right / 300, abs=1 / 300)
     assert [line["prompt"] for line in lines] == [row["prompt"] for row in rows()]
     for line in lines:
-        assert (line["p_chosen"] > 0.5) == (line["score_chosen"] > line["score_rejected"])
+        assert (line["p_chosen"] > 0.5) == (line["reward_chosen"] > line["reward_rejected"])
+    # What was written is read as the same pairs: the model's rewards are no evidence against the labels.
+    assert score_file(reward[0], str(output)) == found
     # Swapped texts: the other way round.
     content = [{"prompt": r["prompt"], "chosen": r["rejected"], "rejected": r["chosen"]} for r in rows()]
     swapped = score_file(reward[0] / "reward" / "adapter", str(write_rows(tmp_path / "s.jsonl", content)))

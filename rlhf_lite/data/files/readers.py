@@ -11,30 +11,33 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import count, islice
 from pathlib import Path
 from typing import IO, Any
 
-from rlhf_lite.data.files.formats import Place, require_columns
+from rlhf_lite.data.files.cells import Cell, Place, is_conversation
+from rlhf_lite.data.files.columns import listed, require_answers
+from rlhf_lite.data.files.kinds import EXTENSIONS, check_start, is_packed, kind_of
+from rlhf_lite.data.files.tables import Needs, Row, Rows, read_folder, read_hub, read_parquet
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import at_home
-
-Row = tuple[int, Mapping[str, Any] | DataError]
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _BOM = b"\xef\xbb\xbf"
 _BROKEN_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
-EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SEPARATORS = ",;\t|"
+_SHOWN = {"\t": "tabs", ",": "commas"}
 
 
-def read_rows(source: str | Path, *, split: str | None = None) -> Iterator[Row]:
-    """Rows of a preference file, a ``datasets`` folder or a Hub data set.
+def read_rows(source: str | Path, *, split: str | None = None, needs: Needs = require_answers) -> Rows:
+    """Rows of a file, a ``datasets`` folder or a Hub data set.
 
     Args:
         source: a path, or a Hub id such as ``Anthropic/hh-rlhf``.
         split: for data sets only; ``train`` by default.
+        needs: raises if the columns, where the file lists them, lack one that is needed.
 
     Raises:
         DataError: the source as a whole cannot be read.
@@ -42,49 +45,34 @@ def read_rows(source: str | Path, *, split: str | None = None) -> Iterator[Row]:
     path = Path(at_home(source))
     name = path.name or str(path)
     if path.is_dir():
-        return _dataset_folder(path, split)
+        return read_folder(path, split, needs)
     if not path.exists():
         if _HUB_ID.fullmatch(str(source)) and not str(source).endswith((*EXTENSIONS, ".gz")):
-            return _hub(str(source), split)
+            return read_hub(str(source), split, needs)
         raise DataError("does not exist", file=str(source), fix="check the path")
     if split is not None:
         fix = "leave split out, or give a data set folder or Hub id"
         raise DataError("is a single file and has no splits", file=name, field="split", value=split, fix=fix)
-    kind = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-    kind = kind.lower()
-    if kind not in EXTENSIONS or (kind == ".parquet" and path.suffix == ".gz"):
+    kind = kind_of(path)
+    if kind not in EXTENSIONS or (kind == ".parquet" and is_packed(path)):
         known = ", ".join(EXTENSIONS)
         fix = f"use one of {known} (text formats also with .gz), a datasets folder or a Hub id"
         raise DataError("has an unknown extension", file=name, value="".join(path.suffixes[-2:]), fix=fix)
-    if path.stat().st_size == 0:
-        raise DataError("is empty (0 bytes)", file=name, fix="check how the file was made or copied")
+    check_start(path)
     if kind == ".parquet":
-        return _parquet(path)
+        return read_parquet(path, needs)
     if kind in (".csv", ".tsv"):
-        return _read_csv(path, "," if kind == ".csv" else "\t")
-    if kind == ".json" and _first_character(path) == b"[":
-        return _read_json_list(path)
-    return _read_json_lines(path)
+        return _read_csv(path, "," if kind == ".csv" else "\t", needs)
+    if kind == ".json" and not _is_json_lines(path, needs):
+        return _read_json_whole(path, needs)
+    return Rows(_read_json_lines(path), "JSON lines")
 
 
 # --- Bytes and lines ---------------------------------------------------------
 
 
 def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _first_character(path: Path) -> bytes:
-    """The first byte of a file that is not white space or a byte order mark."""
-    try:
-        with _open(path) as handle:
-            start = handle.read(len(_BOM)).removeprefix(_BOM).lstrip()
-            # Byte by byte, since reading on to the end of a small gzip would already meet a wrong checksum.
-            while not start and (start := handle.read(1)):
-                start = start.lstrip()
-            return start[:1]
-    except (OSError, EOFError, zlib.error):
-        return b""  # the reader meets the same trouble and reports it
+    return gzip.open(path, "rb") if is_packed(path) else path.open("rb")
 
 
 def _gzip_error(place: Place, error: BaseException) -> DataError:
@@ -93,7 +81,7 @@ def _gzip_error(place: Place, error: BaseException) -> DataError:
     return place.error(problem, "copy or download the file again; only the rows before this one can be read")
 
 
-def _lines(path: Path) -> Iterator[tuple[Place, bytes | DataError]]:
+def lines_of(path: Path) -> Iterator[tuple[Place, bytes | DataError]]:
     """Lines with their places, an overlong one cut; a broken gzip stream ends with its error."""
     with _open(path) as handle:
         for number in count(1):
@@ -108,19 +96,11 @@ def _lines(path: Path) -> Iterator[tuple[Place, bytes | DataError]]:
             if not raw:
                 return
             if number == 1:
-                _refuse_utf16(path.name, raw)
                 raw = raw.removeprefix(_BOM)
             yield place, raw
 
 
-def _refuse_utf16(name: str, start: bytes) -> None:
-    """UTF-16 and UTF-32 have a mark at the start, or zero bytes between the characters of plain English."""
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in start[:64]:
-        fix = f"convert it: iconv -f UTF-16 -t UTF-8 {name} > utf8-{name}"
-        raise DataError("is not UTF-8 but looks like UTF-16", file=name, row=1, value=start[:16], fix=fix)
-
-
-def _line_text(raw: bytes, place: Place) -> str:
+def line_text(raw: bytes, place: Place) -> str:
     """A line as text, if it is not overlong."""
     if len(raw) > MAX_LINE_BYTES:
         fix = "check for missing line ends: JSON lines have one record per line"
@@ -171,7 +151,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _read_json_lines(path: Path) -> Iterator[Row]:
     """One JSON object per line. Blank lines are passed over, but counted in the row numbers."""
-    for place, raw in _lines(path):
+    for place, raw in lines_of(path):
         if isinstance(raw, DataError):
             yield place.row, raw
         elif raw.strip():
@@ -179,7 +159,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
 
 
 def _json_object(raw: bytes, place: Place) -> Mapping[str, Any]:
-    line = _line_text(raw, place)
+    line = line_text(raw, place)
     try:
         value = json.loads(line, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
@@ -209,18 +189,43 @@ def _checked(value: Any, place: Place) -> Mapping[str, Any]:
     return value
 
 
-def _read_json_list(path: Path) -> Iterator[Row]:
-    """A file that is one JSON list of objects. It is read whole, so a syntax error concerns all of it."""
+def _is_json_lines(path: Path, needs: Needs) -> bool:
+    """Whether a ``.json`` file holds an object per line, rather than one list or object in all."""
+    filled = (line for _, line in lines_of(path) if isinstance(line, DataError) or line.strip())
+    first, second = [*islice(filled, 2), None, None][:2]
+    if not isinstance(first, bytes):
+        return True  # nothing in it, or nothing to be read: the reader of lines says so
+    text = first.strip()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return not text.startswith(b"[") and text[-1:] not in b"{[,:"  # an object goes on in the next line
+    alone = second is None and isinstance(value, dict) and not _meets(needs, value, Place(path.name, 1))
+    return not isinstance(value, list) and not alone
+
+
+def _meets(needs: Needs, names: Iterable[object], place: Place) -> bool:
+    try:
+        needs(names, place)
+    except DataError:
+        return False
+    return True
+
+
+def _read_json_whole(path: Path, needs: Needs) -> Rows:
+    """A file that is one JSON list of objects, or an object that wraps one.
+
+    It is read whole, so a syntax error concerns all of it.
+    """
     start = Place(path.name, 1)
     try:
         with _open(path) as handle:
             raw = handle.read()
     except _BROKEN_GZIP as error:
         raise _gzip_error(start, error) from None
-    _refuse_utf16(path.name, raw)
     text = _decoded(raw.removeprefix(_BOM), start)
     try:
-        values = json.loads(text, object_pairs_hook=_unique)
+        value = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         before, after = error.doc[: error.pos], error.doc[error.pos :]
         comma = before.rstrip().endswith(",") or error.msg.startswith("Illegal trailing comma")
@@ -230,32 +235,84 @@ def _read_json_list(path: Path) -> Iterator[Row]:
     except (RecursionError, ValueError) as error:
         fix = "write a list of flat objects"
         raise Place(path.name, None).error(f"is not usable JSON: {error}", fix) from None
-    for number, value in enumerate(values, start=1):
-        yield number, _or_error(_checked, value, Place(path.name, number))
+    values, form = (value, "JSON list") if isinstance(value, list) else _unwrapped(value, path.name, needs)
+    return Rows(((number, _or_error(_checked, one, Place(path.name, number)))
+                 for number, one in enumerate(values, start=1)), form)
+
+
+def _unwrapped(value: dict[str, Any], name: str, needs: Needs) -> tuple[list[Any], str]:
+    """The records of an object: itself, or those of the one list of objects that it holds."""
+    place = Place(name, None)
+    if isinstance(value, _Repeated):
+        raise place.error("occurs twice", "keep one of the two", field=value.key)
+    if _meets(needs, value, place):
+        cells = [Cell(str(key), held, place).opened().value for key, held in value.items()]
+        if all(isinstance(held, list | dict) and not is_conversation(held) for held in cells):
+            fix = "write a row per record; in pandas: to_json(FILE, orient='records', lines=True)"
+            raise place.error(f"is a table by columns: {listed(value)}", fix)
+        return [value], "a JSON object"
+    lists = [key for key, held in value.items()
+             if isinstance(held, list) and held and all(isinstance(one, dict) for one in held)]
+    if len(lists) == 1:
+        return value[lists[0]], f"JSON list under {lists[0]!r}"
+    fix = ("write one of these lists into a file of its own" if lists
+           else "write a list of objects, one per record; in pandas: to_json(FILE, orient='records')")
+    raise place.error(f"is an object and no list of records; it holds {listed(lists or value)}", fix)
 
 
 # --- CSV ---------------------------------------------------------------------
 
 
-def _read_csv(path: Path, delimiter: str) -> Iterator[Row]:
-    """CSV with a header line. A row's number is the line on which it starts; fields may span lines.
+def _read_csv(path: Path, usual: str, needs: Needs) -> Rows:
+    """CSV with a header line, whichever character separates its columns."""
+    csv.field_size_limit(MAX_LINE_BYTES)
+    separator, named = _separator(path, usual, needs)
+    shown = _SHOWN.get(separator, repr(separator))
+    lines = map(_csv_line, islice(lines_of(path), int(named), None))
+    rows = _csv_rows(path, lines, separator, int(named), needs)
+    return Rows(rows, f"CSV with {shown} between columns", text_only=True)
+
+
+def _separator(path: Path, usual: str, needs: Needs) -> tuple[str, bool]:
+    """What separates the columns, and whether a line of its own (``sep=;``, for Excel) says so.
+
+    A header that lacks columns with the usual separator, and has them with another one, decides for that.
+    """
+    _, first = next(lines_of(path), (None, b""))
+    text = b"" if isinstance(first, DataError) else first[:MAX_LINE_BYTES].rstrip(b"\r\n")
+    header = text.decode("utf-8", "replace")
+    if named := re.fullmatch(r'"?sep=(.)"?', header, re.IGNORECASE):
+        return named[1], True
+    for separator in (usual, *_SEPARATORS):
+        try:
+            names = next(csv.reader([header], delimiter=separator), [])
+        except csv.Error:
+            continue
+        if _meets(needs, [name.strip() for name in names], Place(path.name, 1)):
+            return separator, False
+    return usual, False
+
+
+def _csv_rows(path: Path, lines: Iterator[str], separator: str, before: int, needs: Needs) -> Iterator[Row]:
+    """Rows by the line on which each starts, ``before`` lines being left out; fields may span lines.
 
     Since a record may span lines, a line that cannot be read makes the rest of the file unreadable.
     """
-    csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(map(_csv_line, _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader(lines, delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
-        place = Place(path.name, reader.line_num + 1)
+        place = Place(path.name, before + reader.line_num + 1)
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
             fix = "quote fields with commas, quotes or line ends, and double the quotes within"
+            if "new-line character" in str(error):
+                fix = f"turn old Mac line ends into new ones: tr '\\r' '\\n' < {path.name} > new-{path.name}"
             raise place.error(f"is not valid CSV: {error}", fix) from None
         if header is None:
-            header = _header([cell.strip() for cell in record], place)
+            header = _header([cell.strip() for cell in record], place, needs)
         elif any(cell.strip() for cell in record):
             yield place.row, _or_error(_csv_row, header, record, place)
 
@@ -264,14 +321,14 @@ def _csv_line(numbered: tuple[Place, bytes | DataError]) -> str:
     place, raw = numbered
     if isinstance(raw, DataError):
         raise raw
-    return _line_text(raw, place)
+    return line_text(raw, place)
 
 
-def _header(names: list[str], place: Place) -> list[str]:
+def _header(names: list[str], place: Place, needs: Needs) -> list[str]:
     for name in names:
         if names.count(name) > 1:
             raise place.error("occurs twice in the header", "rename one column", field=name)
-    require_columns(dict.fromkeys(names), place)
+    needs(names, place)
     return names
 
 
@@ -280,65 +337,3 @@ def _csv_row(header: list[str], record: list[str], place: Place) -> Mapping[str,
         problem = f"has {len(record)} columns, the header has {len(header)}"
         raise place.error(problem, "quote fields that hold the separator", value=record)
     return dict(zip(header, record, strict=True))
-
-
-# --- Parquet and data sets ---------------------------------------------------
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-        require_columns(dict.fromkeys(file.schema_arrow.names), Place(path.name, None))
-        number = 0
-        for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pyarrow.ArrowException, OSError) as error:
-        fix = "copy or download the file again"
-        raise DataError(f"cannot be read as Parquet: {error}", file=path.name, fix=fix) from error
-
-
-def _dataset_folder(path: Path, split: str | None) -> Iterator[Row]:
-    names = {p.name for p in path.iterdir()}
-    if not names & {"dataset_info.json", "dataset_dict.json", "state.json"}:
-        files = sorted(name for name in names if name.endswith((*EXTENSIONS, ".gz")))
-        fix = "give the file itself" if files else "give a folder that Dataset.save_to_disk made, or a file"
-        raise DataError("is not a datasets folder", file=path.name, value=files or sorted(names), fix=fix)
-    import datasets
-
-    try:
-        data = datasets.load_from_disk(str(path))
-    except Exception as error:
-        fix = "save it again with Dataset.save_to_disk"
-        raise DataError(f"cannot be read as a datasets folder: {error}", file=path.name, fix=fix) from error
-    return _dataset_rows(data, path.name, split)
-
-
-def _hub(name: str, split: str | None) -> Iterator[Row]:
-    import datasets
-
-    try:
-        data = datasets.load_dataset(name)
-    except Exception as error:
-        problem = ("is no file here, and cannot be had from the Hugging Face Hub "
-                   f"({type(error).__name__}: {error})")
-        fix = "check path, id and network, or fetch a file of the data set yourself and give its path"
-        raise DataError(problem, file=name, fix=fix) from error
-    return _dataset_rows(data, name, split)
-
-
-def _dataset_rows(data: Any, name: str, split: str | None) -> Iterator[Row]:
-    if isinstance(data, Mapping):
-        split = split or "train"
-        if split not in data:
-            fix = f"use one of {list(data)}"
-            raise DataError("has no such split", file=name, field="split", value=split, fix=fix)
-        data = data[split]
-    elif split is not None:
-        raise DataError("has no splits", file=name, field="split", value=split, fix="leave split out")
-    require_columns(dict.fromkeys(data.column_names), Place(name, None))
-    return enumerate(data, start=1)

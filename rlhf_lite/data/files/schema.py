@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from rlhf_lite.data.files.formats import Place, is_plain_rendering, preference_from_row
-from rlhf_lite.data.files.readers import Row, read_rows
+from rlhf_lite.data.files.cells import Place
+from rlhf_lite.data.files.columns import SCORES, plain_name
+from rlhf_lite.data.files.formats import is_plain_rendering, read_row
+from rlhf_lite.data.files.readers import read_rows
+from rlhf_lite.data.files.tables import Rows
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import atomic_file
 from rlhf_lite.types import Preference
 
 OnError = Literal["raise", "skip"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class LoadReport:
         kept: number of preferences that came of them.
         skipped: one error per row that was left out (with ``on_error="skip"``).
         repeated: rows among the kept ones that repeat an earlier row's three texts.
+        format: of the file, such as ``JSON lines`` or ``CSV with ';' between columns``.
+        forms: how many kept rows had each form of ``data.files.formats``.
+        used: columns that were understood, each with what it was taken for.
+        unused: columns that were not; they are kept in ``meta``.
     """
 
     source: str
@@ -35,14 +45,36 @@ class LoadReport:
     kept: int
     skipped: tuple[DataError, ...] = ()
     repeated: int = 0
+    format: str = "rows"
+    forms: Mapping[str, int] = field(default_factory=dict)
+    used: Mapping[str, str] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the file should know before training on it, a sentence each."""
+        scores = [name for name in self.unused if plain_name(name) in SCORES]
+        notes = []
+        if scores:
+            notes.append(f"{' and '.join(scores)} are a judge's scores, not people's ratings, and give no "
+                         "margin; if people gave them, call them chosen_rating and rejected_rating")
+        return tuple(notes)
+
+    def understood(self) -> str:
+        """One line: the format, what each column was taken for, and what was not used."""
+        parts = [self.format, *(f"{count} {form}" for form, count in self.forms.items())]
+        columns = [name if name == role else f"{name} as {role}" for name, role in self.used.items()]
+        text = f"{', '.join(parts)}; columns: {', '.join(columns)}"
+        return text + (f"; kept, but not used: {', '.join(self.unused)}" if self.unused else "")
 
     def summary(self, lines: int = 20) -> str:
-        """Counts, and the first ``lines`` skipped rows with their reasons."""
+        """Counts, what was understood, and the first ``lines`` skipped rows with their reasons."""
         text = f"{self.source}: {self.kept} of {self.read} rows kept, {len(self.skipped)} skipped"
         if self.repeated:
             text += f", {self.repeated} of the kept ones repeat an earlier row"
-        listed = [f"  skipped {error}" for error in self.skipped[:lines]]
-        more = len(self.skipped) - len(listed)
+        listed = [f"  {self.understood()}", *(f"  note: {note}" for note in self.notes)]
+        listed += [f"  skipped {error}" for error in self.skipped[:lines]]
+        more = len(self.skipped) - min(len(self.skipped), lines)
         return "\n".join([text, *listed, *([f"  and {more} more"] if more > 0 else [])])
 
 
@@ -81,49 +113,63 @@ def load_preferences(source: str | Path, *, on_error: OnError = "raise", split: 
             as a whole cannot be read or no row of it is usable.
     """
     name = Path(source).name if Path(source).exists() else str(source)
-    text_only = Path(source).name.lower().removesuffix(".gz").endswith((".csv", ".tsv"))
-    rows = read_rows(source, split=split)
-    return _collect(rows, name, on_error=on_error, limit=limit, text_only=text_only)
+    return _preferences(read_rows(source, split=split), name, on_error, limit)
 
 
 def preferences_from_rows(rows: Iterable[Mapping[str, Any]], *, name: str = "rows",
                           on_error: OnError = "raise", limit: int | None = None) -> PreferenceData:
     """The same for rows in memory, counted from 1: a list of dicts, or a ``datasets.Dataset``."""
-    return _collect(enumerate(rows, start=1), name, on_error=on_error, limit=limit)
+    return _preferences(Rows(iter(enumerate(rows, start=1)), "rows"), name, on_error, limit)
 
 
-def _collect(rows: Iterable[Row], name: str, *, on_error: OnError, limit: int | None,
-             text_only: bool = False) -> PreferenceData:
+def _preferences(source: Rows, name: str, on_error: OnError, limit: int | None) -> PreferenceData:
+    read, skipped, total = each_row(source, name, partial(read_row, text_only=source.text_only),
+                                    on_error=on_error, limit=limit)
+    records = [one.preference for one in read]
+    forms = Counter(one.form for one in read)
+    used: dict[str, str] = {}
+    unused: dict[str, None] = {}
+    for one in read:
+        used |= one.columns.used
+        unused |= dict.fromkeys(one.columns.unused)
+    different = {hash((record.prompt, record.chosen, record.rejected)) for record in records}
+    report = LoadReport(name, total, len(records), tuple(skipped), len(records) - len(different),
+                        source.format, forms, used, tuple(name for name in unused if name not in used))
+    return PreferenceData(records, report)
+
+
+def each_row(source: Rows, name: str, parse: Callable[[Mapping[str, Any], Place], T], *, on_error: OnError,
+             limit: int | None = None) -> tuple[list[T], list[DataError], int]:
+    """What ``parse`` makes of every row, the errors of those that were left out, and the number of all.
+
+    Raises:
+        DataError: of the first bad row, unless ``on_error`` is "skip"; or if no row is usable.
+    """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
-    records: list[Preference] = []
+    kept: list[T] = []
     skipped: list[DataError] = []
-    seen: set[int] = set()
-    read = 0
-    for number, row in rows:
-        read += 1
+    total = 0
+    for number, row in source.rows:
+        total += 1
         try:
             if isinstance(row, DataError):
                 raise row
-            record = preference_from_row(row, Place(name, number), text_only=text_only)
+            kept.append(parse(row, Place(name, number)))
         except DataError as error:
             if on_error == "raise":
                 raise
             skipped.append(error)
-            continue
-        records.append(record)
-        seen.add(hash((record.prompt, record.chosen, record.rejected)))
-        if len(records) == limit:
+        if len(kept) == limit:
             break
-    report = LoadReport(name, read, len(records), tuple(skipped), len(records) - len(seen))
-    if not records:
-        what = "holds no rows" if read == 0 else f"has no usable row among {read}"
+    if not kept:
+        what = "holds no rows" if total == 0 else f"has no usable row among {total}"
         reasons = "; ".join(str(error) for error in skipped[:3])
         fix = f"see the first reasons: {reasons}" if reasons else "check how the file was made"
         raise DataError(what, file=name, fix=fix.rstrip("."))
-    return PreferenceData(records, report)
+    return kept, skipped, total
 
 
 def save_preferences(path: str | Path, records: Iterable[Preference]) -> Path:
