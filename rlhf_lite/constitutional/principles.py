@@ -26,6 +26,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rlhf_lite.config.reading import read_model
+from rlhf_lite.data.pairs import normalised
 
 Text = Annotated[str, Field(min_length=1)]
 # Not strict: YAML has lists only.
@@ -156,7 +157,7 @@ class PromptSet(_Part):
 
     @model_validator(mode="after")
     def _splits_differ(self) -> PromptSet:
-        both = {r.lower() for r in self.remarks_train} & {r.lower() for r in self.remarks_test}
+        both = set(map(normalised, self.remarks_train)) & set(map(normalised, self.remarks_test))
         if both:
             raise ValueError(f"these remarks are in train and in test: {', '.join(sorted(both))}")
         for split in (self.remarks_train, self.remarks_test):

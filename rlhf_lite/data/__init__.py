@@ -51,5 +51,6 @@ if TYPE_CHECKING:
         reliability_of_mean,
     )
     from rlhf_lite.data.sources import load_ratings
+    from rlhf_lite.data.splits import PreferenceSplits, SplitReport, refuse_leaks, split_preferences
 
 __getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -37,6 +37,11 @@ def normalised(text: str) -> str:
     return words or text.strip()
 
 
+def text_keys(pair: Preference) -> tuple[str, str]:
+    """The two whole texts of a pair, normalised: chosen, rejected."""
+    return normalised(pair.prompt + pair.chosen), normalised(pair.prompt + pair.rejected)
+
+
 def _fraction(*parts: str) -> float:
     """A number in [0, 1) that looks random and depends on nothing but the parts."""
     digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
-from rlhf_lite.data.pairs import normalised
+from rlhf_lite.data.pairs import normalised, text_keys
 from rlhf_lite.types import Preference
 
 _ENTITY = re.compile(r"&(#\d+|#x[0-9a-fA-F]+|[a-zA-Z][a-zA-Z0-9]*);")
@@ -115,12 +115,8 @@ def leaked_pairs(train: Iterable[Preference], test: Sequence[Preference]) -> lis
     Texts are whole (prompt and continuation), and compared without case, punctuation and spacing. It does not
     matter whether a text was chosen or rejected.
     """
-    known = {text for pair in train for text in _texts(pair)}
-    return [place for place, pair in enumerate(test) if not known.isdisjoint(_texts(pair))]
-
-
-def _texts(pair: Preference) -> tuple[str, str]:
-    return normalised(pair.prompt + pair.chosen), normalised(pair.prompt + pair.rejected)
+    known = {text for pair in train for text in text_keys(pair)}
+    return [place for place, pair in enumerate(test) if not known.isdisjoint(text_keys(pair))]
 
 
 class LengthCount(NamedTuple):

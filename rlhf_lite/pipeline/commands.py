@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
-from rlhf_lite.data import load_preferences, split_of
+from rlhf_lite.data import load_preferences, refuse_leaks, split_preferences
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
@@ -21,7 +21,7 @@ from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.outputs import require_file, require_folder
-from rlhf_lite.pipeline.context import Run, Texts
+from rlhf_lite.pipeline.context import Run, Texts, whole_texts
 from rlhf_lite.pipeline.folder import METRICS, open_run
 from rlhf_lite.pipeline.judging import judge_reward_model
 from rlhf_lite.pipeline.phases import load_run_reward, run_reward
@@ -132,7 +132,7 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
                       resume: bool = False) -> dict[str, Any]:
     """Train a reward model on a preference file and measure it on the file's own test split.
 
-    The split is by the content of the prompt (15 % test), so that no prompt is on both sides.
+    No text and no prompt is on both sides (``data.splits``); 15 % are test pairs.
 
     Args:
         data: preference file, ``datasets`` folder or Hub id.
@@ -148,7 +148,7 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     Raises:
         OutputError: if nothing can be written to the folder.
         PhaseError: if there are too few pairs, or the folder holds another run.
-        DataError: if a row is broken and ``data.on_error`` is "raise".
+        DataError: if a row is broken and ``data.on_error`` is "raise", or the file cannot be split.
     """
     require_folder(output)
     sections: dict[str, Any] = {"data": config.data.model_copy(update={"source": at_home(data)})}
@@ -156,13 +156,14 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
         sections["model"] = config.model.model_copy(update={"name": at_home(model)})
     config = config.model_copy(update=sections)
     pairs = read_pairs(data, config.data.on_error)
-    test = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) == "test"]
-    train = [pair for pair in pairs if split_of(pair.prompt or pair.chosen) != "test"]
-    if len(train) < config.reward.batch_size or not test:
-        raise PhaseError(f"{data} gives {len(train)} training and {len(test)} test pairs (15 % of the "
-                         "prompts are held out); training needs at least one batch of "
-                         f"{config.reward.batch_size} and one test pair: add pairs, or lower the first "
-                         "number with reward.batch_size=N")
+    divided = split_preferences(pairs, source=str(data), held_out=("test",))
+    train, test = divided.pairs["train"], divided.pairs["test"]
+    if len(train) < config.reward.batch_size:
+        raise PhaseError(f"{data} gives {len(train)} training pairs, fewer than one batch of "
+                         f"{config.reward.batch_size}: add pairs, or lower that number with "
+                         f"reward.batch_size=N ({divided.report.summary()})")
+    refuse_leaks({name: [text for pair in rows for text in whole_texts(pair)]
+                  for name, rows in (("training", train), ("testing", test))}, source=str(data))
     train = train[: config.reward.pairs]
     scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
 
@@ -172,12 +173,14 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     with open_run(config, output, resume=resume) as run:
         # Taken now: by the end somebody may have changed the checkout.
         info = run_info(seed=config.seed) | {"precision": run.precision}
-        run.texts = Texts([], [], train, test, [], [], scale, [], [])
+        run.texts = Texts([], [], train, test, [], [], scale, [], [], divided.report)
+        run.keep_split()
         quality = run_phases(run, ("reward", "evaluation"), {"reward": run_reward}, judge)
         seconds = (read_phase(output / "reward") or {})["seconds"]
         quality |= {"n_train_pairs": len(train), "seconds": round(seconds, 1)}
         if run.is_main:
-            write_json(output / METRICS, {"schema": 1, **info, "reward_model": quality})
+            write_json(output / METRICS, {"schema": 1, **info, "split": asdict(divided.report),
+                                         "reward_model": quality})
     return quality
 
 

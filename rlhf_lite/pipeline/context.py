@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -21,9 +22,28 @@ from rich import progress as rich
 from rich.console import Console
 from torch import Tensor
 
-from rlhf_lite.checkpoint import load_step, read_phase, save_step, saved_steps, verify_phase, write_phase
+from rlhf_lite.checkpoint import (
+    PHASE_FILE,
+    load_step,
+    read_phase,
+    save_step,
+    saved_steps,
+    verify_phase,
+    write_phase,
+)
 from rlhf_lite.config import PipelineConfig
-from rlhf_lite.data import load_preferences, load_ratings, make_pairs, split_of, split_prompts, split_ratings
+from rlhf_lite.data import (
+    SplitReport,
+    load_preferences,
+    load_ratings,
+    make_pairs,
+    refuse_leaks,
+    split_preferences,
+    split_prompts,
+    split_ratings,
+)
+from rlhf_lite.data.pairs import normalised
+from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import use_cpu
@@ -50,6 +70,7 @@ class Texts:
         scale_texts: human texts that fix the reward's zero and unit (validation split).
         gold: rated texts, or preferences, for the gold judge alone.
         gold_check: the same from the test split, to measure the judge's agreement with people.
+        split: how a preference file was split; None for the ratings.
     """
 
     sft_train: list[tuple[str, str]]
@@ -61,6 +82,7 @@ class Texts:
     scale_texts: list[str]
     gold: Sequence[Rating] | Sequence[Preference]
     gold_check: Sequence[Rating] | Sequence[Preference]
+    split: SplitReport | None = None
 
 
 def thin(rows: list, n: int) -> list:
@@ -88,35 +110,48 @@ def review_texts(config: PipelineConfig) -> Texts:
 
 
 def preference_texts(config: PipelineConfig) -> Texts:
-    """Texts from a preference file: its chosen answers, its pairs and its prompts, split by prompt."""
+    """Texts from a preference file: its chosen answers, its pairs and its prompts."""
     records = load_preferences(config.data.source, on_error=config.data.on_error).records
-    splits: dict[str, list[Preference]] = {"train": [], "validation": [], "test": [], "gold": []}
-    for record in records:
-        splits[split_of(record.prompt or record.chosen)].append(record)
-    empty = [name for name, rows in splits.items() if not rows]
-    if empty:
-        raise ValueError(f"{config.data.source} has {len(records)} usable rows, too few: the split by "
-                         f"content leaves {', '.join(empty)} empty; a run needs at least some hundred "
-                         "different prompts")
+    divided = split_preferences(records, source=config.data.source)
+    splits = divided.pairs
     prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
+    asked = {normalised(prompt) for prompt in prompts["train"]}
+    unseen = [prompt for prompt in prompts["test"] if normalised(prompt) not in asked]
     return Texts(sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
                  sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
                  train_pairs=thin(splits["train"], config.reward.pairs),
                  test_pairs=thin(splits["test"], config.reward.eval_pairs), ppo_prompts=prompts["train"],
-                 test_prompts=thin(prompts["test"], config.evaluation.prompts),
+                 test_prompts=thin(unseen or prompts["test"], config.evaluation.prompts),
                  scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
                  gold=thin(splits["gold"], config.evaluation.gold_texts),
-                 gold_check=thin(splits["test"], _CHECK_TEXTS))
+                 gold_check=thin(splits["test"], _CHECK_TEXTS), split=divided.report)
 
 
 def run_texts(config: PipelineConfig) -> Texts:
-    """The texts of a run, from the human ratings or from the preference file that the settings name."""
-    if config.data.source == "reviews":
-        return review_texts(config)
-    if not Path(config.data.source).exists() and "/" not in config.data.source:
-        raise ValueError(f"data.source is {config.data.source!r}: "
-                         'neither "reviews" nor an existing file or folder nor a Hub id')
-    return preference_texts(config)
+    """The texts of a run, from the human ratings or from the preference file that the settings name.
+
+    Raises:
+        ConfigError: there is no such file.
+        DataError: the file cannot be used, or a text is in two splits.
+    """
+    source = config.data.source
+    if source != "reviews" and not Path(source).exists() and "/" not in source:
+        raise ConfigError([f'data.source is {source!r}: neither "reviews" nor an existing file or folder '
+                           "nor a Hub id"])
+    texts = review_texts(config) if source == "reviews" else preference_texts(config)
+    used = {"training": [*texts.sft_train, *texts.train_pairs],
+            "validation": [*texts.sft_validation, *texts.scale_texts],
+            "testing": [*texts.test_pairs, *texts.gold_check], "the gold judge": texts.gold}
+    refuse_leaks({name: itertools.chain.from_iterable(map(whole_texts, rows)) for name, rows in used.items()},
+                 source=source)
+    return texts
+
+
+def whole_texts(row: Preference | Rating | tuple[str, str] | str) -> list[str]:
+    """The texts that a row of any kind holds: prompt and answer in one."""
+    if isinstance(row, Preference):
+        return [row.prompt + row.chosen, row.prompt + row.rejected]
+    return [row.text if isinstance(row, Rating) else "".join(row)]
 
 
 class Run:
@@ -148,11 +183,10 @@ class Run:
         precision = self.config.model.precision
         if precision != "auto":
             return precision
-        place = self.output / STATE_FILE
-        if self.is_main and not place.is_file():
-            write_json(place, {"precision": resolve_precision(precision)})
+        if self.is_main and "precision" not in self._state():
+            write_json(self.output / STATE_FILE, self._state() | {"precision": resolve_precision(precision)})
         self.accelerator.wait_for_everyone()
-        return resolve_precision(json.loads(place.read_text(encoding="utf-8"))["precision"])
+        return resolve_precision(self._state()["precision"])
 
     @cached_property
     def policy(self) -> Policy:
@@ -163,6 +197,36 @@ class Run:
     def texts(self) -> Texts:
         """The texts of the run, by split."""
         return run_texts(self.config)
+
+    @property
+    def split(self) -> SplitReport | None:
+        """How the run's preference file was split; None for the ratings."""
+        return None if self.config.data.source == "reviews" else self.texts.split
+
+    def keep_split(self) -> None:
+        """Say how the file was split, and keep to it: a run goes on with the split that it began with.
+
+        Raises:
+            PhaseError: the run was begun with another split, so what it trained on may be held out now.
+        """
+        split = self.split
+        if split is None:
+            return
+        begun = [*self.output.glob(f"*/{PHASE_FILE}"), *self.output.glob("checkpoints/*/step-*")]
+        if begun and self._state().get("split") != split.fingerprint:
+            raise PhaseError(f"{self.output} was begun with another split of {split.source}: the file has "
+                             "changed since, or an older version divided it by prompts alone. What was "
+                             "trained there may have seen what is held out now: start anew with another "
+                             "--output")
+        if self.is_main:
+            write_json(self.output / STATE_FILE, self._state() | {"split": split.fingerprint})
+            if self.visible:
+                print(split.summary(), file=sys.stderr)
+        self.accelerator.wait_for_everyone()
+
+    def _state(self) -> dict[str, Any]:
+        place = self.output / STATE_FILE
+        return json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
 
     @cached_property
     def identity(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
 
     Raises:
         PhaseError: naming the phase, what went wrong and how to go on.
+        DataError: the preference file cannot be used.
     """
     if unknown := [name for name in (*skip, *only) if name not in PHASES]:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
@@ -61,6 +63,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
     phases = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
     output, started = Path(output), time.monotonic()
     with open_run(config, output, resume=resume, visible=visible) as run:
+        run.keep_split()
         # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
         info = run_info(seed=config.seed) | {"precision": run.precision}
         judged = run_phases(run, phases, TRAINING, run_evaluation)
@@ -130,7 +133,8 @@ def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], c
         seconds["evaluation"] = run.seconds["evaluation"]
     seconds["load"] = max(0.0, wall - sum(run.seconds.values()))
     seconds["total"] = sum(value for value in seconds.values() if value is not None)
-    return metrics_of(info, command, **judged, checks=checks(judged),
+    split = {} if run.split is None else {"split": asdict(run.split)}
+    return metrics_of(info, command, **judged, **split, checks=checks(judged),
                       seconds={name: value and round(value, 2) for name, value in seconds.items()},
                       steps={phase: record.get("steps") for phase, record in records.items()})
 

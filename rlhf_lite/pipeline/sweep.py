@@ -24,7 +24,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,13 +127,17 @@ def plan(path: Path, output: Path, *, arms: list[str] | None = None,
 
 
 def is_done(job: Job) -> bool:
-    """Whether the run's file is there and was made with these settings and phases."""
+    """Whether the run's file is there and was made with these settings and phases.
+
+    Files from before a preference file was split by what its pairs share are made anew.
+    """
     try:
         record = json.loads(job.result.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or cut short by a kill: to be run
         return False
     same = {"settings": list(job.overrides), "phases": list(job.phases), "seed": job.seed, "schema": SCHEMA}
-    return all(record.get(key) == value for key, value in same.items())
+    divided = job.config.data.source == "reviews" or "split" in record
+    return divided and all(record.get(key) == value for key, value in same.items())
 
 
 def run_sweep(path: Path, output: Path, *, arms: list[str] | None = None,
@@ -172,6 +176,8 @@ def run_job(job: Job) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run = Run(config, folder, visible=False)
+    run.keep_split()
+    split = None if run.split is None else asdict(run.split)
     seconds: dict[str, float] = {}
     cpu_seconds: dict[str, float] = {}
     series: dict[str, dict[str, list[Any]]] = {}
@@ -180,12 +186,11 @@ def run_job(job: Job) -> str:
         before = time.process_time()
         if phase == "evaluation":
             alike = {*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})}
-            key = fingerprint(config.model_dump(mode="json", include=alike))
-            judged |= run_evaluation(run, shared=job.work / f"evaluation-{key}")
+            judged |= run_evaluation(run, shared=job.work / f"evaluation-{_key(run, alike)}")
             seconds[phase] = round(run.seconds[phase], 2)
             cpu_seconds[phase] = round(time.process_time() - before, 2)
             continue
-        shared = job.work / f"{phase}-{_phase_key(config, phase, job.phases)}"
+        shared = job.work / f"{phase}-{_phase_key(run, phase, job.phases)}"
         if not shared.is_dir():
             TRAINING[phase](run)
             log = {"cpu_seconds": round(time.process_time() - before, 2), "series": _series(folder, phase)}
@@ -203,7 +208,8 @@ def run_job(job: Job) -> str:
     last = [phase for phase in job.phases if phase != "evaluation"][-1]
     result = metrics_of(info, job.command, schema=SCHEMA, sweep=job.sweep, arm=job.arm, seed=job.seed,
                         phases=list(job.phases), settings=list(job.overrides), precision=run.precision,
-                        seconds=seconds, cpu_seconds=cpu_seconds, peak_memory_mb=_peak_memory_mb(),
+                        split=split, seconds=seconds, cpu_seconds=cpu_seconds,
+                        peak_memory_mb=_peak_memory_mb(),
                         trainable_parameters=_adapter_parameters(folder / last), series=series, judged=judged)
     write_json(job.result, result)
     run.log.close()
@@ -211,12 +217,18 @@ def run_job(job: Job) -> str:
     return f"{sum(seconds.values()):.0f} s of phases"
 
 
-def _phase_key(config: PipelineConfig, phase: str, phases: tuple[str, ...]) -> str:
+def _phase_key(run: Run, phase: str, phases: tuple[str, ...]) -> str:
     """What a phase's result depends on: PPO and DPO stand on those before, the others on themselves."""
     parts = {phase}
     if phase in ("ppo", "dpo"):
         parts |= {*phases} & {"sft", "reward"}
-    return fingerprint(config.model_dump(mode="json", include={"seed", "model", "lora", "data", *parts}))
+    return _key(run, {"seed", "model", "lora", "data", *parts})
+
+
+def _key(run: Run, sections: set[str]) -> str:
+    """A hash of these settings, and of how the preference file was split."""
+    split = {} if run.split is None else {"split": run.split.fingerprint}
+    return fingerprint(run.config.model_dump(mode="json", include=sections) | split)
 
 
 def _series(folder: Path, phase: str) -> dict[str, list[Any]]:

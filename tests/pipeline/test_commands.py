@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from conftest import rows, write_rows
 
 from rlhf_lite.data import split_of
-from rlhf_lite.errors import PhaseError
+from rlhf_lite.errors import DataError, PhaseError
 from rlhf_lite.pipeline import generate_text, score_file, train_reward_file
 
 
@@ -41,9 +42,24 @@ def test_training_into_a_folder_with_a_run_is_refused(reward, settings, data, ba
 
 def test_too_few_pairs_are_refused_with_the_way_out(settings, base, tmp_path):
     few = write_rows(tmp_path / "few.jsonl", rows(4))
-    with pytest.raises(PhaseError, match=r"reward\.batch_size"):
+    with pytest.raises(DataError, match=r"4 usable pairs.*Fix: add pairs"):
         train_reward_file(str(few), str(base), tmp_path / "run", settings())
+    some = write_rows(tmp_path / "some.jsonl", rows(30))
+    with pytest.raises(PhaseError, match=r"reward\.batch_size"):
+        train_reward_file(str(some), str(base), tmp_path / "run", settings({"reward.batch_size": 64}))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_ranking_of_few_texts_says_what_it_leaves_out(settings, base, tmp_path, capsys):
+    chooser = random.Random(0)
+    words = ["".join(chooser.choices("abcdefghijklmnop", k=5)) for _ in range(120)]
+    drawn = [sorted(chooser.sample(range(120), 2)) for _ in range(3000)]
+    content = [{"prompt": "", "chosen": words[a], "rejected": words[b]} for a, b in drawn]
+    source = write_rows(tmp_path / "ranking.jsonl", content)
+    found = train_reward_file(str(source), str(base), tmp_path / "run", settings())
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())["split"]
+    assert record["pairs"]["test"] == found["n_pairs"] > 20 and record["crossing"] > 500
+    assert f"{record['crossing']} pairs left out" in capsys.readouterr().err
 
 
 def test_score_file(reward, tmp_path, data):

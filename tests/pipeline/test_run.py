@@ -22,7 +22,7 @@ from conftest import rows, write_rows
 from tiny_models import byte_tokenizer, save_base
 
 from rlhf_lite.config import load_config
-from rlhf_lite.errors import PhaseError
+from rlhf_lite.errors import ConfigError, DataError, PhaseError
 from rlhf_lite.models import policy as policy_module
 from rlhf_lite.pipeline import run as run_module
 from rlhf_lite.pipeline import run_pipeline
@@ -136,6 +136,38 @@ def test_no_text_is_in_two_splits(settings):
     groups = [train, test, validation, gold]
     assert all(groups)
     assert all(not a & b for i, a in enumerate(groups) for b in groups[i + 1 :])
+
+
+def test_prompts_that_answers_follow_in_training_are_not_tested(settings, tmp_path):
+    """One prompt in three is common to the file: it is asked in training, so it is no test prompt."""
+    from rlhf_lite.pipeline.context import run_texts
+
+    content = [row | ({"prompt": "Say something:"} if i % 3 == 0 else {}) for i, row in enumerate(rows())]
+    content = [row | {"chosen": f"{row['chosen']} {i}"} for i, row in enumerate(content)]
+    texts = run_texts(settings({"data.source": write_rows(tmp_path / "common.jsonl", content)}))
+    assert texts.split.shared_prompts == 1
+    assert "Say something:" in texts.ppo_prompts and "Say something:" not in texts.test_prompts
+
+
+def test_a_run_goes_on_with_its_own_split_only(settings, tmp_path, capsys):
+    """A file that changed since, or a run of an older version: what was trained may be held out now."""
+    content = rows(200)
+    source = write_rows(tmp_path / "pairs.jsonl", content)
+    config, output = settings({"data.source": source}), tmp_path / "run"
+    run_pipeline(config, output=output, only=["sft"])
+    split = metrics(output)["split"]
+    assert sum(split["pairs"].values()) == 200 and split["crossing"] == 0
+    assert f"train {split['pairs']['train']}" in capsys.readouterr().err
+    write_rows(source, [*content[:-1], content[-1] | {"prompt": "another"}])
+    with pytest.raises(PhaseError, match=r"another split of .*pairs\.jsonl.*--output"):
+        run_pipeline(config, output=output, only=["sft"], resume=True, visible=False)
+    write_rows(source, content)
+    state = json.loads((output / "state.json").read_text())
+    run_pipeline(config, output=output, only=["sft"], resume=True, visible=False)
+    assert json.loads((output / "state.json").read_text()) == state
+    (output / "state.json").write_text(json.dumps({"precision": "fp32"}))
+    with pytest.raises(PhaseError, match="older version"):
+        run_pipeline(config, output=output, only=["sft"], resume=True, visible=False)
 
 
 def test_adapters_load_with_plain_peft(finished, base):
@@ -381,12 +413,12 @@ def test_broken_data_is_named(settings, tmp_path):
     broken = rows(40)
     broken[7] = {"prompt": "film 7 was", "chosen": " good"}
     source = write_rows(tmp_path / "broken.jsonl", broken)
-    with pytest.raises(PhaseError, match=r"broken\.jsonl.*rejected"):
+    with pytest.raises(DataError, match=r"broken\.jsonl.*rejected"):
         run_pipeline(settings({"data.source": source}), output=tmp_path / "a", only=["sft"], visible=False)
-    with pytest.raises(PhaseError, match="too few"):
+    with pytest.raises(DataError, match="too few"):
         few = write_rows(tmp_path / "few.jsonl", rows(3))
         run_pipeline(settings({"data.source": few}), output=tmp_path / "b", only=["sft"], visible=False)
-    with pytest.raises(PhaseError, match=r"data\.source"):
+    with pytest.raises(ConfigError, match=r"data\.source"):
         run_pipeline(settings({"data.source": "nowhere"}), output=tmp_path / "c", only=["sft"], visible=False)
 
 
