@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from rlhf_lite.cli import machine, train, use
+from rlhf_lite.cli.check import check
 from rlhf_lite.cli.printing import red
 from rlhf_lite.errors import RlhfLiteError
 from rlhf_lite.files import at_home
@@ -63,7 +64,7 @@ def _at_home(command: Callable[..., None]) -> Callable[..., None]:
 
 
 # In the order of --help; a command's name is its function's, but for `eval`, which Python has taken.
-for _command in (train.quickstart, train.pipeline, train.dpo, train.sweep, train.reward,
+for _command in (train.quickstart, train.pipeline, train.dpo, train.sweep, check, train.reward,
                  use.score, use.generate, use.compare, train.cai, train.lab, machine.doctor, machine.assets):
     app.command("eval" if _command is use.compare else None)(_at_home(_command))
 

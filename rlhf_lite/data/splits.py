@@ -47,6 +47,7 @@ class SplitReport:
         source: the file.
         pairs: pairs in each split.
         groups: connected groups of pairs.
+        largest: pairs in the largest group.
         crossing: pairs left out, because their two texts fell into different splits.
         shared_prompts: prompts that are in more than one split, since too much of the file has them.
         commonest: the one of these with the most pairs; empty if there is none.
@@ -56,6 +57,7 @@ class SplitReport:
     source: str
     pairs: dict[str, int]
     groups: int
+    largest: int
     crossing: int
     shared_prompts: int
     commonest: str
@@ -103,8 +105,9 @@ def split_preferences(pairs: Sequence[Preference], *, source: str,
     graph, limit = _Graph(pairs), max(_COMMON_SHARE * len(pairs), _SMALL)
     while True:
         labels = graph.components(graph.counts > limit)
-        sizes = np.bincount(labels[graph.first], minlength=1)
-        loose = sizes[labels[graph.first]] > max(len(pairs) / 2, _SMALL)
+        members = np.bincount(labels[graph.first], minlength=1)
+        groups, largest = int((members > 0).sum()), int(members.max())
+        loose = members[labels[graph.first]] > max(len(pairs) / 2, _SMALL)
         if loose.any():
             labels = graph.components(graph.counts > limit, loose)
         splits = graph.splits(labels, held_out)
@@ -117,22 +120,22 @@ def split_preferences(pairs: Sequence[Preference], *, source: str,
         if not empty or not lower.size:
             break
         limit = lower.max() - 1
-    groups, crossing = len(np.unique(labels[graph.first])), splits.count(None)
+    crossing = splits.count(None)
     if empty:
         left_out = f" and {crossing} are left out for texts in different splits" if crossing else ""
         raise DataError(f"has {len(pairs)} usable pairs, too few: they make {groups} groups that share no "
                         f"text and no prompt{left_out}, and the split by content leaves {', '.join(empty)} "
                         "empty", file=source, fix="add pairs with other prompts and texts; a run needs at "
                         "least some hundred")
-    seen, digest = defaultdict(set), hashlib.sha256()
+    seen, uses, digest = defaultdict(set), Counter(graph.prompts), hashlib.sha256()
     for pair, prompt, split in zip(pairs, graph.prompts, splits, strict=True):
         seen[prompt].add(split)
         row = "\0".join((split or "", pair.prompt, pair.chosen, pair.rejected, ""))
         digest.update(row.encode("utf-8", "surrogatepass"))
     shared = [prompt for prompt, where in seen.items() if prompt and len(where - {None}) > 1]
-    uses = Counter(graph.prompts)
-    report = SplitReport(source, {name: len(rows) for name, rows in kept.items()}, groups, crossing,
-                         len(shared), max(shared, key=lambda prompt: (uses[prompt], prompt), default=""),
+    commonest = max(shared, key=lambda prompt: (uses[prompt], prompt), default="")
+    sizes = {name: len(rows) for name, rows in kept.items()}
+    report = SplitReport(source, sizes, groups, largest, crossing, len(shared), commonest,
                          digest.hexdigest()[:16])
     return PreferenceSplits(kept, report)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_lite.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rlhf_lite.pipeline.check import check_file
     from rlhf_lite.pipeline.commands import generate_text, score_file, train_reward_file
     from rlhf_lite.pipeline.run import PHASES, run_pipeline
 

@@ -1,0 +1,82 @@
+"""``rlhf-lite check``: what the readers understand of a preference file, before any training."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+_SHOWN = 400  # characters of a text
+
+
+def check(
+    data: Annotated[str, typer.Argument(metavar="FILE", help="preference file, datasets folder or Hub id")],
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
+) -> None:
+    """What a preference file holds: columns, rows, lengths, repetitions, splits. Trains nothing."""
+    from rlhf_lite.pipeline import check_file
+
+    found = check_file(data)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        show(found)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what was found as tables, and at the end what deserves a look."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, grid = Console(highlight=False), Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, line in _lines(found):
+        grid.add_row(name, Text(line))
+    console.print(grid)
+    for unit in ("characters", "tokens"):
+        if unit in found:
+            table = Table(unit.capitalize(), "median", "90 %", "99 %", "longest")
+            for name, values in found[unit].items():
+                table.add_row(name, *(f"{value:,}" for value in values.values()))
+            console.print(table)
+    for line in found["warnings"]:
+        console.print(Text(f"Warning: {line}", style="yellow"))
+    if not found["warnings"]:
+        console.print("No warnings.")
+
+
+def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    from rlhf_lite.pipeline.check import percent
+
+    file, rows, repeats = found["file"], found["rows"], found["repeats"]
+    columns = [name if name == role else f"{name} as {role}" for name, role in file["used"].items()]
+    forms = ", ".join(f"{n:,} {form}" for form, n in file["forms"].items())
+    lines = [("File", f"{file['source']}, {file['format']}: {forms}"), ("Columns", ", ".join(columns))]
+    if file["unused"]:
+        lines.append(("Not used", ", ".join(file["unused"])))
+    lines += [("Note", note) for note in file["notes"]]
+    lines.append(("Rows", f"{rows['read']:,} read, {rows['kept']:,} can be used, {rows['skipped']:,} cannot"))
+    lines += [("", f"{reason['rows']:,} x {reason['first']}") for reason in rows["reasons"]]
+    if rows["other_reasons"]:
+        lines.append(("", f"and {rows['other_reasons']:,} other reasons"))
+    lines += [(name.capitalize(), _shortened(text)) for name, text in found["example"].items()]
+    lines.append(("Repetitions", f"{repeats['repeated']:,} rows repeat an earlier one, "
+                  f"{repeats['both_ways']:,} pairs of texts are there both ways round, {repeats['equal']:,} "
+                  "rows have equal texts"))
+    for name, what in (("longer", "The longer answer"), ("first_in_alphabet", "The first in the alphabet")):
+        cue = found["cues"][name]
+        low, high = map(percent, cue["ci95"])
+        lines.append((what, f"is chosen in {percent(cue['accuracy'])} of the pairs (95 % interval {low} to "
+                      f"{high}); 50 % says nothing"))
+    for use, what in (("run", "Split for a run"), ("reward", "For a reward model")):
+        split = found["splits"][use]
+        lines.append((what, split.get("summary") or split["error"]))
+    return lines
+
+
+def _shortened(text: str) -> str:
+    text = text.strip("\n") or "(none)"
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]} [...] {text[-_SHOWN // 2 :]}"

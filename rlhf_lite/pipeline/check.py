@@ -1,0 +1,70 @@
+"""A preference file looked at before any training: ``rlhf-lite check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rlhf_lite.data import load_preferences
+from rlhf_lite.data.check import check_preferences, cues
+from rlhf_lite.data.pairs import text_keys
+from rlhf_lite.evaluation.statistics import pair_accuracy
+
+# Where a cue that reads no text finds this share of the chosen answers for certain, it is worth a warning.
+_EASY = 0.6
+_SIDES = {"longer": ("longer", "shorter"),
+          "first_in_alphabet": ("alphabetically first", "alphabetically last")}
+
+
+def check_file(data: str) -> dict[str, Any]:
+    """What a run would understand of a file, its lengths, repetitions, splits and easy cues.
+
+    Args:
+        data: preference file, ``datasets`` folder or Hub id.
+
+    Returns:
+        What ``data.check.check_preferences`` finds, with ``cues``, the accuracy with 95 % interval of rules
+        that read no text, and ``warnings``, what deserves a look, a sentence each.
+
+    Raises:
+        DataError: the file cannot be read, or none of its rows can be used.
+    """
+    loaded = load_preferences(data, on_error="skip")
+    found = check_preferences(loaded)
+    # Pairs that share texts are not independent: at most one counts for every two texts.
+    units = max(1, len({text for pair in loaded.records for text in text_keys(pair)}) // 2)
+    accuracies = {name: pair_accuracy(values, units=units) for name, values in cues(loaded.records).items()}
+    found["cues"] = {name: {"accuracy": accuracy.estimate, "ci95": list(accuracy.ends)}
+                     for name, accuracy in accuracies.items()}
+    return found | {"warnings": list(_warnings(found))}
+
+
+def _warnings(found: dict[str, Any]) -> Iterator[str]:
+    rows, repeats, source = found["rows"], found["repeats"], found["file"]["source"]
+    if rows["skipped"]:
+        yield (f"{rows['skipped']:,} of {rows['read']:,} rows cannot be used: training stops at the first "
+               "one, or leaves them out with --on-error skip (in a run: data.on_error=skip)")
+    if repeats["both_ways"]:
+        yield (f"{repeats['both_ways_rows']:,} rows contradict each other: of {repeats['both_ways']:,} pairs "
+               "of texts, either one is called the better")
+    if repeats["equal"]:
+        yield f"{repeats['equal']:,} rows have two texts that differ in case, punctuation or spacing only"
+    if repeats["repeated"]:
+        yield f"{repeats['repeated']:,} rows repeat an earlier row, and count again in training"
+    for name, sides in _SIDES.items():
+        share, (low, high) = found["cues"][name]["accuracy"], found["cues"][name]["ci95"]
+        if low > _EASY or high < 1 - _EASY:
+            known = percent(max(share, 1 - share))
+            yield (f"the {sides[share < 0.5]} answer is the chosen one in {known} of the pairs: a reward "
+                   "model that sees nothing else is right as often")
+    for gap in found["openings"]:
+        yield (f"{percent(gap['chosen'])} of the chosen and {percent(gap['rejected'])} of the rejected "
+               f"answers begin with {gap['words']!r}")
+    for split in found["splits"].values():
+        if "error" in split:
+            yield split["error"].removeprefix(f"{source}: ")
+
+
+def percent(share: float) -> str:
+    """A share in per cent, with one decimal."""
+    return f"{100 * share:.1f} %"
