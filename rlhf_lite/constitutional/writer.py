@@ -6,7 +6,7 @@ exchanging one argument.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -105,7 +105,7 @@ class PolicyWriter:
         order.sort(key=lambda i: len(heads[i]) + len(tails[i]))
         for start in range(0, len(order), self._batch):
             rows = order[start : start + self._batch]
-            ids, mask = pad_right([heads[i] + tails[i] for i in rows], self._tokenizer.pad_token_id)
+            ids, mask = self._pad(pad_right, [heads[i] + tails[i] for i in rows])
             score_mask = torch.zeros_like(mask)
             for place, i in enumerate(rows):
                 score_mask[place, len(heads[i]) : len(heads[i]) + len(tails[i])] = True
@@ -113,22 +113,27 @@ class PolicyWriter:
             logps[rows] = sequence_logps(scores.logps, score_mask).float().cpu()
         return logps
 
+    def _pad(self, pad: Callable[..., tuple[Tensor, Tensor]],
+             rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids and mask, where the model is."""
+        return pad(rows, self._tokenizer.pad_token_id, device=self._scorer.device)
+
     def _after_one(self, head: list[int], tails: Sequence[list[int]]) -> Tensor:
         """Log-probability ``[B]`` of each tail after the same head, which is read once."""
         causal = causal_model(self._model)
         body, cache = causal.base_model, DynamicCache(config=causal.config)
-        ids, mask = pad_right(tails, self._tokenizer.pad_token_id)  # [B, T]
-        read = body(input_ids=torch.tensor([head]), past_key_values=cache, use_cache=True)
+        ids, mask = self._pad(pad_right, tails)  # [B, T]
+        read = body(input_ids=torch.tensor([head], device=ids.device), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(len(ids))
         whole = torch.cat([mask.new_ones(len(ids), len(head)), mask], dim=1).long()
         states = body(input_ids=ids, attention_mask=whole, past_key_values=cache, use_cache=True,
-                      position_ids=(len(head) + torch.arange(ids.shape[1])).expand_as(ids),
+                      position_ids=(len(head) + torch.arange(ids.shape[1], device=ids.device)).expand_as(ids),
                       ).last_hidden_state  # [B, T, H]
         # The state before each token: the head's last one, then those of the tail itself.
         first = read.last_hidden_state[:, -1:].expand(len(ids), -1, -1)
         before = torch.cat([first, states[:, :-1]], dim=1)[mask]  # [N, H]
         logps = token_logps(final_logits(causal, before), ids[mask])
-        return torch.zeros(ids.shape).masked_scatter(mask, logps.float().cpu()).sum(1)
+        return torch.zeros(ids.shape).masked_scatter(mask.cpu(), logps.float().cpu()).sum(1)
 
     def _next_tokens(self, heads: Sequence[list[int]], tokens: Sequence[int]) -> Tensor:
         """Log-probability ``[B]`` of each token after its head."""
@@ -140,7 +145,7 @@ class PolicyWriter:
         ready = prepare(self._model, steps=1)
         for start in range(0, len(asked), self._batch):
             part = asked[start : start + self._batch]
-            ids, mask = pad_left([heads[rows[0]] for rows in part], self._tokenizer.pad_token_id)
+            ids, mask = self._pad(pad_left, [heads[rows[0]] for rows in part])
             logits = ready.decoder().prefill(ids, mask, repeats=1, room=1)  # [B, V]
             logps = logits.float().log_softmax(-1).cpu()
             for place, rows in enumerate(part):

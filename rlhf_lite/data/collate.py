@@ -18,28 +18,32 @@ from torch import Tensor
 PADDING = -1
 
 
-def pad_right(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_right(rows: Sequence[Sequence[int]], pad_id: int, *,
+              device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Rows aligned at their start, as training wants them.
 
     Args:
         rows: B lists of token ids; a list may be empty.
         pad_id: the id to fill with. It may also occur as a real token: the mask tells them apart.
+        device: where the model is that will read them; None for the CPU.
 
     Returns:
         ids [B, L] int64 and mask [B, L] bool, L the longest row's length.
     """
-    return _pad(rows, pad_id, left=False)
+    return _pad(rows, pad_id, device, left=False)
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+def pad_left(rows: Sequence[Sequence[int]], pad_id: int, *,
+             device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Rows aligned at their end, as sampling wants them: the next token follows the last column in every row.
 
     Arguments and results as for ``pad_right``.
     """
-    return _pad(rows, pad_id, left=True)
+    return _pad(rows, pad_id, device, left=True)
 
 
-def _pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+def _pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device | None, *,
+         left: bool) -> tuple[Tensor, Tensor]:
     if len(rows) == 0:
         raise ValueError("there are no rows to pad: pass at least one list of token ids")
     length = max(len(row) for row in rows)
@@ -49,7 +53,7 @@ def _pad(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Ten
         place = slice(length - len(row), length) if left else slice(0, len(row))
         ids[i, place] = torch.as_tensor(row, dtype=torch.long)
         mask[i, place] = True
-    return ids, mask
+    return ids.to(device), mask.to(device)
 
 
 # --- Packing -----------------------------------------------------------------

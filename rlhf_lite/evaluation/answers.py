@@ -158,7 +158,7 @@ def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_n
     for name in ("gold", "reward"):
         if name not in scores:
             missing[name] = "no such judge was given"
-    ended = np.concatenate([rollout.ended.numpy() for rollout in rollouts])
+    ended = np.concatenate([rollout.ended.cpu().numpy() for rollout in rollouts])
     return Answers(policy, read, samples, texts, ids, ended, scores, missing)
 
 
@@ -198,8 +198,8 @@ class _Reading:
                                        decode=text_decoder(self.policy.tokenizer),
                                        trunk=lambda *_, hidden=hidden: hidden)
                 raw.append(evaluate(reward, batch, name="rm").raw.double())
-        table = {key: torch.cat(parts).numpy() for key, parts in logps.items()}
-        return table, torch.cat(raw).numpy() if raw else None
+        table = {key: torch.cat(parts).cpu().numpy() for key, parts in logps.items()}
+        return table, torch.cat(raw).cpu().numpy() if raw else None
 
     def rows_for(self, reader: EvalPolicy) -> tuple[list[list[int]], list[list[int]]]:
         """Prompts and answers in the tokens of another policy, cut to its window: a prompt keeps its end."""

@@ -254,10 +254,12 @@ class Network:
         while rows:
             fitting = sum(widths[row] * (n + 1) <= self.batch_tokens for n, row in enumerate(rows))
             batch, rows = rows[: max(1, fitting)], rows[max(1, fitting) :]
-            heads = pad_left([prompts[i] for i in batch], self.pad_token_id)
-            ids, mask = pad_right([continuations[i] for i in batch], self.pad_token_id)
-            rollout = Rollout(*heads, ids, mask, torch.zeros(ids.shape))
-            table[batch] = self.score(rollout, [(adapter, temperature)])[0][adapter, temperature].numpy()
+            pad, device = self.pad_token_id, self.scorer.device
+            heads = pad_left([prompts[i] for i in batch], pad, device=device)
+            ids, mask = pad_right([continuations[i] for i in batch], pad, device=device)
+            rollout = Rollout(*heads, ids, mask, torch.zeros(ids.shape, device=device))
+            found, _ = self.score(rollout, [(adapter, temperature)])
+            table[batch] = found[adapter, temperature].cpu().numpy()
         return table
 
 

@@ -38,12 +38,12 @@ def mean_features(body: SplitBody, tokenizer: PreTrainedTokenizerBase, texts: Se
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     for start in range(0, len(order), batch_size):
         index = order[start : start + batch_size]
-        ids, mask = pad_right([rows[i] for i in index], tokenizer.pad_token_id or 0)
+        ids, mask = pad_right([rows[i] for i in index], tokenizer.pad_token_id or 0, device=body.device)
         hidden = body.trunk(ids, mask).float()
         counted = mask.clone()
         counted[:, 0] = False
         mean = (hidden * counted.unsqueeze(-1)).sum(1) / counted.sum(1, keepdim=True)
-        features[index] = mean.numpy()
+        features[index] = mean.cpu().numpy()
     return features
 
 

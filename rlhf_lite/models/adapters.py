@@ -48,12 +48,16 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: LoraConfig, name: st
 
 def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
                  trainable: bool = False) -> PeftModel:
-    """Load an adapter saved by :func:`save_adapter` (or by PEFT) under the given name."""
+    """Load an adapter saved by :func:`save_adapter` (or by PEFT) under the given name.
+
+    Its tensors come to where the layers are that they belong to.
+    """
     with quiet_loading():
         if isinstance(model, PeftModel):
-            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+            model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable, torch_device="cpu")
             return model
-        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable)
+        return PeftModel.from_pretrained(model, str(folder), adapter_name=name, is_trainable=trainable,
+                                         torch_device="cpu")
 
 
 def save_adapter(model: PeftModel, folder: Path, name: str, *, base: str) -> None:

@@ -71,13 +71,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto") -> Policy:
+def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto",
+                device: torch.device | None = None) -> Policy:
     """Load a causal language model and its tokenizer.
 
     Args:
         name_or_path: None for the bundled SmolLM2-135M-Instruct (fetched once, then offline), a local
             Hugging Face folder, or a Hub id such as ``HuggingFaceTB/SmolLM2-135M-Instruct``.
         precision: see :func:`pick_dtype`.
+        device: where it shall be, see ``runtime.compute_device``; None for the CPU.
 
     Returns:
         model (evaluation mode, no gradients), tokenizer, and the resolved name.
@@ -91,7 +93,7 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
     with quiet_loading():
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
     tokenizer = load_tokenizer(name)
-    model.eval().requires_grad_(False)
+    model.to(device).eval().requires_grad_(False)
     check_output(model)
     return Policy(model, tokenizer, name)
 
@@ -187,7 +189,7 @@ class PolicyScorer(nn.Module):
     Args:
         model: a causal model, with or without PEFT adapters.
         top_layers: how many layers may change (those with LoRA); None means all of them.
-        value_head: a critic on the last hidden states, or None.
+        value_head: a critic on the last hidden states, moved to where the model is; or None.
         values_from: the adapter whose hidden states the critic reads; None means the policy's own. An adapter
             of its own gives the critic a trunk that the policy's loss does not touch, and the reverse, for a
             second pass through the top layers. Its parameters become trainable. The frozen layers stay
@@ -202,8 +204,9 @@ class PolicyScorer(nn.Module):
                  value_head: ValueHead | None = None, values_from: str | None = None) -> None:
         super().__init__()
         self.model = model
-        self.value_head, self.values_from = value_head, values_from
         check_output(model)
+        self.value_head = None if value_head is None else value_head.to(model.device)
+        self.values_from = values_from
         # The halves share their weights with self.model; registering them again would list them twice.
         self._shared = (split_body(causal_model(model).base_model, top_layers),)
         if values_from is not None:
@@ -216,6 +219,11 @@ class PolicyScorer(nn.Module):
     def body(self) -> SplitBody:
         """The two halves of the transformer."""
         return self._shared[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where ids and masks must be."""
+        return self.body.device
 
     def forward(self, hidden: Tensor, input_ids: Tensor, mask: Tensor, score_mask: Tensor, *,
                 temperature: float = 1.0, with_entropy: bool = False) -> TokenScores:

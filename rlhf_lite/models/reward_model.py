@@ -60,17 +60,18 @@ class RewardModel(nn.Module):
         """
         states = self.body.top(hidden, mask)
         last = mask.shape[1] - 1 - mask.long().flip(-1).argmax(-1)  # (B,)
-        return self._shared[1](states[torch.arange(len(last)), last].float()).squeeze(-1)
+        rows = torch.arange(len(last), device=last.device)
+        return self._shared[1](states[rows, last].float()).squeeze(-1)
 
     def encode(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
-        """Token ids and bool mask, both ``[B, S]``, padded on the right; arguments as in `score_texts`."""
+        """Token ids and bool mask ``[B, S]``, padded on the right, where the model is; see `score_texts`."""
         rows = encode_whole(self.tokenizer, texts, prompts, max_tokens=self.max_tokens)
-        return pad_right([row.ids for row in rows], self.tokenizer.pad_token_id)
+        return pad_right([row.ids for row in rows], self.tokenizer.pad_token_id, device=self.body.device)
 
     @torch.no_grad()
     def score_texts(self, texts: Sequence[str], prompts: Sequence[str] | None = None, *,
                     batch_size: int = 64) -> Tensor:
-        """Raw scores ``[B]``, in order.
+        """Raw scores ``[B]``, in order, on the CPU.
 
         Args:
             texts: whole texts, prompt and completion together.
@@ -84,7 +85,7 @@ class RewardModel(nn.Module):
             rows = order[start : start + batch_size]
             heads = None if prompts is None else [prompts[i] for i in rows]
             ids, mask = self.encode([texts[i] for i in rows], heads)
-            scores[rows] = self(self.body.trunk(ids, mask), mask).float()
+            scores[rows] = self(self.body.trunk(ids, mask), mask).float().cpu()
         return scores
 
     def normalise(self, scores: Tensor) -> Tensor:
@@ -102,11 +103,12 @@ class RewardModel(nn.Module):
         write_json(folder / SCALE_FILE, {name: getattr(self, name) for name in fields})
 
 
-def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def _classifier(name: str, precision: Precision,
+                device: torch.device | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     with quiet_loading():
         dtype = pick_dtype(precision)
         model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=dtype)
-    model.requires_grad_(False)
+    model.to(device).requires_grad_(False)
     model.score.float()
     tokenizer = load_tokenizer(name)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -115,10 +117,10 @@ def _classifier(name: str, precision: Precision) -> tuple[nn.Module, PreTrainedT
 
 def new_reward_model(name_or_path: str | None, *, precision: Precision, rank: int, alpha: float,
                      dropout: float, top_layers: int | None, target_modules: Sequence[str] | str,
-                     max_tokens: int, seed: int) -> RewardModel:
-    """An untrained reward model; its score is zero everywhere until it is trained."""
+                     max_tokens: int, seed: int, device: torch.device | None = None) -> RewardModel:
+    """An untrained reward model on ``device``; its score is zero everywhere until it is trained."""
     name = resolve_model(name_or_path)
-    model, tokenizer = _classifier(name, precision)
+    model, tokenizer = _classifier(name, precision, device)
     nn.init.zeros_(model.score.weight)
     config = lora_config(model, rank=rank, alpha=alpha, dropout=dropout, top_layers=top_layers,
                          target_modules=target_modules, task="SEQ_CLS")
@@ -126,8 +128,9 @@ def new_reward_model(name_or_path: str | None, *, precision: Precision, rank: in
     return RewardModel(peft_model, tokenizer, name=name, top_layers=top_layers, max_tokens=max_tokens)
 
 
-def load_reward_model(folder: Path, *, precision: Precision = "auto") -> RewardModel:
-    """Load what :meth:`RewardModel.save` wrote.
+def load_reward_model(folder: Path, *, precision: Precision = "auto",
+                      device: torch.device | None = None) -> RewardModel:
+    """Load what :meth:`RewardModel.save` wrote, onto ``device`` (None for the CPU).
 
     Raises:
         FileNotFoundError: if the folder holds no reward model.
@@ -138,7 +141,7 @@ def load_reward_model(folder: Path, *, precision: Precision = "auto") -> RewardM
             raise FileNotFoundError(f"{folder} is not a reward model: {file.name} is missing")
     name = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
     scale = json.loads(scale_file.read_text(encoding="utf-8"))
-    model, tokenizer = _classifier(name, precision)
+    model, tokenizer = _classifier(name, precision, device)
     peft_model = load_adapter(model, folder, ADAPTER)
     peft_model.eval()
     reward = RewardModel(peft_model, tokenizer, name=name, top_layers=scale["top_layers"],

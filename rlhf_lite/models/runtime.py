@@ -1,8 +1,9 @@
-"""How this process uses the CPU, and what libraries may print while a model is loaded."""
+"""Where this process computes, how it uses the CPU, and what libraries may print while a model is loaded."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import warnings
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers.utils import logging as transformers_logging
 
 # Parameters of glibc's mallopt: the size above which memory is mapped anew for each tensor, the size above
@@ -18,6 +20,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
 # Names of the instructions for bfloat16: two of x86, then ARM's.
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+
+
+def compute_device() -> torch.device:
+    """Where commands and runs put their models: a GPU that CUDA sees, else the CPU.
+
+    In a run of several processes each has its own GPU. ``ACCELERATE_USE_CPU=true`` in the environment keeps a
+    machine with a GPU on its CPU. Other accelerators, such as Apple's, are not used.
+    """
+    if not torch.cuda.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def keep_freed_memory() -> bool:
@@ -46,12 +59,12 @@ def use_cpu(threads: int | None = None) -> int:
 
 
 def has_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 matrices in hardware: its GPU, or else its CPU.
+    """Whether :func:`compute_device` multiplies bfloat16 matrices in hardware.
 
     The CPU's flags are torch's own, or the kernel's for a torch that is too old to tell. torch uses such
     instructions through oneDNN, which its builds for macOS lack.
     """
-    if torch.cuda.is_available():
+    if compute_device().type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if hasattr(torch.cpu, "get_capabilities"):
         flags = {name for name, there in torch.cpu.get_capabilities().items() if there is True}

@@ -138,6 +138,11 @@ class SplitBody:
     _entry: _Entry = field(default_factory=lambda: _Entry(None), repr=False)
     _fast: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where ids and masks must be."""
+        return self.lower.device
+
     @torch.no_grad()
     def trunk(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         """Hidden states after the lower half, without gradient.

@@ -20,6 +20,7 @@ from rlhf_lite.files import at_home, write_json, write_json_lines
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
+from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.outputs import require_file, require_folder
 from rlhf_lite.pipeline.context import Run, Texts, whole_texts
 from rlhf_lite.pipeline.folder import METRICS, open_run
@@ -199,7 +200,8 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: P
         require_file(output)
     pairs = read_pairs(data, on_error)
     precision = resolve_precision(precision)
-    model = load_reward_model(find_reward_model(Path(model_dir)), precision=precision)
+    place = find_reward_model(Path(model_dir))
+    model = load_reward_model(place, precision=precision, device=compute_device())
     quality = judge_reward_model(model, pairs, min_gap=0.0) | {"precision": precision}
     if output is not None:
         chosen, rejected = score_pairs(model, pairs)
@@ -232,7 +234,7 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
         PhaseError: if the folder holds no policy, or a reward model.
     """
     place = locate_policy(model_dir)
-    policy = load_policy(place.base, precision=precision)
+    policy = load_policy(place.base, precision=precision, device=compute_device())
     adapter = None if place.adapter is None else "policy"
     tokenizer = policy.tokenizer
     network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")

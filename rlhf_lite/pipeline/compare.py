@@ -20,7 +20,7 @@ from rlhf_lite.evaluation.report.comparison import check_output, write_compariso
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_model, resolve_precision
 from rlhf_lite.models.reward_model import load_reward_model
-from rlhf_lite.models.runtime import use_cpu
+from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
 from rlhf_lite.pipeline.context import Texts, bar, review_texts
 from rlhf_lite.pipeline.judging import judge_reward_model
@@ -76,7 +76,7 @@ class ModelLoader:
         """
         if name not in self.bases:
             try:
-                self.bases[name] = load_policy(name, precision=self.precision)
+                self.bases[name] = load_policy(name, precision=self.precision, device=compute_device())
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
@@ -199,7 +199,7 @@ def _gold(loader: ModelLoader, texts: Texts) -> tuple[GoldJudge, dict[str, Any]]
 
 def _reward(place: Path, texts: Texts | None, precision: Precision) -> tuple[Scores, dict[str, Any]]:
     """The reward model's scores, and how it does on held-out human pairs."""
-    model = load_reward_model(place, precision=precision)
+    model = load_reward_model(place, precision=precision, device=compute_device())
     quality: dict[str, Any] = {}
     if texts is not None:
         gap = PipelineConfig().reward.eval_min_gap

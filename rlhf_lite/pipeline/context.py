@@ -46,7 +46,7 @@ from rlhf_lite.data.pairs import normalised
 from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
-from rlhf_lite.models.runtime import use_cpu
+from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.settings import Hooks, Resume, RunSettings, pick
 from rlhf_lite.types import Preference, Rating
@@ -188,10 +188,20 @@ class Run:
         self.accelerator.wait_for_everyone()
         return resolve_precision(self._state()["precision"])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the models of this run are, and where they compute."""
+        return self.accelerator.device
+
+    def load_policy(self, name: str | None = None) -> Policy:
+        """A new copy of the untouched model (or of another one), ready to compute."""
+        name = self.config.model.name if name is None else name
+        return load_policy(name, precision=self.precision, device=self.device)
+
     @cached_property
     def policy(self) -> Policy:
-        """The untouched model and its tokenizer."""
-        return load_policy(self.config.model.name, precision=self.precision)
+        """The untouched model and its tokenizer, kept as long as the run."""
+        return self.load_policy()
 
     @cached_property
     def texts(self) -> Texts:
@@ -231,10 +241,11 @@ class Run:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What two phases must have in common: model, tokenizer and adapter settings."""
-        model, tokenizer, _ = self.policy
+        # Kept only if somebody keeps it anyway: a phase loads its own.
+        model, tokenizer, _ = vars(self).get("policy") or self.load_policy()
         told, apart = model.config.to_dict(), ("transformers_version", "dtype")
         shape = {key: told[key] for key in told if not key.startswith("_") and key not in apart}
-        first = model.get_input_embeddings().weight[:16].bfloat16().float().sum(1).tolist()
+        first = model.get_input_embeddings().weight[:16].cpu().bfloat16().float().sum(1).tolist()
         return {"model": fingerprint([shape, [round(value, 3) for value in first]]),
                 "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
                 "lora": self.config.lora.model_dump()}
@@ -317,9 +328,12 @@ class Run:
 
 
 def make_accelerator(threads: int | None) -> Accelerator:
-    """The accelerator of this process; keeps the number of CPU threads, which accelerate would lower."""
+    """The accelerator of this process, on ``runtime.compute_device``.
+
+    It keeps the number of CPU threads, which accelerate would lower.
+    """
     threads = use_cpu(threads)
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = Accelerator(cpu=compute_device().type == "cpu")
     use_cpu(threads)
     return accelerator
 

@@ -17,7 +17,7 @@ import torch
 from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
-from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens, load_policy
+from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens
 from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run, thin
 from rlhf_lite.rollout.rewards import Completions, evaluate, text_decoder
@@ -94,7 +94,7 @@ def run_dpo(run: Run) -> None:
         ValueError: if no pair is left to learn from.
     """
     config, settings = run.config, run.config.dpo
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     adapters = phases.build_adapter_policies(run, policy, trained=False)
     texts: list[Preference] = []
     if settings.source == "human":

@@ -24,7 +24,7 @@ from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import pair_quality
 from rlhf_lite.files import atomic_file, write_json, write_json_lines
-from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.models.policy import Policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run, bar
@@ -140,7 +140,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         The parts of ``metrics.json`` that come from judging.
     """
     started, config, texts, seed = time.monotonic(), run.config, run.texts, run.config.seed
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     settings, gap, cache = config.evaluation, config.reward.eval_min_gap, EvaluationCache(shared)
     has_reward = run.finished("reward")
     best_of = settings.best_of_n if has_reward else 0

@@ -21,7 +21,7 @@ from rlhf_lite.models.adapters import (
     save_adapter,
     using_adapter,
 )
-from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, end_tokens, load_policy, load_value_head
+from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, end_tokens, load_value_head
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward, text_decoder
@@ -40,7 +40,7 @@ POLICY, REFERENCE, DPO = "policy", "reference", "dpo"
 def adapter_to_train(run: Run) -> tuple[Policy, PeftModel]:
     """The untouched policy, and its network with a new adapter named "policy"."""
     config = run.config
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     shape = lora_config(policy.model, **config.lora.model_dump())
     return policy, add_adapter(policy.model, shape, POLICY, seed=config.seed)
 
@@ -83,7 +83,7 @@ def run_reward(run: Run) -> None:
     """Train the reward model on human pairs; writes ``reward/adapter``."""
     config, max_tokens = run.config, run.config.data.max_tokens
     model = new_reward_model(config.model.name, precision=run.precision, max_tokens=max_tokens,
-                             seed=config.seed, **config.lora.model_dump())
+                             seed=config.seed, device=run.device, **config.lora.model_dump())
     pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens).pairs
     steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
@@ -165,7 +165,7 @@ def shared_reward(run: Run, reward: RewardModel, policy: Policy) -> Reward:
 def load_run_reward(run: Run) -> RewardModel:
     """The run's reward model, verified."""
     run.verify("reward")
-    return load_reward_model(run.output / "reward" / "adapter", precision=run.precision)
+    return load_reward_model(run.output / "reward" / "adapter", precision=run.precision, device=run.device)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = Non
     """
     config = run.config
     reward = load_run_reward(run) if reward is None else reward
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     adapters = build_adapter_policies(run, policy, trained=trained)
     size = policy.model.config.hidden_size
     critic = load_value_head(run.output / "ppo", hidden_size=size) if trained else ValueHead(size)

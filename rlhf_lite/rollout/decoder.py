@@ -45,6 +45,11 @@ class Prepared(Protocol):
     Prepare once and sample often if the weights stand still, as in a server.
     """
 
+    @property
+    def device(self) -> torch.device:
+        """Where it reads token ids."""
+        ...
+
     def decoder(self) -> Decoder:
         """A fresh state. Several may be in use at once."""
         ...
@@ -70,6 +75,11 @@ class Generic:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is now."""
+        return self.model.device
 
     def decoder(self) -> Decoder:
         """A fresh state with an empty cache."""
@@ -147,6 +157,8 @@ class Llama:
     They are those of the moment of its making: packed weights, and the joined weights of query, key and
     value, are copies.
     """
+
+    device = torch.device("cpu")
 
     def __init__(self, model: PreTrainedModel, *, pack: bool) -> None:
         self.blocks = LlamaLayers(model.model, pack=pack)

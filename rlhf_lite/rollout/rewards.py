@@ -172,7 +172,7 @@ def _checked(given: Any, batch: Completions, name: str) -> Tensor:
         if given.shape != (len(batch),) or given.is_complex():
             kind = str(given.dtype).removeprefix("torch.")
             raise RewardError(f"reward part {name!r} gave a {kind} tensor {tuple(given.shape)}; {expected}")
-        scores = given.detach().float()
+        scores = given.detach().to(batch.ids.device, torch.float32)
     elif isinstance(given, (str, bytes, Mapping)) or not hasattr(given, "__len__"):
         raise RewardError(f"reward part {name!r} gave a {type(given).__name__}; {expected}")
     elif len(given) != len(batch):
@@ -225,7 +225,8 @@ def model_reward(model: RewardModel, *, shared_trunk: bool) -> Reward:
     def score(batch: Completions) -> Tensor:
         if shared_trunk and batch.hidden is not None:
             # The reward model never saw an end token: it reads the last token of the text.
-            return model(batch.hidden, batch.text_mask).float()
+            place = model.body.device
+            return model(batch.hidden.to(place), batch.text_mask.to(place)).float()
         return model.score_texts(batch.texts, batch.prompts)
 
     return score

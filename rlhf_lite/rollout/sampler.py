@@ -101,7 +101,8 @@ def decode(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
         One :class:`DecodeStep` for each position, until every row has ended.
     """
     _check(prompt_ids, prompt_mask, seeds, repeats, max_new_tokens)
-    device = prompt_ids.device
+    device = model.device
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     ends = torch.tensor(as_list(eos_token_id), dtype=torch.long, device=device)
     chance = uniforms(seeds, max_new_tokens).to(device)
     rows = torch.arange(len(seeds), device=device)  # the row of the batch in each of the decoder's slots
@@ -164,9 +165,9 @@ def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
         on_token: called with the number of decoded positions, for progress bars.
 
     Returns:
-        B * ``repeats`` rows: tokens, mask (True up to and including the token that ends the row), the
-        log-probabilities under the distribution they were drawn from, and which rows ended by themselves,
-        by an end token or a stop string.
+        B * ``repeats`` rows, on the model's device: tokens, mask (True up to and including the token that
+        ends the row), the log-probabilities under the distribution they were drawn from, and which rows ended
+        by themselves, by an end token or a stop string.
 
         In float32 the log-probabilities agree with those that ``models.policy.PolicyScorer`` computes to
         about 1e-5 nats. In bfloat16 both round, each in its own way: on SmolLM2-135M they are 0.05 nats per
@@ -182,7 +183,8 @@ def sample(model: PreTrainedModel | Prepared, prompt_ids: Tensor, prompt_mask: T
     if stop and tokenizer is None:
         raise ValueError("stop strings are looked for in the decoded text: give the tokenizer as well")
     texts = [TextStream(tokenizer, stop) for _ in seeds] if stop else None
-    count, device = len(seeds), prompt_ids.device
+    count, device = len(seeds), model.device
+    prompt_ids, prompt_mask = prompt_ids.to(device), prompt_mask.to(device)
     tokens = torch.full((count, max_new_tokens), pad_token_id, device=device)
     mask = torch.zeros(count, max_new_tokens, dtype=torch.bool, device=device)
     logps = torch.zeros(count, max_new_tokens, device=device)

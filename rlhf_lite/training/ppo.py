@@ -70,7 +70,7 @@ def token_rewards(old_logps: Tensor, ref_logps: Tensor, scores: Tensor, response
     penalty = kl_coef * kl_estimate(old_logps, ref_logps)
     rewards = torch.where(response_mask, -penalty, torch.zeros_like(penalty))
     last = response_mask.shape[1] - 1 - response_mask.long().flip(-1).argmax(-1)  # (B,)
-    rewards[torch.arange(len(last)), last] += scores
+    rewards[torch.arange(len(last), device=last.device), last] += scores
     return rewards
 
 

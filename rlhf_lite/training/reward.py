@@ -47,8 +47,8 @@ def _batch_scores(model: RewardModel, module: nn.Module,
     lengths = [p.characters[0] for p in pairs] + [p.characters[1] for p in pairs]
 
     def compute(rows: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
-        batch = pad_right([texts[i] for i in rows], model.tokenizer.pad_token_id)
-        ids, mask = (tensor.to(model.model.device) for tensor in batch)
+        pad = model.tokenizer.pad_token_id
+        ids, mask = pad_right([texts[i] for i in rows], pad, device=model.body.device)
         return module(model.body.trunk(ids, mask), mask), {"ids": ids, "mask": mask}
 
     scores, seen = compute_by_length(lengths, compute)

@@ -136,8 +136,7 @@ def roll_out(setup: PolicyGradientSetup, prompts: Sequence[list[int]], *, seeds:
     started = time.perf_counter()
     mine = local_rows(len(prompts), accelerator)
     # Every process pads to the longest prompt of all, so that their tensors fit together.
-    device = next(setup.scorer.parameters()).device
-    ids, mask = (tensor.to(device) for tensor in pad_left(prompts, setup.pad_token_id))
+    ids, mask = pad_left(prompts, setup.pad_token_id, device=setup.scorer.device)
     with setup.sampling() as model:
         rollout = sample(model, ids[mine], mask[mine], max_new_tokens=max_new_tokens,
                          eos_token_id=setup.eos_token_id, pad_token_id=setup.pad_token_id,
@@ -184,7 +183,7 @@ def _scored(setup: PolicyGradientSetup, completions: Completions, sampled_logps:
                   old_logps=torch.cat([part.logps for part in own]),
                   entropies=torch.cat([part.entropies for part in own]), ended=completions.ended,
                   scores=rewards.scores, raw=rewards.raw,
-                  parts=torch.stack(parts, dim=1) if parts else torch.zeros(len(completions), 0),
+                  parts=torch.stack(parts, dim=1) if parts else rewards.scores.new_zeros(len(completions), 0),
                   ref_logps=torch.cat(reference) if reference else None,
                   old_values=None if own[0].values is None else torch.cat([part.values for part in own]))
     return batch, list(rewards.parts)

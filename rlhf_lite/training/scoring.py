@@ -32,7 +32,7 @@ class CompletionScorer:
         scorer: the policy.
         examples: prompts and completions; every prompt has at least one token.
         pad_token_id: fills rows.
-        accelerator: its device; its processes share the reference pass.
+        accelerator: its processes share the reference pass.
         cache_megabytes: memory for the frozen layers' states; what does not fit is computed for every batch.
             With several processes nothing is kept: each sees other rows in every epoch.
         name: of the reference's log-probabilities in a checkpoint.
@@ -47,7 +47,7 @@ class CompletionScorer:
             if not example.prompt or not example.completion:
                 raise ValueError(f"row {i} lacks a prompt or a completion: nothing predicts a first token")
         self.examples = examples
-        self.lengths = torch.tensor([example.counted for example in examples], device=accelerator.device)
+        self.lengths = torch.tensor([example.counted for example in examples], device=scorer.device)
         """Tokens of each completion ``[N]``."""
         self.reference_logps: Tensor | None = None
         """Summed log-probabilities ``[N]`` under the reference, in nats; NaN where nobody asked."""
@@ -68,12 +68,14 @@ class CompletionScorer:
 
         def compute(places: list[int]) -> tuple[Tensor, dict[str, Tensor]]:
             part = [rows[place] for place in places]
-            batch = collate_examples([self.examples[row] for row in part], self._pad)
-            ids, mask, score_mask = (tensor.to(self._accelerator.device) for tensor in batch)
+            ids, mask, score_mask = self._batch(part)
             logps = (module or self._scorer)(self._hidden(part, ids, mask), ids, mask, score_mask).logps
             return sequence_logps(logps, score_mask), {"ids": ids, "mask": mask, "score_mask": score_mask}
 
         return compute_by_length([self.examples[row].size for row in rows], compute)
+
+    def _batch(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        return collate_examples([self.examples[row] for row in rows], self._pad, device=self._scorer.device)
 
     def _hidden(self, rows: Sequence[int], ids: Tensor, mask: Tensor) -> Tensor:
         """The frozen layers' states ``[B, S, H]``, from memory if every row is there."""
@@ -99,7 +101,7 @@ class CompletionScorer:
         Raises:
             ValueError: if ``known`` has another length, or lacks a row and there is no reference to ask.
         """
-        n, device = len(self.examples), self._accelerator.device
+        n, device = len(self.examples), self._scorer.device
         if known is not None and known.shape != (n,):
             raise ValueError(f"the reference log-probabilities have shape {tuple(known.shape)}, for {n} "
                              "completions")
@@ -119,7 +121,7 @@ class CompletionScorer:
 
     def _ask(self, reference: Reference, rows: Sequence[int]) -> Tensor:
         """The reference's log-probabilities of some completions, each process computing its share."""
-        sums = torch.zeros(len(rows), device=self._accelerator.device)
+        sums = torch.zeros(len(rows), device=self._scorer.device)
         with evaluating(self._scorer):
             for places in micro_batches(list(range(len(rows))), size=_ROWS, accelerator=self._accelerator):
                 with reference():
@@ -130,8 +132,7 @@ class CompletionScorer:
         """Put the frozen layers' states of some rows into memory, while there is room."""
         if self._room <= 0:
             return
-        batch = collate_examples([self.examples[row] for row in rows], self._pad)
-        ids, mask, _ = (tensor.to(self._accelerator.device) for tensor in batch)
+        ids, mask, _ = self._batch(rows)
         with evaluating(self._scorer):
             hidden = self._scorer.body.trunk(ids, mask)
         for row, states in zip(rows, hidden, strict=True):

@@ -143,15 +143,16 @@ def _chat_pieces(chat: Sequence[Message], template: Template) -> Iterator[tuple[
             done = text
 
 
-def collate_examples(examples: Sequence[Example], pad_token_id: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, mask, and the completion's mask, each ``[B, S]``, padded on the right."""
+def collate_examples(examples: Sequence[Example], pad_token_id: int, *,
+                     device: torch.device | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, mask, and the completion's mask, each ``[B, S]``, padded on the right, on ``device``."""
     ids, mask = pad_right([e.prompt + e.completion for e in examples], pad_token_id)
     starts = torch.tensor([len(e.prompt) for e in examples]).unsqueeze(1)
     score_mask = mask & (torch.arange(ids.shape[1]).unsqueeze(0) >= starts)
     for row, example in enumerate(examples):
         if example.counts is not None:
             score_mask[row, len(example.prompt) : example.size] = torch.tensor(example.counts)
-    return ids, mask, score_mask
+    return ids.to(device), mask.to(device), score_mask.to(device)
 
 
 def completion_loss(scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id: int,
@@ -160,8 +161,8 @@ def completion_loss(scorer: PolicyScorer, examples: Sequence[Example], *, pad_to
     total, count = 0.0, 0
     with evaluating(scorer):
         for start in range(0, len(examples), batch_size):
-            ids, mask, score_mask = collate_examples(examples[start : start + batch_size], pad_token_id)
-            ids, mask, score_mask = (tensor.to(scorer.model.device) for tensor in (ids, mask, score_mask))
+            part = examples[start : start + batch_size]
+            ids, mask, score_mask = collate_examples(part, pad_token_id, device=scorer.device)
             total -= float(scorer.score(ids, mask, score_mask).logps.sum())
             count += int(score_mask.sum())
     return total / count
@@ -182,13 +183,13 @@ def train_sft(scorer: PolicyScorer, examples: Sequence[Example], *, pad_token_id
     scorer.body.checkpoint_top(run.gradient_checkpointing)
     optimisation = Optimisation(scorer, optimiser, run)
     progress = Progress(optimisation, run)
-    device = run.accelerator.device
+    device = scorer.device
     for step, rows, parts in progress.batches([example.size for example in examples]):
         tokens = sum(examples[row].counted for row in rows)
         rate, total = optimisation.learning_rate, torch.zeros((), device=device)
         for part in parts:
-            batch = collate_examples([examples[row] for row in part], pad_token_id)
-            ids, mask, score_mask = (tensor.to(device) for tensor in batch)
+            batch = collate_examples([examples[row] for row in part], pad_token_id, device=device)
+            ids, mask, score_mask = batch
             hidden = scorer.body.trunk(ids, mask)
             scores = optimisation.module(hidden, ids, mask, score_mask)
             loss = -masked_sum(scores.logps, score_mask) / tokens

@@ -111,6 +111,8 @@ def counted(ready):
     real = ready.decoder
 
     class Watched:
+        device = torch.device("cpu")
+
         def decoder(self):
             state = real()
             step = state.step

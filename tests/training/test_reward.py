@@ -132,8 +132,8 @@ def test_longer_padding_changes_nothing(base, monkeypatch):
     expected = run_reward(new_reward(base), epochs=1).lines
     pad_right = reward.pad_right
 
-    def longer(rows, pad):
-        ids, mask = pad_right(rows, pad)
+    def longer(rows, pad, **place):
+        ids, mask = pad_right(rows, pad, **place)
         tail = torch.zeros(len(ids), 9, dtype=torch.bool)
         return torch.cat([ids, tail.long() + 5], 1), torch.cat([mask, tail], 1)
 

@@ -104,8 +104,8 @@ def test_longer_padding_changes_nothing(monkeypatch):
     expected = run_sft(new_scorer(), steps=5).lines
     collate = collate_examples
 
-    def longer(examples, pad):
-        ids, mask, wanted = collate(examples, pad)
+    def longer(examples, pad, **place):
+        ids, mask, wanted = collate(examples, pad, **place)
         tail = torch.zeros(len(ids), 7, dtype=torch.bool)
         return torch.cat([ids, tail.long() + 5], 1), torch.cat([mask, tail], 1), torch.cat([wanted, tail], 1)
 

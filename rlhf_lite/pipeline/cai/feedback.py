@@ -22,7 +22,7 @@ from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, wr
 from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
-from rlhf_lite.models.policy import Policy, load_policy
+from rlhf_lite.models.policy import Policy
 from rlhf_lite.pipeline.cai.rounds import LINE_END, METHODS, TOXIC, with_ends
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.phases import AdapterPolicies
@@ -99,7 +99,7 @@ def ask_for_feedback(run: Run, policy: Policy, adapters: AdapterPolicies, prompt
         if settings.judge is None:
             judge = Policy(stack.enter_context(adapters.sampling(None)()), policy.tokenizer, policy.name)
         else:
-            judge = load_policy(settings.judge, precision=run.precision)
+            judge = run.load_policy(settings.judge)
         writer = PolicyWriter(judge, batch_size=32)
         for method in dict.fromkeys((*methods, settings.method)):
             if method == "pairwise":

@@ -26,7 +26,6 @@ from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.files import write_json
-from rlhf_lite.models.policy import load_policy
 from rlhf_lite.pipeline.cai import rounds
 from rlhf_lite.pipeline.cai.config import CAIConfig
 from rlhf_lite.pipeline.cai.feedback import ask_for_feedback
@@ -62,7 +61,7 @@ def constitution_of(config: CAIConfig, names: Sequence[str] | None = None) -> Co
 def revise_phase(run: Run) -> None:
     """The untouched model answers the training prompts and revises itself; writes ``revise/chains.jsonl``."""
     started, config, settings = time.monotonic(), run.config, run.config.revise
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     writer = PolicyWriter(policy, batch_size=32)
     asked = load_prompts(config.data.prompts).train[: settings.prompts]
     prompts = [prompt for prompt in asked for _ in range(settings.samples)]
@@ -110,7 +109,7 @@ def sft_phase(run: Run) -> None:
 def feedback_phase(run: Run) -> None:
     """A model judges answers of the fine-tuned policy; writes ``feedback/pairs.jsonl`` and all judgements."""
     started, config = time.monotonic(), run.config
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     adapters = build_adapter_policies(run, policy, trained=False)
     prompts = load_prompts(config.data.prompts).train[: config.feedback.prompts]
     asked = constitution_of(config, config.feedback.principles)
@@ -127,7 +126,7 @@ def dpo_phase(run: Run) -> None:
         ValueError: if the feedback holds no pair.
     """
     run.verify("feedback")
-    policy = load_policy(run.config.model.name, precision=run.precision)
+    policy = run.load_policy()
     adapters, tokenizer = build_adapter_policies(run, policy, trained=False), policy.tokenizer
     place, limit = run.output / "feedback" / "pairs.jsonl", run.config.feedback.max_new_tokens
     pairs = []
@@ -146,7 +145,7 @@ def evaluation_phase(run: Run) -> dict[str, Any]:
     Writes ``samples.jsonl`` and returns the judged parts of ``metrics.json``.
     """
     started, config, settings = time.monotonic(), run.config, run.config.evaluation
-    policy = load_policy(config.model.name, precision=run.precision)
+    policy = run.load_policy()
     model = build_adapter_policies(run, policy, trained=False).model
     names = [name for name in POLICIES if name == "base" or run.finished({"cai": "dpo"}.get(name, name))]
     prompts = load_prompts(config.data.prompts).test[: settings.prompts]

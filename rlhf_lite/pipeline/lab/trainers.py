@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.lab import World, optimal_policy, pretrained_world, sequence_probs
 from rlhf_lite.models.policy import PolicyScorer, ValueHead
+from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.pipeline.lab.results import Curve, LabResult, OnPoint, result
 from rlhf_lite.rollout.rewards import Completions
 from rlhf_lite.training.dpo import DPOSettings, train_dpo
@@ -128,7 +129,9 @@ def _train(train: Callable[..., None], kind: type, given: Mapping[str, Any], mod
            **about: Any) -> LabResult:
     """Train with the settings ``given``, the algorithm's as a ``kind``; ``about`` is for the result."""
     recorder = _Recorder(model, world, every=evaluate_every, last=given["steps"], on_point=on_point)
-    given = {**given, "seed": seed, "accelerator": Accelerator(cpu=True), "hooks": Hooks(recorder.on_step)}
+    # A lab is too small for a GPU: its model and tables stay here.
+    accelerator = Accelerator(cpu=compute_device().type == "cpu", device_placement=False)
+    given = {**given, "seed": seed, "accelerator": accelerator, "hooks": Hooks(recorder.on_step)}
     settings, optimiser, run = split(given, kind, OptimiserSettings, RunSettings)
     train(settings, optimiser=optimiser, run=run)
     return result(world, recorder.probs(), recorder, policy="transformer", seed=seed, extra=recorder.extra,
