@@ -247,6 +247,14 @@ class PipelineConfig(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
+    @model_validator(mode="after")
+    def _texts_can_differ_by_the_gap(self) -> PipelineConfig:
+        gap = self.reward.eval_min_gap
+        if self.data.source != "reviews" and gap >= 2:
+            raise ValueError(f"reward.eval_min_gap ({gap:g}) must be below 2 for a preference file: it has "
+                             "no ratings, its chosen texts count as +1 and the rejected ones as -1")
+        return self
+
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> PipelineConfig:
     """Build the settings: defaults < YAML file < ``key=value`` overrides.

@@ -89,9 +89,9 @@ class Answers:
         return np.repeat(each, self.samples)
 
     def mean(self, values: ArrayLike, *, seed: int) -> Interval | None:
-        """Mean of ``values`` ``[n]`` over prompts, with its interval; without NaN, None if that is all."""
+        """Mean of the finite ``values`` ``[n]`` over prompts, with its interval; None if there is none."""
         array = np.asarray(values, dtype=np.float64)
-        there = ~np.isnan(array)
+        there = np.isfinite(array)
         return mean_ci(array[there], groups=self.groups[there], seed=seed) if there.any() else None
 
     def subset(self, prompts: slice) -> Answers:

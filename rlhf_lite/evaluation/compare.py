@@ -131,7 +131,7 @@ def compare_policies(
 
 def _described(answers: Answers) -> dict[str, Any]:
     """Where a policy comes from, and what could not be measured: every mean is None until it is."""
-    bad = {name: int(np.isnan(values).sum()) for name, values in answers.scores.items()}
+    bad = {name: int((~np.isfinite(values)).sum()) for name, values in answers.scores.items()}
     return dict.fromkeys([key for names in MEANS.values() for key in names]) | {
         "source": answers.policy.source, "optimised_by": list(answers.policy.optimised_by),
         "template": answers.prompts.template, "n_texts": len(answers.texts), "missing": dict(answers.missing),
@@ -254,7 +254,7 @@ def _versus(a: Answers, b: Answers, measure: str, *, margin: float, seed: int) -
     gain = a.mean(first - second, seed=seed)
     if gain is None:
         return {"n": 0, "reason": "no text has a score from this judge under both policies"}
-    there = ~np.isnan(first - second)
+    there = np.isfinite(first - second)
     row = {"n": int(there.sum()), "difference": gain.estimate, "difference_ci95": gain.ends}
     outcome = outcomes(first[there], second[there], margin=margin)
     rate = win_rate_of(outcome, clusters=a.groups[there])
@@ -294,7 +294,7 @@ def problems_of(answers: Mapping[str, Answers], prompts: Sequence[str], *, chat:
         if empty:
             problems.append(f"{name}: {empty} of {n} answers are empty; they are judged as empty texts.")
         for score, values in own.scores.items():
-            bad = int(np.isnan(values).sum())
+            bad = int((~np.isfinite(values)).sum())
             # An empty answer has no token to be coherent with: said above already.
             if bad and not score.startswith("coherence"):
                 problems.append(f"{name}: {bad} of {n} scores by {score} are not a number; they are left "

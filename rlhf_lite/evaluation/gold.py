@@ -136,24 +136,33 @@ def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Pr
     Returns:
         Pearson correlation with its 95 % interval, Spearman correlation, the number of texts, and the
         fraction of all pairs of these texts with a rating gap above ``min_gap`` that the judge orders like
-        the people did. Pairs share texts: the interval of that fraction takes the texts as its sample.
+        the people did. Pairs share texts: the interval of that fraction takes the texts as its sample. What
+        cannot be had is None, and ``missing`` says why.
     """
     from scipy.stats import spearmanr
 
+    missing: dict[str, str] = {}
     ratings, prompts = as_ratings(ratings), prompts_of(ratings)
     predicted = np.asarray(ask(judge, [r.text for r in ratings], prompts))
     actual = np.array([r.mean for r in ratings])
-    pearson = pearson_ci(predicted, actual)
+    try:
+        pearson = pearson_ci(predicted, actual)
+        found = {"pearson": pearson.estimate, "ci95": pearson.ends,
+                 "spearman": float(spearmanr(predicted, actual).statistic)}
+    except ValueError as error:  # too few texts, or no spread
+        found, missing["pearson"] = dict.fromkeys(("pearson", "ci95", "spearman")), str(error)
     first, second = np.triu_indices(len(actual), 1)
     gaps = actual[first] - actual[second]
     far = np.abs(gaps) > min_gap
-    right = ((predicted[first] - predicted[second]) * gaps > 0)[far]
-    accuracy = float(right.mean())
-    interval = wilson_interval(round(accuracy * len(actual)), len(actual))
+    accuracy, ends = None, None
+    if far.any():
+        accuracy = float(((predicted[first] - predicted[second]) * gaps > 0)[far].mean())
+        ends = wilson_interval(round(accuracy * len(actual)), len(actual)).ends
+    else:
+        missing["pair_accuracy"] = f"no two of these texts differ by more than {min_gap:g} points"
     agreement: dict[str, object] = {
-        "pearson": pearson.estimate, "ci95": pearson.ends,
-        "spearman": float(spearmanr(predicted, actual).statistic), "n_texts": len(actual),
-        "pair_accuracy": accuracy, "pair_accuracy_ci95": interval.ends, "pair_min_gap": min_gap,
+        **found, "n_texts": len(actual), "pair_accuracy": accuracy, "pair_accuracy_ci95": ends,
+        "pair_min_gap": min_gap, **({"missing": missing} if missing else {}),
     }
     if bins is not None:
         groups = np.array_split(np.argsort(predicted, kind="stable"), bins)

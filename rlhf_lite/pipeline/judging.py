@@ -22,7 +22,8 @@ from rlhf_lite.evaluation.compare import compare, summarise
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge, judge_body
 from rlhf_lite.evaluation.judges import Judges
-from rlhf_lite.evaluation.statistics import pair_quality
+from rlhf_lite.evaluation.report.render import number
+from rlhf_lite.evaluation.statistics import pair_accuracy, pair_quality, units_of
 from rlhf_lite.files import atomic_file, write_json, write_json_lines
 from rlhf_lite.models.policy import Policy
 from rlhf_lite.models.reward_model import RewardModel
@@ -102,7 +103,7 @@ def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: 
                        bins: int | None = None) -> dict[str, Any]:
     """`statistics.pair_quality` of a reward model on held-out pairs, and its accuracy by rating gap.
 
-    Pairs that share texts are not independent: the interval counts at most one for every two texts.
+    Pairs that share a text or a prompt are not independent, see `statistics.units_of`.
 
     Args:
         model: the reward model.
@@ -112,16 +113,17 @@ def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: 
     """
     chosen, rejected = score_pairs(model, pairs)
     difference = (chosen - rejected).double().numpy()
-    texts = {pair.prompt + text for pair in pairs for text in (pair.chosen, pair.rejected)}
-    quality = pair_quality(difference, units=max(1, len(texts) // 2), bins=bins)
-    right = (difference > 0) + 0.5 * (difference == 0)
+    units = units_of(pairs)
+    quality = pair_quality(difference, units=units, bins=bins)
     gaps = np.array([np.nan if pair.margin is None else pair.margin for pair in pairs])
     by_gap = []
     for low, high in pairwise(_GAPS):
         inside = (gaps > low) & (gaps <= high)
         if inside.any():
-            accuracy, n = float(right[inside].mean()), int(inside.sum())
-            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": accuracy, "n_pairs": n})
+            rows = np.flatnonzero(inside)
+            found = pair_accuracy(difference[rows], units=[units[row] for row in rows])
+            by_gap.append({"gap_low": low, "gap_high": high, "accuracy": found.estimate, "ci95": found.ends,
+                           "n_pairs": len(rows)})
     return quality | {"min_gap": min_gap, "accuracy_by_gap": by_gap}
 
 
@@ -150,7 +152,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         gold = fit_run_judge(run, policy, cache)
         agreement = partial(agreement_with_humans, gold, texts.gold_check, min_gap=gap)
         judged["gold_judge"] = cache.record("gold_judge", agreement) | {"n_fitted": len(texts.gold)}
-        show(1, f"gold judge agrees with people at r = {judged['gold_judge']['pearson']:.2f}")
+        show(1, f"gold judge agrees with people at r = {number(judged['gold_judge']['pearson'])}")
         raw = None
         if has_reward:
             reward = phases.load_run_reward(run)

@@ -161,6 +161,8 @@ def test_rules_over_several_settings() -> None:
     assert found.startswith("command line: evaluation: best_of_n (1) is the policy itself")
     (found,) = problems(None, "ppo.minibatches=100")
     assert "prompts_per_step (40)" in found
+    (found,) = problems(None, "data.source=mine.jsonl", "reward.eval_min_gap=2")
+    assert "reward.eval_min_gap (2) must be below 2 for a preference file" in found
 
 
 def test_settings_are_frozen() -> None:

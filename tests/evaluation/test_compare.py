@@ -18,7 +18,7 @@ from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.errors import ComparisonError, OutputError
 from rlhf_lite.evaluation.answers import Answers
-from rlhf_lite.evaluation.compare import compare, compare_policies
+from rlhf_lite.evaluation.compare import compare, compare_policies, versus_baseline
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network, PromptRows, encode_for
 from rlhf_lite.evaluation.report.comparison import (
     check_output,
@@ -27,7 +27,7 @@ from rlhf_lite.evaluation.report.comparison import (
     summary,
     write_comparison,
 )
-from rlhf_lite.evaluation.report.figures import pareto
+from rlhf_lite.evaluation.report.figures import draw_comparison, pareto
 from rlhf_lite.evaluation.statistics import length_controlled_win_rate, outcomes, share_ci
 from rlhf_lite.models.adapters import add_adapter, lora_config
 from rlhf_lite.types import Rollout
@@ -200,6 +200,40 @@ def test_intervals_count_prompts_and_lengths_are_words(found):
     won = outcomes(one.scores["gold"], base.scores["gold"])
     expected = length_controlled_win_rate(won, one.words, base.words, clusters=one.groups)
     assert row["length_controlled"] == expected.estimate
+
+
+def test_length_control_does_not_depend_on_the_tokenizers(policies):
+    """A judge that likes length, and two equal policies: one half, also if one has twice as many tokens."""
+    rng, rows = np.random.default_rng(0), 400
+    prompts = PromptRows([[1]] * rows, [str(row) for row in range(rows)], [], "none")
+
+    def wrote(tokens_per_word):
+        n = rng.integers(12, 28, rows)
+        texts, ids = [" ".join(["w"] * k) for k in n], [[1] * (k * tokens_per_word) for k in n]
+        scores = {"vader": n / 4 + rng.logistic(size=rows)}
+        return Answers(policies[0], prompts, 1, texts, ids, np.ones(rows, bool), scores, {})
+
+    answers = {"fine": wrote(3), "coarse": wrote(1)}
+    row = versus_baseline(answers, "fine", judge="vader", tie_margin=0, seed=0)["coarse"]["vader"]
+    low, high = row["length_controlled_ci95"]
+    assert low < 0.5 < high and row["length_controlled"] == pytest.approx(0.5, abs=0.06)
+    assert row["length_effect"] > 1
+
+
+def test_an_infinite_score_is_left_out_and_said(policies):
+    def sometimes(texts):
+        return np.concatenate([[np.inf], lengths(texts)[1:]])
+
+    found = compare_policies(policies[:2], PROMPTS, gold=sometimes, **OPTIONS)
+    entry, versus = found.metrics["policies"]["one"], found.metrics["versus_baseline"]["one"]["gold"]
+    assert entry["not_a_number"] == {"gold": 1} and versus["n"] == 4 and np.isfinite(entry["gold_reward"])
+
+
+def test_a_policy_without_an_interval_stays_on_the_frontier(found):
+    # The KL of the reference to itself is 0 for every prompt: a number without an interval.
+    base = found.metrics["policies"]["base"]
+    assert base["kl_nats_per_seq"] == 0 and np.isnan(base["kl_ci95"]).all()
+    assert "base" in draw_comparison(found.metrics)["frontier"].alt
 
 
 def test_a_subset_is_what_was_answered_to_some_prompts(found):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, llama
@@ -25,7 +27,7 @@ from rlhf_lite.evaluation.readiness.check import (
     sample_pool,
     skill_ci,
 )
-from rlhf_lite.evaluation.statistics import Interval, expected_calibration_error
+from rlhf_lite.evaluation.statistics import Interval, expected_calibration_error, wilson_interval
 from rlhf_lite.types import Preference, Rating
 
 
@@ -65,31 +67,35 @@ def test_a_threshold_looks_at_the_worse_end_and_a_floor_at_the_estimate(high_is_
 
 def test_skill_by_hand():
     # weights 2a - 1 = 0.8, 0.2, 1.0; the second pair is wrong: (0.8 - 0.2 + 1.0) / 2.0
-    assert skill_ci([1.0, -1.0, 2.0], [0.9, 0.6, 1.0], seed=0).estimate == pytest.approx(0.8)
+    assert skill_ci([1.0, -1.0, 2.0], [0.9, 0.6, 1.0]).estimate == pytest.approx(0.8)
     # the same from A = (0.9 + 0.4 + 1) / 3 and the ceiling C = (0.9 + 0.6 + 1) / 3
     assert pytest.approx((2.3 / 3 - 0.5) / (2.5 / 3 - 0.5)) == 0.8
-    assert skill_ci([1.0, -1.0, 2.0], seed=0).estimate == pytest.approx(1 / 3)  # 2/3 right, without raters
-    assert skill_ci([0.0, 0.0], [0.9, 0.7], seed=0).estimate == 0.0  # ties know nothing
-    assert skill_ci([-1.0, -5.0], [0.9, 0.7], seed=0).estimate == -1.0
+    assert skill_ci([1.0, -1.0, 2.0]).estimate == pytest.approx(1 / 3)  # 2/3 right, without raters
+    assert skill_ci([0.0, 0.0], [0.9, 0.7]).estimate == 0.0  # ties know nothing
+    assert skill_ci([-1.0, -5.0], [0.9, 0.7]).estimate == -1.0
 
 
-def test_the_interval_of_skill_covers_the_truth_about_as_often_as_it_says():
-    rng, hits = np.random.default_rng(1), 0
-    for trial in range(200):
-        agreement = rng.uniform(0.6, 1.0, 150)
-        difference = np.where(rng.random(150) < 0.8, 1.0, -1.0)  # skill 0.6 whatever the weights
-        found = skill_ci(difference, agreement, resamples=400, seed=trial)
-        hits += found.low <= 0.6 <= found.high
-    assert 0.89 <= hits / 200 <= 0.99
+def test_skill_of_equal_pairs_is_twice_wilsons_share_less_one():
+    low, high = (2 * end - 1 for end in wilson_interval(3, 4).ends)
+    assert skill_ci([1.0, 1.0, -1.0, 1.0]) == pytest.approx((0.5, low, high))
+
+
+def test_skill_of_many_pairs_needs_little_memory():
+    difference, agreement = np.random.default_rng(0).normal(1, 1, 40_000), np.full(40_000, 0.8)
+    tracemalloc.start()
+    skill_ci(difference, agreement)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40e6  # it was 1.65 GB
 
 
 def test_skill_refuses_what_cannot_be():
     with pytest.raises(ValueError, match="swapped"):
-        skill_ci([1.0, 1.0], [0.2, 0.3], seed=0)
+        skill_ci([1.0, 1.0], [0.2, 0.3])
     with pytest.raises(ValueError, match="agreement"):
-        skill_ci([1.0, 1.0], [0.2], seed=0)
+        skill_ci([1.0, 1.0], [0.2])
     with pytest.raises(ValueError, match="finite"):
-        skill_ci([1.0, float("nan")], seed=0)
+        skill_ci([1.0, float("nan")])
 
 
 def test_calibration_error_is_that_of_both_orders():
@@ -120,7 +126,11 @@ def test_length_correlation_is_the_partial_correlation():
     found = length_correlation(scores, words, ratings)
     assert found.estimate == pytest.approx(wanted)
     assert found.low < wanted < found.high
-    assert length_correlation(np.ones(300), words, ratings) == (0.0, 0.0, 0.0)
+    z = np.arctanh(found.estimate) + np.array([-1, 1]) * norm.ppf(0.975) / np.sqrt(300 - 3 - 2)
+    assert found.ends == pytest.approx(np.tanh(z).tolist())  # two variables were held fixed
+    for scores in (np.ones(300), 3 * ratings):  # the same for every text, the rating itself
+        nothing = length_correlation(scores, words, ratings)
+        assert nothing.estimate == 0 and np.isnan(nothing.ends).all()
 
 
 def test_the_curve_by_hand():

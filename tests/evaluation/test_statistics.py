@@ -21,8 +21,10 @@ from rlhf_lite.evaluation.statistics import (
     paired_difference_ci,
     pearson_ci,
     share_ci,
+    units_of,
     wilson_interval,
 )
+from rlhf_lite.types import Preference
 
 
 def test_bootstrap_mean_is_the_mean_and_the_seed_decides():
@@ -35,8 +37,11 @@ def test_bootstrap_mean_is_the_mean_and_the_seed_decides():
     assert first != bootstrap_mean_ci(values, seed=4)
 
 
-def test_bootstrap_of_constant_values_has_no_width():
-    assert tuple(bootstrap_mean_ci([0.5] * 9, seed=0)) == (0.5, 0.5, 0.5)
+@pytest.mark.parametrize("n", [1, 9, 200])
+def test_equal_values_have_no_interval_instead_of_one_without_width(n):
+    for found in (bootstrap_mean_ci([0.1] * n, seed=0), mean_ci([0.1] * n, seed=0),
+                  mean_ci([0.1] * 3 * n, groups=[i // 3 for i in range(3 * n)], seed=0)):
+        assert found.estimate == pytest.approx(0.1) and np.isnan(found.ends).all()
 
 
 def test_bootstrap_agrees_with_scipy_percentile():
@@ -125,8 +130,9 @@ def test_pearson_agrees_with_scipy():
     assert tuple(ours) == pytest.approx((theirs.statistic, low, high), abs=1e-12)
 
 
-def test_pearson_of_a_line_is_exactly_one():
-    assert tuple(pearson_ci([1, 2, 3, 4], [-2, -4, -6, -8])) == pytest.approx((-1.0, -1.0, -1.0))
+def test_pearson_of_a_line_has_no_interval():
+    found = pearson_ci([1, 2, 3, 4], [-2, -4, -6, -8])
+    assert found.estimate == pytest.approx(-1.0) and np.isnan(found.ends).all()
 
 
 def test_brier_hand_values():
@@ -203,7 +209,8 @@ def test_few_values_get_students_interval_and_very_few_none():
     assert mean_ci(values, seed=0).ends == pytest.approx([low, high])
     few = mean_ci(values[:4], seed=0)
     assert few.estimate == pytest.approx(values[:4].mean()) and np.isnan(few.ends).all()
-    assert mean_ci(np.arange(20.0), seed=0) == bootstrap_mean_ci(np.arange(20.0), seed=0)
+    assert mean_ci(np.arange(50.0), seed=0) == bootstrap_mean_ci(np.arange(50.0), seed=0)
+    assert mean_ci(np.arange(49.0), seed=0) != bootstrap_mean_ci(np.arange(49.0), seed=0)
 
 
 @pytest.mark.parametrize("n", [5, 8, 15])
@@ -255,9 +262,35 @@ def test_pairs_by_hand():
 
 
 def test_pairs_that_share_texts_count_less():
-    few = pair_accuracy([1.0, 1.0, -1.0, 1.0], units=2)
-    assert few.estimate == 0.75 and few.ends == wilson_interval(1.5, 2).ends
-    assert pair_accuracy([1.0, -1.0], units=5) == wilson_interval(1, 2)
+    gaps = [1.0, -1.0, 1.0, 1.0] * 10
+    apart = pair_accuracy(gaps, units=[(f"a{i}", f"b{i}") for i in range(40)])
+    assert apart == pair_accuracy(gaps) == wilson_interval(30, 40)
+    # Every pair four times under its prompt says no more than once: 40 comparisons of 10 prompts.
+    prompts = [(i % 10, i % 10) for i in range(40)]
+    once = [1.0, -1.0, 1.0, 1.0, 1.0, 1.0, -1.0, 1.0, 1.0, 1.0]
+    copied = pair_accuracy(once * 4, units=prompts)
+    z = stats.t.ppf(0.975, 9)
+    p, n = 0.8, 9  # ten prompts, one of them lost to the estimated variance
+    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    assert copied == pytest.approx((p, centre - half, centre + half))
+    # All right: as many as there are independent units, here half of eight texts in a ring.
+    ring = pair_accuracy([1.0] * 8, units=[(i, (i + 1) % 8) for i in range(8)])
+    z = stats.t.ppf(0.975, 3)
+    assert ring == pytest.approx((1.0, 4 / (4 + z * z), 1.0))
+
+
+def test_the_units_of_pairs():
+    def one(prompt, chosen, rejected, **meta):
+        return Preference(prompt, chosen, rejected, meta=meta)
+
+    asked = [one("Why?", " a", " b"), one("Why?", " c", " d"), one("", "e", "f")]
+    assert units_of(asked) == [("Why?", "Why?"), ("Why?", "Why?"), ("e", "f")]
+    rated = [one("The", " a", " b", chosen_id="1"), one("A", " c", " d", chosen_id="2")]
+    assert units_of(rated) == [("The a", "The b"), ("A c", "A d")]
+    assert units_of(asked[:2]) == [("Why? a", "Why? b"), ("Why? c", "Why? d")]  # one prompt: no unit
+    with pytest.raises(ValueError, match="one for each of 3 pairs"):
+        pair_accuracy([1.0, 2.0, 3.0], units=units_of(rated))
 
 
 def test_the_auc_by_hand():

@@ -171,7 +171,26 @@ def test_a_gold_judge_against_people_by_hand():
     bins = found["bins"]  # six texts in five groups: two and four times one
     assert [row["n"] for row in bins] == [2, 1, 1, 1, 1]
     assert (bins[0]["predicted"], bins[0]["observed"], bins[4]["observed"]) == (0.5, 0.0, 2.0)
-    assert (found["n_texts"], found["pair_accuracy"]) == (6, 1.0)
+    assert (found["n_texts"], found["pair_accuracy"]) == (6, 1.0) and "missing" not in found
+
+
+@pytest.mark.parametrize(
+    ("texts", "min_gap", "missing"),
+    [
+        (10, 2.0, {"pair_accuracy": "no two of these texts differ by more than 2 points"}),
+        (1, 1.0, {"pearson": "x: expected at least 4 values, got 2"}),
+        (10, 9.0, {"pearson": "x: all 20 values are 1; a correlation needs spread",
+                   "pair_accuracy": "no two of these texts differ by more than 9 points"}),
+    ],
+)
+def test_what_cannot_be_said_of_a_gold_judge_is_none_with_the_reason(texts, min_gap, missing):
+    pairs = [Preference("x", f" a{i}", f" b{i}") for i in range(texts)]
+    flat = len(missing) == 2  # a judge that likes everything alike
+    judge = np.ones(2 * texts) if flat else np.random.default_rng(0).random(2 * texts)
+    found = agreement_with_humans(lambda _: judge, pairs, min_gap=min_gap, bins=3)
+    assert found["missing"] == missing and found["pair_min_gap"] == min_gap
+    for name, ends in (("pearson", "ci95"), ("pair_accuracy", "pair_accuracy_ci95")):
+        assert (found[name] is None) == (found[ends] is None) == (name in missing)
 
 
 def test_a_reward_model_against_people_by_hand():
@@ -190,5 +209,6 @@ def test_a_reward_model_against_people_by_hand():
     p = 1 / (1 + np.exp(-np.array([2.0, 0.0, -2.0])))
     assert found["brier"] == pytest.approx(np.mean((1 - p) ** 2))
     assert [row["accuracy"] for row in found["accuracy_by_gap"]] == [0.5, 0.5]
-    twice = judge_reward_model(Known(), pairs * 2, min_gap=0.0)  # the same six texts: three comparisons
-    assert twice["n_pairs"] == 6 and twice["ci95"] == pytest.approx(found["ci95"])
+    twice = judge_reward_model(Known(), pairs * 2, min_gap=0.0)  # the same three prompts: no new evidence
+    assert twice["n_pairs"] == 6 and twice["accuracy"] == 0.5
+    assert twice["ci95"][0] < found["ci95"][0] and found["ci95"][1] < twice["ci95"][1]

@@ -114,6 +114,7 @@ class Readiness:
         rows = []
         for c in self.criteria:
             value = "–" if c.value is None else "{:.2f} [{:.2f}, {:.2f}]".format(*c.value)
+            value = value.replace("[nan, nan]", "[no interval]")
             target = f"{'≥' if c.threshold.high_is_good else '≤'} {c.threshold.target:.2f}"
             rows.append((c.name, value.replace("-", "−"), target, c.outcome, c.detail))
         return rows

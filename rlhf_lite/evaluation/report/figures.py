@@ -215,7 +215,7 @@ def _policies(policies: Sequence[Policy], score: JudgeScore) -> Chart | None:
 
 
 def _gaps(run: Run) -> Chart | None:
-    """Reward-model accuracy per range of the rating gap, with Wilson intervals from the counts."""
+    """Reward-model accuracy per range of the rating gap, with its intervals."""
     rows = run.get("reward_model", "accuracy_by_gap")
     ranges = []
     for row in rows if isinstance(rows, list) else []:
@@ -223,14 +223,16 @@ def _gaps(run: Run) -> Chart | None:
         accuracy, n, start, end = (numeric(get_path(row, key)) for key in keys)
         if accuracy is not None and n and start is not None and 0 <= accuracy <= 1:
             label = f"{start:g} to {end:g}" if end is not None else f"over {start:g}"
-            ranges.append((label, accuracy, int(n), wilson_interval(accuracy * n, int(n))))
+            # Older runs have no intervals of their own.
+            ends = interval(row.get("ci95")) or wilson_interval(accuracy * n, int(n)).ends
+            ranges.append((label, accuracy, int(n), ends))
     if not ranges:
         return None
     labels, shares, counts, spans = zip(*ranges, strict=True)
-    low, high = [span.low for span in spans], [span.high for span in spans]
+    low, high = zip(*spans, strict=True)
     figure = plotting.accuracy_by_gap(labels, shares, low=low, high=high, n_pairs=counts)
     alt = say("alt_gaps", [row[:3] for row in ranges])
-    return chart(figure, "accuracy_by_gap", alt, "Bars are 95 % Wilson intervals from the number of pairs.")
+    return chart(figure, "accuracy_by_gap", alt, "Bars are 95 % intervals.")
 
 
 def _calibration(run: Run) -> Chart | None:
@@ -289,8 +291,9 @@ def _frontier(metrics: Mapping[str, Any]) -> Chart | None:
     rows, points = [], {}
     for name, entry in metrics["policies"].items():
         kl, score = numeric(entry.get("kl_nats_per_seq")), numeric(entry.get(judge.key))
-        span, kl_span = interval(entry.get(judge.ends)), interval(entry.get("kl_ci95"))
-        if kl is not None and score is not None and span and kl_span:
+        if kl is not None and score is not None:
+            span = interval(entry.get(judge.ends)) or (score, score)
+            kl_span = interval(entry.get("kl_ci95")) or (kl, kl)
             rows.append((name, kl, score))
             points[_short(name)] = Points([kl], [score], low=[span[0]], high=[span[1]],
                                           kl_low=[kl_span[0]], kl_high=[kl_span[1]])  # fmt: skip

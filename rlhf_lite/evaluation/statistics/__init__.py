@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from rlhf_lite.evaluation.statistics.calibration import (
     CalibrationBin,
+    Units,
     auc,
     brier_score,
     calibration_bins,
     expected_calibration_error,
     pair_accuracy,
     pair_quality,
+    units_of,
 )
 from rlhf_lite.evaluation.statistics.intervals import (
     Interval,

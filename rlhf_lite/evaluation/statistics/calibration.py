@@ -10,7 +10,18 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
-from rlhf_lite.evaluation.statistics.intervals import Interval, pair, vector, wilson_interval
+from rlhf_lite.evaluation.statistics.intervals import (
+    FEW,
+    Interval,
+    pair,
+    quantile,
+    score_interval,
+    vector,
+    wilson_interval,
+)
+from rlhf_lite.types import Preference
+
+Units = Sequence[tuple[str | int, str | int]]
 
 
 class CalibrationBin(NamedTuple):
@@ -85,21 +96,66 @@ def expected_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, *,
     return float(sum(part.n * abs(part.observed - part.predicted) for part in parts) / total)
 
 
-def pair_accuracy(difference: ArrayLike, *, units: int | None = None) -> Interval:
+def units_of(pairs: Sequence[Preference]) -> Units:
+    """What each pair shares with others, for `pair_accuracy`: its two texts, or twice its prompt.
+
+    Answers to one prompt share its difficulty, so the prompt is the unit of chance. That is not so where all
+    pairs have one prompt (or none), nor for pairs made of rated texts: those share opening words only.
+    """
+    asked = len({one.prompt for one in pairs}) > 1
+    return [(one.prompt, one.prompt) if asked and one.prompt and "chosen_id" not in one.meta
+            else (one.prompt + one.chosen, one.prompt + one.rejected) for one in pairs]
+
+
+def pair_accuracy(difference: ArrayLike, *, units: Units | None = None, weights: ArrayLike | None = None,
+                  level: float = 0.95) -> Interval:
     """Share of pairs in which the better text scores higher, with Wilson's interval; ties count one half.
+
+    Pairs that share a unit are not independent. With e the weighted deviations from the share p,
+
+        v = (Σ_u (Σ_{i with u} e_i)² − Σ_{i with two units} e_i²) · m/(m − 1),   n_eff = n² p(1 − p) / v
+
+    and m = (Σ_u c_u)² / Σ_u c_u² independent units (half of that where pairs have two; c_u pairs have unit
+    u). With m below 20 Student's quantile takes the place of the normal one. v is never taken below Σ e_i²,
+    and pairs that are all right count as m.
+
+    Source: Aronow, Samii and Assenova 2015, *Cluster-Robust Variance Estimation for Dyadic Data*; the
+    effective size follows Kish 1965.
 
     Args:
         difference: ``[n]`` score of the better text minus score of the other one.
-        units: how many of the pairs are independent, if not all: with ``k`` texts in n pairs at most k/2.
+        units: ``[n]`` two names of what a pair may share with others, see `units_of`; None if nothing is.
+        weights: ``[n]`` of the pairs, of positive sum; None for equal ones.
+        level: of the interval.
     """
     gap = vector(difference, "difference")
-    right = float((gap > 0).sum() + 0.5 * (gap == 0).sum())
-    if units is None or units >= gap.size:
-        return wilson_interval(right, gap.size)
-    return wilson_interval(right / gap.size * units, units)._replace(estimate=right / gap.size)
+    n, right = gap.size, (gap > 0) + 0.5 * (gap == 0)
+    numbers: dict[str | int, int] = {}
+    rows = [[numbers.setdefault(unit, len(numbers)) for unit in both] for both in units or ()]
+    first, second = np.array(rows or [[2 * i, 2 * i + 1] for i in range(n)]).T
+    if first.size != n:
+        raise ValueError(f"units: expected one for each of {n} pairs, got {first.size}")
+    two = first != second
+
+    def sums(of: NDArray[np.float64]) -> NDArray[np.float64]:
+        places = np.concatenate([first, second[two]])
+        return np.bincount(places, weights=np.concatenate([of, of[two]]))
+
+    counts = sums(np.ones(n))
+    if weights is None and counts.max() == 1:
+        return wilson_interval(float(right.sum()), n, level)
+    w = np.ones(n) if weights is None else vector(weights, "weights")
+    share = float(w @ right / w.sum())
+    e, p = w * (right - share) * (n / w.sum()), min(max(share, 0.0), 1.0)
+    m = float(counts.sum() ** 2 / (counts @ counts)) / (2 if two.any() else 1)
+    shared = float(sums(e) @ sums(e) - e[two] @ e[two]) * (m / (m - 1) if m > 1 else 1.0)
+    variance = max(shared, float(e @ e))
+    effective = n * n * p * (1 - p) / variance if variance > 1e-12 else 0.0
+    z = quantile(level, degrees=max(m - 1, 1.0) if m < FEW else None)
+    return score_interval(p, effective or min(m, w.sum() ** 2 / float(w @ w)), z)._replace(estimate=share)
 
 
-def pair_quality(difference: ArrayLike, *, units: int | None = None,
+def pair_quality(difference: ArrayLike, *, units: Units | None = None,
                  bins: int | None = None) -> dict[str, Any]:
     """Accuracy and calibration of score differences, read as log-odds that the better text wins.
 

@@ -16,18 +16,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-# Below this many units a percentile bootstrap is too narrow, and Student's t stands in for it.
+# Below this many units Student's quantile stands in for the normal one where a variance was estimated.
 FEW = 20
+# Below this many values a percentile bootstrap is too narrow (it covers 0.90 to 0.93 with 20 values, where
+# Student's interval covers 0.92 to 0.95: benchmarks/coverage.py), and Student's t stands in for it.
+_BOOTSTRAP = 50
 # Below this many units there is no interval: nobody can see the shape of so few values.
 FEWEST = 5
+# Squares of larger numbers overflow, and no score is that large.
+_LARGEST = 1e100
 _CHUNK = 4_000_000  # resampled values held in memory at once: 32 MB
 
 
 class Interval(NamedTuple):
     """An estimate with the two ends of its confidence interval, in the unit of the data.
 
-    The ends are NaN where there are too few values for an interval: no comparison with them is true, so
-    nothing is called a difference.
+    The ends are NaN where nothing is known about the spread (too few values, or all of them equal): no
+    comparison with them is true, so nothing is called a difference.
     """
 
     estimate: float
@@ -54,10 +59,10 @@ def vector(values: ArrayLike, name: str, minimum: int = 1) -> NDArray[np.float64
         raise ValueError(f"{name}: expected one dimension, got shape {array.shape}; flatten it first")
     if array.size < minimum:
         raise ValueError(f"{name}: expected at least {minimum} values, got {array.size}")
-    bad = np.flatnonzero(~np.isfinite(array))
+    bad = np.flatnonzero(~(np.abs(array) < _LARGEST))
     if bad.size:
-        raise ValueError(f"{name}: {bad.size} of {array.size} values are NaN or infinite (the first at index "
-                         f"{bad[0]}); drop those rows and report how many")
+        raise ValueError(f"{name}: {bad.size} of {array.size} values are NaN or infinite (or above "
+                         f"{_LARGEST:g}; the first at index {bad[0]}); drop those rows and report how many")
     return array
 
 
@@ -75,7 +80,7 @@ def pair(first: ArrayLike, second: ArrayLike, names: tuple[str, str],
     return a, b
 
 
-def quantile(level: float, *, degrees: int | None = None) -> float:
+def quantile(level: float, *, degrees: float | None = None) -> float:
     """How many standard errors an interval of this level reaches to each side.
 
     Args:
@@ -120,7 +125,9 @@ def group_means(values: ArrayLike, groups: ArrayLike | None) -> NDArray[np.float
 
 def mean_ci(values: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95,
             seed: int) -> Interval:
-    """Mean over groups with an interval: percentile bootstrap, Student's t below 20, none below 5.
+    """Mean over groups with an interval: percentile bootstrap, Student's t below 50 groups, none below 5.
+
+    Equal values say nothing about the spread: they have no interval either.
 
     Args:
         values: ``[n]``.
@@ -132,10 +139,10 @@ def mean_ci(values: ArrayLike, *, groups: ArrayLike | None = None, level: float 
         ValueError: as `bootstrap_mean_ci`.
     """
     data = group_means(values, groups)
-    if data.size >= FEW:
+    if data.size >= _BOOTSTRAP:
         return bootstrap_mean_ci(data, level=level, seed=seed)
     mean, half = float(data.mean()), float("nan")
-    if data.size >= FEWEST:
+    if data.size >= FEWEST and not _equal(data):
         degrees = data.size - 1
         half = quantile(level, degrees=degrees) * float(data.std(ddof=1)) / data.size**0.5
     return Interval(mean, mean - half, mean + half)
@@ -146,7 +153,8 @@ def bootstrap_mean_ci(values: ArrayLike, *, level: float = 0.95, resamples: int 
     """Mean of ``values`` (shape ``[n]``) with a percentile bootstrap interval.
 
     The rows are resampled with replacement, so they must be independent: pass one value per prompt, not one
-    per token. With fewer than about 20 rows the percentile interval is too narrow: see `mean_ci`.
+    per token. With fewer than about 50 rows the percentile interval is too narrow: see `mean_ci`. Equal
+    values have no interval.
 
     Source: Efron and Tibshirani 1993, chapter 13.
 
@@ -157,6 +165,8 @@ def bootstrap_mean_ci(values: ArrayLike, *, level: float = 0.95, resamples: int 
     quantile(level)
     if isinstance(resamples, bool) or int(resamples) != resamples or resamples < 100:
         raise ValueError(f"resamples: expected a whole number of 100 or more, got {resamples!r}")
+    if _equal(data):
+        return Interval(float(data.mean()), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     rows = max(1, _CHUNK // data.size)
     means = np.concatenate(
@@ -166,6 +176,11 @@ def bootstrap_mean_ci(values: ArrayLike, *, level: float = 0.95, resamples: int 
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(means, [tail, 1.0 - tail])
     return Interval(float(data.mean()), float(low), float(high))
+
+
+def _equal(data: NDArray[np.float64]) -> bool:
+    """Whether all values are the same, up to the rounding of their means."""
+    return float(np.ptp(data)) <= 1e-12 * max(1.0, float(np.abs(data).max()))
 
 
 def paired_difference_ci(a: ArrayLike, b: ArrayLike, *, groups: ArrayLike | None = None, level: float = 0.95,
@@ -199,11 +214,11 @@ def wilson_interval(successes: float, n: int, level: float = 0.95) -> Interval:
         raise ValueError(f"n: expected a whole number of 1 or more, got {n!r}")
     if not 0 <= successes <= n:  # also catches NaN
         raise ValueError(f"successes: expected a number from 0 to n = {n}, got {successes!r}")
-    return _wilson(successes / n, n, quantile(level))
+    return score_interval(successes / n, n, quantile(level))
 
 
-def _wilson(share: float, n: float, z: float) -> Interval:
-    """Wilson's interval; ``n`` is any number above 0."""
+def score_interval(share: float, n: float, z: float) -> Interval:
+    """Wilson's interval; ``n`` is any number above 0, such as an effective number of independent units."""
     scale = 1.0 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
@@ -237,22 +252,34 @@ def share_ci(values: ArrayLike, *, groups: ArrayLike | None = None, level: float
     effective = n * coin / spread if spread > 1e-12 else float(n)
     estimated = spread > 1e-12 and abs(spread - coin) > 1e-12
     z = quantile(level, degrees=n - 1 if estimated and n < FEW else None)
-    return _wilson(p, effective, z)
+    return score_interval(p, effective, z)
 
 
-def pearson_ci(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> Interval:
+def pearson_ci(x: ArrayLike, y: ArrayLike, *, held_fixed: int = 0, level: float = 0.95) -> Interval:
     """Pearson correlation of ``x`` and ``y`` (both ``[n]``, n ≥ 4) with Fisher's z interval.
 
-    Source: Fisher 1921, as SciPy has it. Exact only for normal data; fine for a few hundred texts.
+        artanh r ± z / sqrt(n − 3 − held_fixed)
+
+    A perfect line (r = ±1) has no interval.
+
+    Source: Fisher 1921, and 1924 for partial correlations. Exact only for normal data; fine for a few hundred
+    texts.
+
+    Args:
+        x, y: the two sides; of a partial correlation, what the regressions on the other variables left.
+        held_fixed: how many variables those were, beside the mean.
+        level: of the interval.
 
     Raises:
-        ValueError: if the lengths differ, n < 4, or one side is constant.
+        ValueError: if the lengths differ, n < 4 + held_fixed, or one side is constant.
     """
-    first, second = pair(x, y, ("x", "y"), minimum=4)
+    first, second = pair(x, y, ("x", "y"), minimum=4 + held_fixed)
     for name, side in (("x", first), ("y", second)):
         if np.ptp(side) == 0:
             raise ValueError(f"{name}: all {side.size} values are {side[0]:g}; a correlation needs spread")
-    quantile(level)
-    correlation = stats.pearsonr(first, second)
-    low, high = correlation.confidence_interval(level)
-    return Interval(float(correlation.statistic), float(low), float(high))
+    half = quantile(level) / (first.size - 3 - held_fixed) ** 0.5
+    r = float(stats.pearsonr(first, second).statistic)
+    if abs(r) > 1 - 1e-12:
+        return Interval(r, float("nan"), float("nan"))
+    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
+    return Interval(r, float(low), float(high))

@@ -19,7 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.special import expit
 
-from rlhf_lite.evaluation.statistics.intervals import FEW, group_numbers, pair, quantile, share_ci, vector
+from rlhf_lite.evaluation.statistics.intervals import (
+    FEW,
+    FEWEST,
+    group_numbers,
+    pair,
+    quantile,
+    share_ci,
+    vector,
+)
 
 
 class WinRate(NamedTuple):
@@ -112,11 +120,13 @@ def length_controlled_win_rate(outcome: ArrayLike, first_lengths: ArrayLike, sec
 
         P(first wins) = σ(θ + φ · tanh(d / sd(d)));      length-controlled rate = σ(θ)
 
-    A tie enters as half a win and half a loss. The interval is that of θ, with variances that are robust to
-    prompts with several comparisons (the sandwich), carried through σ; with fewer than 20 prompts it
-    takes Student's quantile.
+    A tie enters as half a win and half a loss. The interval is that of θ, carried through σ, with variances
+    that are robust to prompts with several comparisons: the sandwich, with each prompt's residuals corrected
+    for its own pull on the fit (CR3, the jackknife). With fewer than 20 prompts it takes Student's quantile;
+    with fewer than 5 there is none. Where every comparison is a tie it is that of the plain rate.
 
-    Source: Dubois, Galambosi, Liang and Hashimoto 2024, section 3 (arXiv:2404.04475), for two policies.
+    Source: Dubois, Galambosi, Liang and Hashimoto 2024, section 3 (arXiv:2404.04475), for two policies; Bell
+    and McCaffrey 2002 for the variances.
 
     Args:
         outcome: ``[n]`` of 1, 0.5 and 0, from the view of the first policy.
@@ -139,6 +149,9 @@ def length_controlled_win_rate(outcome: ArrayLike, first_lengths: ArrayLike, sec
         raise ValueError("every comparison has the same winner: no rate at equal lengths can be fitted")
     if not 0 <= penalty < np.inf:
         raise ValueError(f"penalty: expected 0 or more, got {penalty!r}")
+    prompts = group_numbers(clusters, y.size)
+    if y.min() == y.max():
+        return LengthControlled(*share_ci(y, groups=prompts, level=level), 0.0)
     gap = a - b
     scale = float(gap.std())
     if scale == 0 and gap[0] != 0:
@@ -146,19 +159,22 @@ def length_controlled_win_rate(outcome: ArrayLike, first_lengths: ArrayLike, sec
                          "and policy cannot be told apart")
     columns = [np.ones(y.size)] + ([np.tanh(gap / scale)] if scale > 0 else [])
     x = np.stack(columns, axis=1)  # [n, 1 or 2]
-    prompts = group_numbers(clusters, y.size)
     coefficients, covariance = _logistic(x, y, prompts, penalty)
-    n = int(prompts.max()) + 1
-    z = quantile(level, degrees=n - 1 if 1 < n < FEW else None)
-    half = z * float(np.sqrt(covariance[0, 0]))
+    n, half = int(prompts.max()) + 1, math.nan
+    if covariance is not None:
+        z = quantile(level, degrees=n - x.shape[1] if n < FEW else None)
+        half = z * float(np.sqrt(covariance[0, 0]))
     theta = float(coefficients[0])
     effect = float(coefficients[1]) if scale > 0 else 0.0
     return LengthControlled(*(float(expit(theta + d)) for d in (0.0, -half, half)), effect)
 
 
 def _logistic(x: NDArray[np.float64], y: NDArray[np.float64], clusters: NDArray[np.int64],
-              penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coefficients ``[k]`` by Newton's method and their cluster-robust covariance ``[k, k]``."""
+              penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+    """Coefficients ``[k]`` by Newton's method and their cluster-robust covariance ``[k, k]``.
+
+    With fewer than 5 clusters there is no covariance.
+    """
     weights = np.zeros(x.shape[1])
     ridge = np.diag([0.0] + [penalty * len(y)] * (x.shape[1] - 1))  # the intercept is free
     for _ in range(100):
@@ -176,12 +192,16 @@ def _logistic(x: NDArray[np.float64], y: NDArray[np.float64], clusters: NDArray[
     else:
         raise ValueError("length decides every comparison: without a penalty there is no finite fit")
     p = expit(x @ weights)
-    scores = x * (y - p)[:, None]  # [n, k]
-    summed = np.zeros((int(clusters.max()) + 1, x.shape[1]))
-    np.add.at(summed, clusters, scores)
-    bread = np.linalg.inv((x * (p * (1 - p))[:, None]).T @ x + ridge)
-    many = len(summed) / max(len(summed) - 1, 1)  # small-sample factor
-    return weights, many * bread @ (summed.T @ summed) @ bread
+    groups, k = int(clusters.max()) + 1, x.shape[1]
+    if groups < FEWEST:
+        return weights, None
+    scores, curvature = np.zeros((groups, k)), np.zeros((groups, k, k))
+    np.add.at(scores, clusters, x * (y - p)[:, None])
+    np.add.at(curvature, clusters, x[:, :, None] * x[:, None, :] * (p * (1 - p))[:, None, None])
+    bread = np.linalg.inv(curvature.sum(0) + ridge)
+    # Without a prompt the fit would move by this much, to first order: (I - its curvature x bread)^-1.
+    own = np.linalg.solve(np.eye(k) - curvature @ bread, scores[:, :, None])[:, :, 0]
+    return weights, (1 - 1 / groups) * bread @ (own.T @ own) @ bread
 
 
 def _outcome(values: ArrayLike) -> NDArray[np.float64]:

@@ -19,7 +19,15 @@ from rlhf_lite.constitutional import Constitution, PolicyWriter, Writer, sentime
 from rlhf_lite.constitutional import feedback as ask
 from rlhf_lite.data import save_preferences
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, write
-from rlhf_lite.evaluation.statistics import auc, pair_accuracy, pair_quality, paired_difference_ci, share_ci
+from rlhf_lite.evaluation.statistics import (
+    Units,
+    auc,
+    pair_accuracy,
+    pair_quality,
+    paired_difference_ci,
+    share_ci,
+    units_of,
+)
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy
@@ -257,13 +265,14 @@ def measure_judge(writer: Writer, pairs: Sequence[Preference], *, constitution: 
         judged = ask.judge_pairs(writer, asked, constitution)
         given, swapped = judged.as_given.double().numpy(), judged.swapped.double().numpy()
         for name, a, b in _columns(names, given, swapped):
-            answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned)
+            answers[name]["pairwise"] = pairwise_quality(a * sign, b * sign, first_is_preferred=~turned,
+                                                         units=units_of(pairs))
     texts = [("", text) for both in sides for text in both]
     for method, judge in (("pointwise", ask.judge_texts), ("likelihood", ask.judge_by_likelihood)):
         if method in methods:
             odds = judge(writer, texts, constitution).double().numpy().reshape(len(pairs), 2, -1)
             for name, chosen, rejected in _columns(names, odds[:, 0], odds[:, 1]):
-                answers[name][method] = pointwise_quality(chosen, rejected)
+                answers[name][method] = pointwise_quality(chosen, rejected, units=units_of(pairs))
     return answers
 
 
@@ -275,38 +284,42 @@ def _columns(names: Sequence[str], a: np.ndarray,
     yield "combined", a.mean(1), b.mean(1)
 
 
-def _quality(log_odds: np.ndarray) -> dict[str, Any]:
+def _quality(log_odds: np.ndarray, units: Units | None) -> dict[str, Any]:
     """Accuracy and calibration of one judgement a pair."""
-    quality = pair_quality(log_odds)
-    return with_ends("accuracy", pair_accuracy(log_odds)) | {name: quality[name] for name in ("ece", "brier")}
+    quality = pair_quality(log_odds, units=units)
+    return {"accuracy": quality["accuracy"], "accuracy_ci95": quality["ci95"],
+            "ece": quality["ece"], "brier": quality["brier"]}
 
 
-def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *,
-                     first_is_preferred: np.ndarray) -> dict[str, Any]:
+def pairwise_quality(as_given: np.ndarray, swapped: np.ndarray, *, first_is_preferred: np.ndarray,
+                     units: Units | None = None) -> dict[str, Any]:
     """Accuracy, bias and calibration of judgements in two orders.
 
     Args:
         as_given: ``[B]`` log-odds in favour of the text that people preferred, first order.
         swapped: ``[B]`` the same with the two texts exchanged.
         first_is_preferred: bool ``[B]``, in the first order the preferred text stands as A.
+        units: see `statistics.pair_accuracy`.
     """
     mean = (as_given + swapped) / 2
     # In favour of A, whatever it is: with the preferred text as A minus with it as B, halved.
     bias = np.where(first_is_preferred, as_given - swapped, swapped - as_given).mean() / 2
-    return {**_quality(mean),
-            **with_ends("accuracy_as_given", pair_accuracy(as_given)),
-            **with_ends("accuracy_swapped", pair_accuracy(swapped)),
+    return {**_quality(mean, units),
+            **with_ends("accuracy_as_given", pair_accuracy(as_given, units=units)),
+            **with_ends("accuracy_swapped", pair_accuracy(swapped, units=units)),
             "position_bias_nats": float(bias),
             "consistent_fraction": float(((as_given > 0) == (swapped > 0)).mean())}
 
 
-def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray) -> dict[str, Any]:
+def pointwise_quality(chosen: np.ndarray, rejected: np.ndarray, *,
+                      units: Units | None = None) -> dict[str, Any]:
     """Accuracy, ranking and calibration of judgements of single texts.
 
     Args:
         chosen: ``[B]`` log-odds of yes for the texts that people preferred.
         rejected: ``[B]`` the same for the others.
+        units: see `statistics.pair_accuracy`.
     """
-    return {**_quality(chosen - rejected),
+    return {**_quality(chosen - rejected, units),
             "auc": auc(chosen, rejected),
             "yes_bias_nats": float(np.concatenate([chosen, rejected]).mean())}
