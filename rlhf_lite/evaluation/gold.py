@@ -147,7 +147,8 @@ def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Pr
     actual = np.array([r.mean for r in ratings])
     try:
         pearson = pearson_ci(predicted, actual)
-        found = {"pearson": pearson.estimate, "ci95": pearson.ends,
+        ends = pearson.ends if np.isfinite(pearson.low) else None  # a perfect line has none
+        found = {"pearson": pearson.estimate, "ci95": ends,
                  "spearman": float(spearmanr(predicted, actual).statistic)}
     except ValueError as error:  # too few texts, or no spread
         found, missing["pearson"] = dict.fromkeys(("pearson", "ci95", "spearman")), str(error)
