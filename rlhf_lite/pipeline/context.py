@@ -90,6 +90,18 @@ def thin(rows: list, n: int) -> list:
     return rows if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
 
 
+def rating_pairs(ratings: Sequence[Rating], settings: str, **options: Any) -> list[Preference]:
+    """`data.make_pairs`; what cannot be made is an error that names the ``settings`` it was to follow.
+
+    Raises:
+        ConfigError: if so many pairs cannot be made.
+    """
+    try:
+        return make_pairs(ratings, **options)
+    except ValueError as error:
+        raise ConfigError([f"{settings}: {error}"]) from error
+
+
 def review_texts(config: PipelineConfig) -> Texts:
     """Texts from the human ratings of movie reviews."""
     splits = split_ratings(load_ratings("movie"))
@@ -98,10 +110,12 @@ def review_texts(config: PipelineConfig) -> Texts:
     reward = config.reward
     test_prompts = [prompt for prompt, _ in cut["test"]]
     return Texts(sft_train=cut["train"], sft_validation=thin(cut["validation"], _VALIDATION_TEXTS),
-                 train_pairs=make_pairs(splits["train"], n=reward.pairs, min_gap=reward.min_gap,
-                                        prompt_words=reward.prompt_words, seed=config.seed),
-                 test_pairs=make_pairs(splits["test"], n=reward.eval_pairs, min_gap=reward.eval_min_gap,
-                                       prompt_words=reward.prompt_words),
+                 train_pairs=rating_pairs(
+                     splits["train"], "reward.pairs, reward.min_gap, reward.prompt_words", n=reward.pairs,
+                     min_gap=reward.min_gap, prompt_words=reward.prompt_words, seed=config.seed),
+                 test_pairs=rating_pairs(
+                     splits["test"], "reward.eval_pairs, reward.eval_min_gap, reward.prompt_words",
+                     n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words),
                  ppo_prompts=[prompt for prompt, _ in cut["train"]],
                  test_prompts=thin(test_prompts, config.evaluation.prompts),
                  scale_texts=[rating.text for rating in thin(splits["validation"], _SCALE_TEXTS)],

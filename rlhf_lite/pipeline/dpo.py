@@ -14,12 +14,12 @@ from dataclasses import replace
 
 import torch
 
-from rlhf_lite.data import load_ratings, make_pairs, save_preferences, split_ratings
+from rlhf_lite.data import load_ratings, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts
 from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens
 from rlhf_lite.pipeline import phases
-from rlhf_lite.pipeline.context import Run, thin
+from rlhf_lite.pipeline.context import Run, rating_pairs, thin
 from rlhf_lite.rollout.rewards import Completions, evaluate, text_decoder
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
@@ -38,9 +38,10 @@ def human_preferences(run: Run) -> list[Preference]:
     config = run.config
     if config.data.source != "reviews":
         return run.texts.train_pairs[: config.dpo.pairs]
-    return make_pairs(split_ratings(load_ratings("movie"))["train"], n=config.dpo.pairs,
-                      min_gap=config.dpo.min_gap, prompt_words=max(1, config.reward.prompt_words),
-                      seed=config.seed)
+    return rating_pairs(split_ratings(load_ratings("movie"))["train"],
+                        "dpo.pairs, dpo.min_gap, reward.prompt_words", n=config.dpo.pairs,
+                        min_gap=config.dpo.min_gap, prompt_words=max(1, config.reward.prompt_words),
+                        seed=config.seed)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.folder import ERROR_LOG, METRICS, open_run
 from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
+from rlhf_lite.pipeline.plan import check_plan
 from rlhf_lite.tracking import run_info
 
 PHASES = ("sft", "reward", "ppo", "dpo", "evaluation")
@@ -54,8 +55,9 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
         The content of ``metrics.json``.
 
     Raises:
+        OutputError: if nothing can be written to the folder.
+        ConfigError, DataError: if the data cannot be used, or a planned phase cannot be run with it.
         PhaseError: naming the phase, what went wrong and how to go on.
-        DataError: the preference file cannot be used.
     """
     if unknown := [name for name in (*skip, *only) if name not in PHASES]:
         raise PhaseError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
@@ -64,6 +66,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
     output, started = Path(output), time.monotonic()
     with open_run(config, output, resume=resume, visible=visible) as run:
         run.keep_split()
+        check_plan(run, phases)
         # Commit and versions of the code that runs: by the end somebody may have changed the checkout.
         info = run_info(seed=config.seed) | {"precision": run.precision}
         judged = run_phases(run, phases, TRAINING, run_evaluation)

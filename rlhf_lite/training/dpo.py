@@ -198,6 +198,17 @@ class DPOSettings:
     sft_coef: float = 0.0
     cache_megabytes: int = 256
 
+    def try_loss(self) -> None:
+        """Compute the loss of two made-up pairs, so that a wrong name or option shows before any work.
+
+        Raises:
+            ValueError: if there is no such loss, or it has no such option. Values of a wrong type raise what
+                torch says of them.
+        """
+        task = self.task([EncodedPair([0], [1], [2]), EncodedPair([0], [2], [1])], seed=0)
+        logps = -torch.ones(len(task.completions([0, 1])))
+        task.losses([0, 1], logps, logps if task.needs_reference else None, -logps.long(), 0.0)
+
     def task(self, data: Data, *, seed: int) -> PairTask | KTOTask:
         """What is learned from some data; ``seed`` draws KTO's mismatched answers.
 

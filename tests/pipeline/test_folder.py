@@ -1,0 +1,223 @@
+"""The folder of a run: killed and continued, failed and started anew, and held by one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from rlhf_lite.config import load_config
+from rlhf_lite.errors import ConfigError, PhaseError
+from rlhf_lite.outputs import held
+from rlhf_lite.pipeline import context, run_pipeline
+from rlhf_lite.pipeline.commands import train_reward_file
+
+ROOT = Path(__file__).parents[2]
+
+
+class Killed(BaseException):
+    """Stands for a kill: no handler of the program sees it."""
+
+
+def killed_after(saves: int, monkeypatch, work) -> None:
+    """Do the work; after so many checkpoints the process is gone."""
+    real, count = context.save_step, []
+
+    def save(*arguments, **options):
+        real(*arguments, **options)
+        count.append(1)
+        if len(count) == saves:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(context, "save_step", save)
+        work()
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {place.relative_to(folder).as_posix(): place.read_bytes()
+            for place in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_a_killed_reward_model_resumes_to_the_same_bytes(settings, data, tmp_path, monkeypatch):
+    config = settings({"checkpoint.every_steps": 1})
+    train_reward_file(str(data), None, tmp_path / "whole", config)
+    killed_after(2, monkeypatch, lambda: train_reward_file(str(data), None, tmp_path / "cut", config))
+    with pytest.raises(PhaseError, match="--resume"):
+        train_reward_file(str(data), None, tmp_path / "cut", config)
+    found = train_reward_file(str(data), None, tmp_path / "cut", config, resume=True)
+    assert found["n_pairs"] > 0 and found["seconds"] >= 0
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole") != {}
+    # Finished: only the judgement is made again.
+    again = train_reward_file(str(data), None, tmp_path / "cut", config, resume=True)
+    assert {**again, "seconds": 0} == {**found, "seconds": 0}
+
+
+def test_a_killed_dpo_run_resumes_to_the_same_bytes(settings, tmp_path, monkeypatch):
+    config = settings({"method": "dpo", "dpo.pairs": 16, "dpo.batch_size": 4, "checkpoint.every_steps": 1})
+    only = {"only": ["sft", "dpo"], "visible": False}
+    run_pipeline(config, output=tmp_path / "whole", **only)
+    killed_after(3 + 2, monkeypatch, lambda: run_pipeline(config, output=tmp_path / "cut", **only))
+    assert (tmp_path / "cut" / "sft").is_dir() and not (tmp_path / "cut" / "dpo").exists()
+    run_pipeline(config, output=tmp_path / "cut", resume=True, **only)
+    assert weights(tmp_path / "cut") == weights(tmp_path / "whole") != {}
+
+
+# --- Failed at once
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_failed_at_once_is_started_anew(settings, data, base, tmp_path, resume):
+    output = tmp_path / "rm"
+    for slip in ({"model.name": str(tmp_path / "nowhere")}, {"lora.top_layers": 99}):
+        with pytest.raises(PhaseError, match=r"(?s)phase reward failed.*--resume"):
+            train_reward_file(str(data), None, output, settings(slip))
+    assert (output / "error.log").is_file()
+    train_reward_file(str(data), None, output, settings(), resume=resume)
+    assert not (output / "error.log").exists()
+    saved = load_config(output / "config.yaml", [])
+    assert saved.lora.top_layers == 2 and saved.model.name == str(base)
+
+
+def test_settings_of_a_phase_that_left_nothing_may_be_mended(settings, tmp_path, monkeypatch):
+    output, only = tmp_path / "run", {"only": ["sft", "reward"], "visible": False}
+
+    def broken(*_, **__):
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(PhaseError, match="phase reward failed: out of mem"):
+        patch.setattr("rlhf_lite.pipeline.phases.train_reward", broken)
+        run_pipeline(settings(), output=output, **only)
+    before = weights(output / "sft")
+    with pytest.raises(PhaseError, match=r"other settings: sft\.learning_rate was 0\.001, is 0\.5"):
+        run_pipeline(settings({"sft.learning_rate": 0.5}), output=output, resume=True, **only)
+    run_pipeline(settings({"reward.batch_size": 2}), output=output, resume=True, **only)
+    assert weights(output / "sft") == before
+    with pytest.raises(PhaseError, match=r"reward\.batch_size was 2, is 4"):
+        run_pipeline(settings(), output=output, resume=True, **only)
+
+
+def test_a_strangers_folder_is_left_as_it_is(settings, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(PhaseError, match="other files and no run"):
+        run_pipeline(settings(), output=tmp_path, visible=False)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_report_that_cannot_be_written_keeps_the_run(settings, finished, tmp_path, monkeypatch):
+    """All training and judging is done: the message says how to make the report, which is then made."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for page in folder.glob("report.*"):
+        page.unlink()
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    said = r"(?s)phase report failed.*--resume"
+    with monkeypatch.context() as patch, pytest.raises(PhaseError, match=said):
+        patch.setattr("rlhf_lite.evaluation.report.run.write_report", full)
+        run_pipeline(settings(), output=folder, resume=True, visible=False)
+    assert weights(folder) == weights(finished)
+    run_pipeline(settings(), output=folder, resume=True, visible=False)
+    assert (folder / "report.html").is_file() and not (folder / "error.log").exists()
+
+
+# --- Found before the first phase
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "dpo", "dpo.loss": "dop"}, r"dpo\.loss=dop .*choose one of sigmoid"),
+        ({"method": "dpo", "dpo.loss_options": "{gamma: 1}"}, "unknown option"),
+        ({"method": "dpo", "dpo.loss_options": "{label_smoothing: x}"}, "label_smoothing"),
+        ({"sft.batch_size": 5000}, r"lower sft\.batch_size"),
+        ({"reward.batch_size": 17}, r"gives 16 training pairs.*lower reward\.batch_size"),
+        ({"ppo.prompts_per_step": 5000}, r"lower ppo\.prompts_per_step"),
+        ({"data.source": "reviews", "reward.eval_min_gap": 7.9}, r"reward\.eval_min_gap.*only 0 pairs"),
+        ({"data.source": "reviews", "reward.eval_min_gap": 7.9, "reward.eval_pairs": 1}, "eval_min_gap"),
+        ({"data.source": "reviews", "method": "dpo", "dpo.min_gap": 7.9}, r"dpo\.min_gap.*only 0 pairs"),
+    ],
+)
+def test_what_a_later_phase_cannot_use_is_found_before_the_first(settings, tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        run_pipeline(settings(changes), output=tmp_path / "run", visible=False)
+    assert not list(tmp_path.glob("run/*/phase.json")) and not list(tmp_path.glob("run/checkpoints/*"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "skip"), [({}, "reward"), ({"method": "dpo", "dpo.source": "policy"}, "reward")]
+)
+def test_a_phase_without_what_it_needs_is_found_before_the_first(settings, tmp_path, changes, skip):
+    with pytest.raises(ConfigError, match="needs the phase reward"):
+        run_pipeline(settings(changes), output=tmp_path / "run", skip=[skip], visible=False)
+
+
+@pytest.mark.parametrize("gap", [2, 9])
+def test_preferences_have_no_rating_gap(settings, finished, tmp_path, gap):
+    """The labels of a preference file's two answers are two points apart: no gap leaves all of them out."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    saved = (folder / "config.yaml").read_text().replace("eval_min_gap: 1.0", f"eval_min_gap: {gap}.0")
+    (folder / "config.yaml").write_text(saved)
+    record = json.loads((folder / "reward" / "phase.json").read_text())
+    record["settings"]["eval_min_gap"] = float(gap)
+    (folder / "reward" / "phase.json").write_text(json.dumps(record))
+    found = run_pipeline(settings({"reward.eval_min_gap": gap}), output=folder, resume=True, visible=False)
+    before = json.loads((finished / "metrics.json").read_text())["gold_judge"]
+    assert found["gold_judge"] | {"pair_min_gap": 0} == before | {"pair_min_gap": 0}
+
+
+# --- One process at a time
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from rlhf_lite.outputs import held
+with held(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that works in ``tmp_path / "run"``."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    with suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_no_hindrance(settings, data, tmp_path, holder):
+    folder = tmp_path / "run"
+    said = rf"process {holder.pid} on \S.* is working in .*run\. .*--resume"
+    for resume in (False, True):
+        with pytest.raises(PhaseError, match=said):
+            run_pipeline(settings(), output=folder, resume=resume, visible=False)
+        with pytest.raises(PhaseError, match=said):
+            train_reward_file(str(data), None, folder, settings(), resume=resume)
+    assert not list(folder.glob("[!.]*"))
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    run_pipeline(settings(), output=folder, only=["sft"], visible=False)
+    assert (folder / "sft").is_dir() and not (folder / ".run.holder").exists()
+
+
+def test_a_folder_is_free_again_after_a_failure(settings, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(ConfigError):
+        run_pipeline(settings({"sft.batch_size": 5000}), output=folder, visible=False)
+    with held(folder, pytest.fail):
+        pass
