@@ -69,6 +69,11 @@ class DataError(RlhfLiteError, ValueError):
         received = "" if self.value is None else f" (received {self.value})"
         super().__init__(f"{where}: {what}{received}. Fix: {fix}.")
 
+    def or_skip(self, how: str) -> DataError:
+        """This error, which also says what passes over such rows: an option or a setting."""
+        self.args = (f"{str(self)[:-1]}; {how} leaves such rows out and lists them.",)
+        return self
+
 
 class ComparisonError(RlhfLiteError, ValueError):
     """A comparison that cannot be made as asked; the message says what to change."""

@@ -106,6 +106,15 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def text_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, such as JSON lines. Only a line feed ends one.
+
+    ``str.splitlines`` also breaks at U+2028, U+0085 and others, which need no escape in JSON.
+    """
+    text = path.read_text(encoding="utf-8")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def write_json_lines(path: Path, rows: Iterable[Any]) -> None:
     """Write one JSON object a line, atomically; NaN must have been turned into None before."""
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))

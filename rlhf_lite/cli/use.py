@@ -55,7 +55,7 @@ def generate(
 
 def compare(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=MODEL_HELP)],
-    prompts: Annotated[str, typer.Option(help="text file, .jsonl file, or reviews (unseen openings)")],
+    prompts: Annotated[str, typer.Option(help="text or preference file, or reviews (unseen openings)")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the report")],
     limit: Annotated[int | None, typer.Option(min=1, help="at most this many prompts, spread evenly")] = None,
     baseline: Annotated[str | None, typer.Option(help=BASELINE_HELP)] = None,

@@ -67,6 +67,18 @@ def split_transcript(text: str) -> tuple[str, str]:
     return prompt, answer
 
 
+def prompt_turns(prompt: str) -> tuple[Message, ...]:
+    """A prompt as turns: those of a transcript that goes on with the answer, else what a user says.
+
+    Raises:
+        ValueError: the transcript has an empty turn.
+    """
+    text = prompt.rstrip()
+    if looks_like_transcript(prompt) and text.endswith(ANSWER_MARKER):
+        return parse_transcript(text.removesuffix(ANSWER_MARKER))
+    return (Message("user", prompt),)
+
+
 def plain_text(messages: Sequence[Message], answer_next: bool = False) -> str:
     """Messages as a plain transcript. A template for models that have none of their own."""
     turns = [f"\n\n{_SPEAKERS.get(m.role, m.role.capitalize())}: {m.content}" for m in messages]

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import chat_template, encode_prompts, keep_end, start_tokens
+from rlhf_lite.data.formatting import chat_template, encode_prompts, keep_end, prompt_turns, start_tokens
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import merged, using_adapter
@@ -28,7 +28,7 @@ from rlhf_lite.models.policy import PolicyScorer, end_tokens
 from rlhf_lite.rollout.best_of_n import best_of_n
 from rlhf_lite.rollout.rewards import Reward, text_decoder
 from rlhf_lite.rollout.sampler import cut_at_stop, join, sample
-from rlhf_lite.types import Message, Rollout
+from rlhf_lite.types import Rollout
 
 # Without a stated limit (some models have none) a prompt is cut to this many tokens.
 _NO_LIMIT = 1024
@@ -129,7 +129,7 @@ def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: in
 
     Args:
         policy: whose tokenizer and window count.
-        prompts: opening words, or with ``chat`` the user's messages.
+        prompts: opening words, or with ``chat`` the user's messages or transcripts of conversations.
         max_new_tokens: room that the answer needs.
         chat: put each prompt into the chat template as a user's turn; a model without one gets the plain
             transcript of `data.formatting`.
@@ -141,7 +141,7 @@ def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: in
     if chat:
         template = "chat" if policy.tokenizer.chat_template else "transcript"
         render = chat_template(policy.tokenizer)
-        texts = [render([Message("user", prompt)], True) for prompt in prompts]
+        texts = [render(prompt_turns(prompt), True) for prompt in prompts]
     window = policy.window() or _NO_LIMIT + max_new_tokens
     room = window - max_new_tokens
     if room < 1:

@@ -23,14 +23,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_lite.data.formatting import plain_text
+from rlhf_lite.data.formatting import plain_text, prompt_turns
 from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
 from rlhf_lite.files import at_home
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.rollout.rewards import Reward
-from rlhf_lite.types import Message
 
 # Whole texts to one number each, ``[n]``; NaN means that the judge has no answer. A judge with the attribute
 # ``takes_prompts`` is called with what the texts begin with as well: it cuts texts that are too long for it.
@@ -235,7 +234,8 @@ class Judges:
         reward_of_texts: whole texts to raw scores of a reward model, where there is no ``reward``.
         fluency: whose perplexity tells whether text still reads as language; the reference if None.
         toxicity: see `toxicity_judge`.
-        chat: prompts are a user's messages; judges of whole texts read the plain transcript.
+        chat: prompts are a user's messages, or transcripts of conversations; judges of whole texts read the
+            plain transcript.
     """
 
     reference: EvalPolicy
@@ -259,7 +259,7 @@ class Judges:
         scores = {"vader": vader_scores(texts), "toxicity": self.toxicity(texts)}
         heads = list(prompts)
         if self.chat:
-            heads = [plain_text([Message("user", prompt)], True) + " " for prompt in prompts]
+            heads = [plain_text(prompt_turns(prompt), True) + " " for prompt in prompts]
         whole = [head + text for head, text in zip(heads, texts, strict=True)]
         for name, judge in (("gold", self.gold), ("reward", self.reward_of_texts)):
             if judge is not None:

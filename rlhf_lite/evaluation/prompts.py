@@ -1,19 +1,28 @@
-"""The prompts of a comparison: a text file, JSON lines, or the built-in openings of unseen reviews."""
+"""The prompts of a comparison: a text file, any kind of preference file, or openings of unseen reviews."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_lite.data.files.cells import Place
+from rlhf_lite.data.files.columns import require_prompt
+from rlhf_lite.data.files.formats import prompt_from_row
+from rlhf_lite.data.files.kinds import EXTENSIONS, check_start, kind_of
+from rlhf_lite.data.files.readers import line_text, lines_of, read_rows
+from rlhf_lite.data.files.schema import each_row
+from rlhf_lite.data.files.tables import Row, Rows
+from rlhf_lite.data.formatting import plain_text, prompt_turns
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import at_home
+from rlhf_lite.types import Message
 
 BUILT_IN = "reviews"
-_BOTH = "or skip broken rows with --on-error skip"
+TEXT = (".txt", ".md", "")
 
 
 @dataclass(frozen=True)
@@ -36,17 +45,20 @@ class Prompts:
         return len(self.texts) - len(set(self.texts))
 
 
-def read_prompts(source: str, *, limit: int | None = None,
-                 on_error: Literal["raise", "skip"] = "raise") -> Prompts:
+def read_prompts(source: str, *, limit: int | None = None, on_error: Literal["raise", "skip"] = "raise",
+                 chat: bool = False) -> Prompts:
     """Prompts from a file, or the openings of test reviews that no training step has seen.
 
-    ``.txt`` holds one prompt per line. ``.jsonl`` holds one object per line with a text field ``prompt``;
-    other fields are passed over, so that a preference file will do. Any other ending is read as text.
+    ``.txt``, ``.md`` and a name without an ending hold one prompt per line. Everything else is read as a
+    preference file is, and may be one: its columns are those of ``data.files.columns``, but the answers may
+    be missing.
 
     Args:
         source: a path, or "reviews" for the built-in openings.
         limit: at most this many, spread evenly over the file (the reviews are ordered by rating).
         on_error: what an empty line or a broken row does.
+        chat: the prompts are to be answered in a chat, so that a conversation may be one. It is given as the
+            plain transcript that `data.formatting.prompt_turns` takes apart again.
 
     Raises:
         DataError: if the file is missing or holds no prompt, or at the first broken row; with file, row,
@@ -58,22 +70,13 @@ def read_prompts(source: str, *, limit: int | None = None,
     if source == BUILT_IN:
         return Prompts(_thin(_review_prompts(), limit), BUILT_IN)
     path = Path(at_home(source))
-    if not path.is_file():
-        fix = f"give a text file, a .jsonl file, or {BUILT_IN!r} for openings of unseen reviews"
-        raise DataError("is not a file" if path.exists() else "is not there", file=str(source), fix=fix)
-    parse = _from_json if path.suffix.lower() in (".jsonl", ".ndjson") else _filled
-    texts, skipped = [], []
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            texts.append(parse(line.rstrip("\r"), Place(path.name, number)))
-        except DataError as error:
-            if on_error == "raise":
-                raise
-            skipped.append(error)
-    if not texts:
-        reason = f" ({len(skipped)} broken rows were skipped)" if skipped else ""
-        raise DataError(f"holds no prompt{reason}", file=path.name, fix="write one prompt per line")
-    return Prompts(_thin(texts, limit), path.name, skipped)
+    if os.path.isfile(path) and kind_of(path) not in EXTENSIONS:
+        rows = _text_lines(path)
+    else:
+        rows = read_rows(source, needs=require_prompt)
+    texts, skipped, _ = each_row(rows, partial(_prompt, chat=chat), on_error=on_error,
+                                 skip_with="--on-error skip")
+    return Prompts(_thin(texts, limit), rows.name, skipped)
 
 
 def _thin(rows: Sequence[str], limit: int | None) -> list[str]:
@@ -93,41 +96,39 @@ def _review_prompts() -> list[str]:
     return [prompt for prompt, _ in cut]
 
 
-def _lines(path: Path) -> list[str]:
+def _text_lines(path: Path) -> Rows:
+    """The lines of a text file as rows with a prompt."""
+    if kind_of(path) not in TEXT:
+        fix = f"use .txt for a prompt in each line, or one of {', '.join(EXTENSIONS)}"
+        raise DataError("has an unknown ending", file=path.name, value=path.suffix, fix=fix)
+    check_start(path)
+
+    def rows() -> Iterator[Row]:
+        for place, raw in lines_of(path):
+            try:
+                if isinstance(raw, DataError):
+                    raise raw
+                yield place.row or 0, {"prompt": line_text(raw, place).rstrip("\r\n")}
+            except DataError as error:
+                yield place.row or 0, error
+
+    return Rows(path.name, rows(), "text, a prompt in each line")
+
+
+def _prompt(row: Mapping[str, Any], place: Place, *, chat: bool) -> str:
+    """The prompt of a row as text; a conversation, which only a chat can answer, as its transcript."""
+    found = prompt_from_row(row, place)
+    text = found if isinstance(found, str) else plain_text(found, True)
+    error = partial(place.error, field="prompt", value=text)
+    if not chat:
+        if isinstance(found, str):
+            return found
+        raise error("is a conversation", "add --chat, or give the prompts as text")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = error.object[: error.start].count(b"\n") + 1
-        around = error.object[max(0, error.start - 15) : error.start + 15]
-        fix = f"convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
-        raise DataError("is not UTF-8", file=path.name, row=row, value=around, fix=fix) from None
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines  # the end of the last line is no empty line
-
-
-def _from_json(line: str, place: Place) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        around = line[max(0, error.pos - 20) : error.pos + 20]
-        problem = "is empty" if not line.strip() else f"is not valid JSON: {error.msg} at {error.pos + 1}"
-        raise place.error(problem, f"write one JSON object per line, {_BOTH}", value=around) from None
-    if not isinstance(row, dict):
-        fix = f'write an object such as {{"prompt": "The film"}}, {_BOTH}'
-        raise place.error(f"is of type {type(row).__name__}, expected an object", fix, value=row)
-    if "prompt" not in row:
-        known = ", ".join(map(repr, list(row)[:8])) or "none"
-        fix = f"name the field with the opening words 'prompt', {_BOTH}"
-        raise place.error(f"is missing; the fields are {known}", fix, field="prompt", value=row)
-    return _filled(row["prompt"], place)
-
-
-def _filled(value: object, place: Place) -> str:
-    if not isinstance(value, str):
-        fix = f"make it text (one message; join the turns of a conversation), {_BOTH}"
-        raise place.error(f"is of type {type(value).__name__}, expected text", fix, field="prompt",
-                          value=value)
-    if not value.strip():
-        fix = f"write a prompt or take the line out, {_BOTH}"
-        raise place.error("is empty", fix, field="prompt", value=value)
-    return value
+        turns = prompt_turns(text)
+    except ValueError as problem:
+        raise error(str(problem), "complete the conversation") from None
+    if not isinstance(found, str) and turns != tuple(Message(m.role, m.content.strip()) for m in found):
+        fix = "begin with the user or the system, use no other roles, and write no speaker into a turn"
+        raise error("is a conversation that no transcript can hold", fix)
+    return text

@@ -123,7 +123,7 @@ def find_reward_model(folder: Path) -> Path:
 
 def read_pairs(data: str, on_error: str) -> list[Preference]:
     """The preferences of a file; what was skipped and which columns were not used is listed on stderr."""
-    loaded = load_preferences(data, on_error=on_error)
+    loaded = load_preferences(data, on_error=on_error, skip_with="--on-error skip")
     if loaded.report.skipped or loaded.report.unused:
         print(loaded.report.summary(), file=sys.stderr)
     return list(loaded.records)

@@ -130,7 +130,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
 
     Args:
         models: MODEL or NAME=MODEL each; MODEL as in `pipeline.commands.locate_policy`.
-        prompts: a text file, a .jsonl file, or "reviews".
+        prompts: a text file, any kind of preference file, or "reviews".
         output: folder of the report; new, empty, or an earlier report of this kind.
         limit: at most this many prompts, spread evenly.
         baseline: a NAME; the first model if None.
@@ -157,7 +157,7 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     named = parse_models(models)
     place = None if reward is None else find_reward_model(Path(reward))
     tox = toxicity_judge(toxicity)
-    given = read_prompts(prompts, limit=limit, on_error=on_error)
+    given = read_prompts(prompts, limit=limit, on_error=on_error, chat=chat)
     known = [one.name for one in named]
     if baseline is not None and baseline not in known:
         raise ComparisonError(f"baseline {baseline!r} is none of the policies: {', '.join(known)}")

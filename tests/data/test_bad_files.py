@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ BAD_ROWS: list[tuple[str, dict[str, Any], str, str, str]] = [
     ("identical but for space", {**OK, "rejected": "b \n"}, "rejected", "identical", "'b \\n'"),
     ("NaN margin", {**OK, "margin": math.nan}, "margin", "not finite", "nan"),
     ("infinite margin", {**OK, "margin": math.inf}, "margin", "not finite", "inf"),
+    ("margin beyond floats", {**OK, "margin": 10**400}, "margin", "not finite", "1000"),
+    (
+        "ratings beyond floats",
+        {**OK, "chosen_rating": 1e308, "rejected_rating": -1e308},
+        "chosen_rating",
+        "too far",
+        "1e+308",
+    ),
     ("null margin", {**OK, "margin": None}, "margin", "has no value", ""),
     ("text margin", {**OK, "margin": "1.5"}, "margin", "of type str", "'1.5'"),
     ("bool margin", {**OK, "margin": True}, "margin", "of type bool", "True"),
@@ -229,13 +238,13 @@ def test_bad_row(tmp_path: Path, row: dict[str, Any], field: str, problem: str, 
         f"field {field!r}",
         error.problem,
         error.value or "",
-        f"Fix: {error.fix}.",
+        f'Fix: {error.fix}; on_error="skip" leaves such rows out',
     ):
         assert part in str(error)
 
     data = load_preferences(path, on_error="skip")
     assert [r.prompt for r in data] == ["A", "Z"]
-    assert [str(e) for e in data.report.skipped] == [str(error)]
+    assert [str(e) for e in data.report.skipped] == [str(error).split("; on_error=")[0] + "."]
 
 
 # --- lines ----------------------------------------------------------------------------------------
@@ -487,3 +496,87 @@ def test_parquet(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"question": "a", "chosen": "b"}]), path)
     error = fails(path, on_error="skip")
     assert error.row is None and "missing 'rejected'; the fields are 'question', 'chosen'" in error.problem
+
+
+# --- files under a wrong name, and other separators -----------------------------------------------
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n"
+TWO_LISTS = b'{"train": [{"a": 1}], "test": [{"a": 2}]}'
+COLUMNS = b'{"prompt": {"0": "A"}, "chosen": {"0": "b"}, "rejected": {"0": "c"}}'
+STRANGERS: list[tuple[str, bytes, str, str]] = [
+    # name, content, part of the problem, part of the fix
+    ("p.jsonl", gzip.compress(line(OK)), "is packed with gzip", "end in .gz"),
+    ("p.jsonl.gz", gzip.compress(gzip.compress(line(OK))), "packed twice", "gunzip < p.jsonl.gz > once-p"),
+    ("p.csv.gz", LFS, "pointer of Git LFS", "git lfs pull"),
+    ("p.parquet", LFS, "pointer of Git LFS", "git lfs pull"),
+    ("p.json", LFS, "pointer of Git LFS", "git lfs pull"),
+    ("p.csv", b"PK\x03\x04\x14\x00", "is a ZIP archive", "as CSV"),
+    ("p.json", b"PAR1\x15\x04", "is Parquet", ".parquet"),
+    ("p.jsonl", b"BZh91AY&SYx", "bzip2", "gzip"),
+    ("p.json", b"\n<!DOCTYPE html><html>", "web page", "the file itself"),
+    ("p.csv", b"chosen,rejected\ra,b\r", "new-line character", "tr '\\r' '\\n' < p.csv > new-p.csv"),
+    ("p.json", TWO_LISTS, "it holds 'train', 'test'", "into a file of its own"),
+    ("p.json", COLUMNS, "by columns", "orient='records'"),
+    ("p.json", b'{"chosen":\n ["a"], "rejected": ["b"]}', "by columns", "orient='records'"),
+    ("p.json", b'{"rows": ["a"]}', "no list of records; it holds 'rows'", "write a list of objects"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "problem", "fix"), STRANGERS)
+def test_a_file_of_another_kind_is_named(
+    tmp_path: Path, name: str, content: bytes, problem: str, fix: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    for on_error in ("raise", "skip"):
+        error = fails(tmp_path / name, on_error=on_error)
+        assert problem in error.problem and fix in error.fix
+
+
+def test_the_advice_works_when_typed(tmp_path: Path) -> None:
+    twice = tmp_path / "p.jsonl.gz"
+    twice.write_bytes(gzip.compress(gzip.compress(line(OK))))
+    mac = tmp_path / "p.csv"
+    mac.write_bytes(b"chosen,rejected\ra,b\r")
+    for path in (twice, mac):
+        command = str(fails(path).fix).split(": ", 1)[1]
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+        assert len(load_preferences(tmp_path / command.rsplit(maxsplit=1)[1])) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "form"),
+    [
+        ("p.csv", "prompt;chosen;rejected\nA; b; c\n", "CSV with ';' between columns"),
+        ("p.csv", "sep=,\r\nprompt,chosen,rejected\r\nA, b, c\r\n", "CSV with commas between columns"),
+        ("p.csv", "sep=;\nprompt;chosen;rejected\nA; b; c\n", "CSV with ';' between columns"),
+        ("p.csv", "prompt\tchosen\trejected\nA\t b\t c\n", "CSV with tabs between columns"),
+        ("p.tsv", "prompt,chosen,rejected\nA, b, c\n", "CSV with commas between columns"),
+        ("p.json", json.dumps({"data": [OK], "version": "1"}, indent=1), "JSON list under 'data'"),
+        ("p.json", json.dumps({"data": [OK]}), "JSON list under 'data'"),
+        ("p.json", json.dumps(OK, indent=1), "a JSON object"),
+        ("p.json", json.dumps(OK), "a JSON object"),
+        ("p.json", json.dumps(OK) + "\n" + json.dumps({"chosen": 1}), "JSON lines"),
+    ],
+)
+def test_other_layouts_are_read_and_said(tmp_path: Path, name: str, content: str, form: str) -> None:
+    (tmp_path / name).write_text(content, newline="")
+    data = load_preferences(tmp_path / name, on_error="skip")
+    assert [(r.prompt, r.chosen, r.rejected) for r in data] == [("A", " b", " c")]
+    assert data.report.format == form and form in data.report.summary()
+
+
+def test_a_row_after_a_line_that_names_the_separator_keeps_its_number(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("sep=;\nprompt;chosen;rejected\nA;b;c\nA;;c\n")
+    assert fails(tmp_path / "p.csv").row == 4
+
+
+def test_a_broken_first_line_costs_that_line_only(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_bytes(b'{"prompt": "A", "chos\n' + line(OK))
+    assert fails(tmp_path / "p.json").row == 1
+    assert len(load_preferences(tmp_path / "p.json", on_error="skip")) == 1
+
+
+def test_what_can_be_no_path_is_not_there() -> None:
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(DataError, match="does not exist"):
+            load_preferences(name)

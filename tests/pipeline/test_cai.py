@@ -208,7 +208,7 @@ def test_small_things(base: Path, tmp_path: Path) -> None:
     length = len(tokenizer(text, add_special_tokens=False)["input_ids"])
     assert line(tokenizer, text, max_new_tokens=length + 2) == " ab\n"
     assert line(tokenizer, text, max_new_tokens=length + 1) == " ab"  # it may have been cut
-    chains = [_chain("x", "y")]
+    chains = [_chain("x\u2028y\u0085z", "y")]  # ends of lines for str.splitlines, not for JSON lines
     write_chains(tmp_path / "c.jsonl", chains)
     assert read_chains(tmp_path / "c.jsonl") == chains
     (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n', encoding="utf-8")

@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from rlhf_lite.data.files.cells import Cell, Place, is_conversation
@@ -40,6 +41,7 @@ SCORES = ("score_chosen", "score_rejected")
 _APART = "take the one that is not the prompt out of the file"
 
 
+@lru_cache
 def plain_name(name: object) -> str:
     """The name of a column without capitals and with ``_`` between its words."""
     return re.sub(r"[\s_-]+", "_", str(name).strip()).lower()
@@ -57,6 +59,19 @@ def require_answers(names: Iterable[object], place: Place) -> None:
         missing = [repr(name) for name in ANSWERS[0] if name not in plain]
         fix = "rename the fields with the preferred and the other answer to 'chosen' and 'rejected'"
         raise place.error(f"missing {' and '.join(missing)}; the fields are {listed(names)}", fix)
+
+
+def require_prompt(names: Iterable[object], place: Place) -> None:
+    """A column with the prompt has to be there, or answers that may begin with it.
+
+    Raises:
+        DataError: naming the fields that are there.
+    """
+    names = list(names)
+    plain = {plain_name(name) for name in names}
+    if plain.isdisjoint(PROMPTS) and not any(plain.issuperset(pair) for pair in ANSWERS):
+        fix = "name the field with the opening words 'prompt'"
+        raise place.error(f"is missing; the fields are {listed(names)}", fix, field="prompt")
 
 
 def listed(names: Iterable[object]) -> str:

@@ -21,13 +21,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rlhf_lite.data.files.cells import Cell, Place
-from rlhf_lite.data.files.columns import Columns
+from rlhf_lite.data.files.columns import ANSWERS, Columns, require_prompt
 from rlhf_lite.data.formatting import (
     ANSWER_MARKER,
     common_length,
     looks_like_transcript,
     parse_transcript,
     plain_text,
+    prompt_turns,
     render_dialogue,
     split_transcript,
 )
@@ -80,6 +81,27 @@ def read_row(row: Mapping[str, Any], place: Place, *, text_only: bool = False) -
     return ReadRow(Preference(*texts, margin, columns.meta(), dialogue), form, columns)
 
 
+def prompt_from_row(row: Mapping[str, Any], place: Place) -> str | tuple[Message, ...]:
+    """The prompt of a row, whose answers may be missing: a text, or the turns of a conversation.
+
+    Raises:
+        DataError: naming file, row, field, the value received and the fix.
+    """
+    require_prompt(row, place)
+    columns = Columns(row, place)
+    complete = any(all(name in columns for name in pair) for pair in ANSWERS)
+    prompt, opening = columns.prompt(columns.answers()[0] if complete else None), columns.opening()
+    if complete and (prompt is None or prompt.value is None):
+        found = read_row(row, place)
+        if found.form == "conversation" and found.preference.dialogue is not None:
+            return found.preference.dialogue.prompt
+        prompt, opening = Cell("prompt", found.preference.prompt, place), ()
+    prompt = prompt or Cell("prompt", None, place)
+    if isinstance(prompt.value, list) or opening:
+        return _after(opening, _turns(prompt), prompt)
+    return prompt.filled("is empty", "write a prompt or take the row out")
+
+
 def _require_different(chosen: str, rejected: str, place: Place) -> None:
     if chosen.strip() == rejected.strip():
         fix = "take the row out: it says nothing about which is better"
@@ -118,9 +140,8 @@ def _from_texts(given: Cell, chosen: Cell, rejected: Cell) -> tuple[Texts, Dialo
     prompt = given.text()
     if prompt and not prompt.strip():
         raise given.error("holds only white space", "write a prompt, or leave it empty")
-    if not _ends_for_answer(prompt):
-        return (prompt, good, bad), None
-    return (prompt, good, bad), _dialogue(_turns_of_transcript(given), good, bad)
+    talk = prompt and looks_like_transcript(prompt) and prompt.rstrip().endswith(ANSWER_MARKER)
+    return (prompt, good, bad), _dialogue(_turns(given), good, bad) if talk else None
 
 
 def common_opening(chosen: str, rejected: str) -> str:
@@ -171,8 +192,10 @@ def _turns(given: Cell) -> tuple[Message, ...]:
     """A prompt as turns: a text is what the user says, or the transcript of a conversation."""
     if isinstance(given.value, list):
         return given.messages()
-    text = given.filled("is empty", "write the prompt, or leave the field out")
-    return _turns_of_transcript(given) if _ends_for_answer(text) else (Message("user", text),)
+    try:
+        return prompt_turns(given.filled("is empty", "write the prompt, or leave the field out"))
+    except ValueError as error:
+        raise given.error(str(error), _COMPLETE) from None
 
 
 def _after(opening: tuple[Message, ...], turns: tuple[Message, ...], cell: Cell) -> tuple[Message, ...]:
@@ -224,18 +247,6 @@ def _from_transcripts(given: Cell | None, chosen: Cell, rejected: Cell,
 
 def _turns_before_answer(prompt: str) -> tuple[Message, ...]:
     return parse_transcript(prompt[: prompt.rstrip().rfind("\n\n")])
-
-
-def _ends_for_answer(text: str) -> bool:
-    """Whether a text is a transcript that goes on with the assistant's answer."""
-    return looks_like_transcript(text) and text.rstrip().endswith(ANSWER_MARKER)
-
-
-def _turns_of_transcript(given: Cell) -> tuple[Message, ...]:
-    try:
-        return _turns_before_answer(given.value)
-    except ValueError as error:
-        raise given.error(str(error), _COMPLETE) from None
 
 
 def is_plain_rendering(preference: Preference) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,9 +45,9 @@ def read_rows(source: str | Path, *, split: str | None = None, needs: Needs = re
     """
     path = Path(at_home(source))
     name = path.name or str(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         return read_folder(path, split, needs)
-    if not path.exists():
+    if not os.path.exists(path):  # False also for what can be no path: too long, or with a zero byte
         if _HUB_ID.fullmatch(str(source)) and not str(source).endswith((*EXTENSIONS, ".gz")):
             return read_hub(str(source), split, needs)
         raise DataError("does not exist", file=str(source), fix="check the path")
@@ -63,9 +64,9 @@ def read_rows(source: str | Path, *, split: str | None = None, needs: Needs = re
         return read_parquet(path, needs)
     if kind in (".csv", ".tsv"):
         return _read_csv(path, "," if kind == ".csv" else "\t", needs)
-    if kind == ".json" and not _is_json_lines(path, needs):
+    if kind == ".json" and not _is_json_lines(path):
         return _read_json_whole(path, needs)
-    return Rows(_read_json_lines(path), "JSON lines")
+    return Rows(name, _read_json_lines(path), "JSON lines")
 
 
 # --- Bytes and lines ---------------------------------------------------------
@@ -189,19 +190,20 @@ def _checked(value: Any, place: Place) -> Mapping[str, Any]:
     return value
 
 
-def _is_json_lines(path: Path, needs: Needs) -> bool:
+def _is_json_lines(path: Path) -> bool:
     """Whether a ``.json`` file holds an object per line, rather than one list or object in all."""
     filled = (line for _, line in lines_of(path) if isinstance(line, DataError) or line.strip())
     first, second = [*islice(filled, 2), None, None][:2]
     if not isinstance(first, bytes):
         return True  # nothing in it, or nothing to be read: the reader of lines says so
     text = first.strip()
+    if len(first) > MAX_LINE_BYTES:
+        return False  # no row is as long, but a whole file may be
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return not text.startswith(b"[") and text[-1:] not in b"{[,:"  # an object goes on in the next line
-    alone = second is None and isinstance(value, dict) and not _meets(needs, value, Place(path.name, 1))
-    return not isinstance(value, list) and not alone
+    return not isinstance(value, list) and (second is not None or not isinstance(value, dict))
 
 
 def _meets(needs: Needs, names: Iterable[object], place: Place) -> bool:
@@ -236,18 +238,21 @@ def _read_json_whole(path: Path, needs: Needs) -> Rows:
         fix = "write a list of flat objects"
         raise Place(path.name, None).error(f"is not usable JSON: {error}", fix) from None
     values, form = (value, "JSON list") if isinstance(value, list) else _unwrapped(value, path.name, needs)
-    return Rows(((number, _or_error(_checked, one, Place(path.name, number)))
-                 for number, one in enumerate(values, start=1)), form)
+    rows = ((number, _or_error(_checked, one, Place(path.name, number)))
+            for number, one in enumerate(values, start=1))
+    return Rows(path.name, rows, form)
 
 
-def _unwrapped(value: dict[str, Any], name: str, needs: Needs) -> tuple[list[Any], str]:
+def _unwrapped(value: Any, name: str, needs: Needs) -> tuple[list[Any], str]:
     """The records of an object: itself, or those of the one list of objects that it holds."""
     place = Place(name, None)
+    if not isinstance(value, dict):
+        return [value], "JSON"
     if isinstance(value, _Repeated):
         raise place.error("occurs twice", "keep one of the two", field=value.key)
-    if _meets(needs, value, place):
+    if _meets(needs, value, place) or not any(isinstance(held, list | dict) for held in value.values()):
         cells = [Cell(str(key), held, place).opened().value for key, held in value.items()]
-        if all(isinstance(held, list | dict) and not is_conversation(held) for held in cells):
+        if cells and all(isinstance(held, list | dict) and not is_conversation(held) for held in cells):
             fix = "write a row per record; in pandas: to_json(FILE, orient='records', lines=True)"
             raise place.error(f"is a table by columns: {listed(value)}", fix)
         return [value], "a JSON object"
@@ -270,7 +275,7 @@ def _read_csv(path: Path, usual: str, needs: Needs) -> Rows:
     shown = _SHOWN.get(separator, repr(separator))
     lines = map(_csv_line, islice(lines_of(path), int(named), None))
     rows = _csv_rows(path, lines, separator, int(named), needs)
-    return Rows(rows, f"CSV with {shown} between columns", text_only=True)
+    return Rows(path.name, rows, f"CSV with {shown} between columns", text_only=True)
 
 
 def _separator(path: Path, usual: str, needs: Needs) -> tuple[str, bool]:

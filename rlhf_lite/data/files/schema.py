@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,6 +21,7 @@ from rlhf_lite.types import Preference
 
 OnError = Literal["raise", "skip"]
 T = TypeVar("T")
+_SKIP = 'on_error="skip"'
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PreferenceData:
 
 
 def load_preferences(source: str | Path, *, on_error: OnError = "raise", split: str | None = None,
-                     limit: int | None = None) -> PreferenceData:
+                     limit: int | None = None, skip_with: str = _SKIP) -> PreferenceData:
     """Read preferences from a file, a ``datasets`` folder or the Hub. ``data.files.formats`` lists the forms.
 
     Args:
@@ -107,39 +107,42 @@ def load_preferences(source: str | Path, *, on_error: OnError = "raise", split: 
             report.
         split: of a data set; ``train`` by default.
         limit: stop after this many preferences.
+        skip_with: what the user types for ``skip``, for the error.
 
     Raises:
         DataError: naming file, row, field, the value received and the fix. With ``skip`` too, when the file
             as a whole cannot be read or no row of it is usable.
     """
-    name = Path(source).name if Path(source).exists() else str(source)
-    return _preferences(read_rows(source, split=split), name, on_error, limit)
+    return _preferences(read_rows(source, split=split), on_error, limit, skip_with)
 
 
 def preferences_from_rows(rows: Iterable[Mapping[str, Any]], *, name: str = "rows",
                           on_error: OnError = "raise", limit: int | None = None) -> PreferenceData:
     """The same for rows in memory, counted from 1: a list of dicts, or a ``datasets.Dataset``."""
-    return _preferences(Rows(iter(enumerate(rows, start=1)), "rows"), name, on_error, limit)
+    return _preferences(Rows(name, iter(enumerate(rows, start=1)), "rows"), on_error, limit, _SKIP)
 
 
-def _preferences(source: Rows, name: str, on_error: OnError, limit: int | None) -> PreferenceData:
-    read, skipped, total = each_row(source, name, partial(read_row, text_only=source.text_only),
-                                    on_error=on_error, limit=limit)
-    records = [one.preference for one in read]
-    forms = Counter(one.form for one in read)
+def _preferences(source: Rows, on_error: OnError, limit: int | None, skip_with: str) -> PreferenceData:
+    forms: Counter[str] = Counter()
     used: dict[str, str] = {}
     unused: dict[str, None] = {}
-    for one in read:
-        used |= one.columns.used
-        unused |= dict.fromkeys(one.columns.unused)
+
+    def parse(row: Mapping[str, Any], place: Place) -> Preference:
+        preference, form, columns = read_row(row, place, text_only=source.text_only)
+        forms[form] += 1
+        used.update(columns.used)
+        unused.update(dict.fromkeys(columns.unused))
+        return preference
+
+    records, skipped, total = each_row(source, parse, on_error=on_error, limit=limit, skip_with=skip_with)
     different = {hash((record.prompt, record.chosen, record.rejected)) for record in records}
-    report = LoadReport(name, total, len(records), tuple(skipped), len(records) - len(different),
+    report = LoadReport(source.name, total, len(records), tuple(skipped), len(records) - len(different),
                         source.format, forms, used, tuple(name for name in unused if name not in used))
     return PreferenceData(records, report)
 
 
-def each_row(source: Rows, name: str, parse: Callable[[Mapping[str, Any], Place], T], *, on_error: OnError,
-             limit: int | None = None) -> tuple[list[T], list[DataError], int]:
+def each_row(source: Rows, parse: Callable[[Mapping[str, Any], Place], T], *, on_error: OnError,
+             limit: int | None = None, skip_with: str = _SKIP) -> tuple[list[T], list[DataError], int]:
     """What ``parse`` makes of every row, the errors of those that were left out, and the number of all.
 
     Raises:
@@ -157,10 +160,10 @@ def each_row(source: Rows, name: str, parse: Callable[[Mapping[str, Any], Place]
         try:
             if isinstance(row, DataError):
                 raise row
-            kept.append(parse(row, Place(name, number)))
+            kept.append(parse(row, Place(source.name, number)))
         except DataError as error:
             if on_error == "raise":
-                raise
+                raise error.or_skip(skip_with) from None
             skipped.append(error)
         if len(kept) == limit:
             break
@@ -168,7 +171,7 @@ def each_row(source: Rows, name: str, parse: Callable[[Mapping[str, Any], Place]
         what = "holds no rows" if total == 0 else f"has no usable row among {total}"
         reasons = "; ".join(str(error) for error in skipped[:3])
         fix = f"see the first reasons: {reasons}" if reasons else "check how the file was made"
-        raise DataError(what, file=name, fix=fix.rstrip("."))
+        raise DataError(what, file=source.name, fix=fix.rstrip("."))
     return kept, skipped, total
 
 

@@ -19,11 +19,13 @@ class Rows(NamedTuple):
     """The rows of a file, and what the file is.
 
     Attributes:
+        name: of the file or data set, for errors.
         rows: each with its number, or with the error about it.
         format: of the file, in words.
         text_only: the format has no types, so that numbers are text.
     """
 
+    name: str
     rows: Iterator[Row]
     format: str
     text_only: bool = False
@@ -31,7 +33,7 @@ class Rows(NamedTuple):
 
 def read_parquet(path: Path, needs: Needs) -> Rows:
     """Rows of a Parquet file, a batch at a time."""
-    return Rows(_parquet(path, needs), "Parquet")
+    return Rows(path.name, _parquet(path, needs), "Parquet")
 
 
 def _parquet(path: Path, needs: Needs) -> Iterator[Row]:
@@ -102,4 +104,5 @@ def _dataset_rows(data: Any, name: str, split: str | None, needs: Needs) -> Rows
     elif split is not None:
         raise DataError("has no splits", file=name, field="split", value=split, fix="leave split out")
     needs(data.column_names, Place(name, None))
-    return Rows(enumerate(data, start=1), "data set" if split is None else f"data set, split {split!r}")
+    form = "data set" if split is None else f"data set, split {split!r}"
+    return Rows(name, enumerate(data, start=1), form)

@@ -20,7 +20,7 @@ from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.evaluation.statistics import Interval, mean_ci, paired_difference_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
-from rlhf_lite.files import write_json_lines, write_text
+from rlhf_lite.files import text_lines, write_json_lines, write_text
 
 # An answer is one line of a thread.
 LINE_END = ("\n",)
@@ -48,7 +48,7 @@ def read_chains(path: Path) -> list[Chain]:
     path = Path(path)
     path = path / "revise" / "chains.jsonl" if path.is_dir() else path
     chains = []
-    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line_number, line in enumerate(text_lines(path), start=1):
         try:
             row = json.loads(line)
             steps = tuple(RevisionStep(**step) for step in row.pop("steps"))
@@ -188,7 +188,7 @@ def write_report(output: Path, metrics: Mapping[str, Any], *, shown: int) -> Pat
     """
     policies, feedback = metrics["policies"], metrics["feedback"]
     counted = next(iter(policies.values()))
-    lines = (output / "samples.jsonl").read_text("utf-8").splitlines()[:shown]
+    lines = text_lines(output / "samples.jsonl")[:shown]
     context = {
         "title": "Constitutional AI: report of a run", "subtitle": "", "footer": "is also in metrics.json.",
         "metrics": metrics, "judge": Path(feedback["judge"]).name,
