@@ -45,17 +45,16 @@ def require_file(path: Path) -> None:
 
 
 @contextmanager
-def held(place: Path, busy: Callable[[str], object], *, wait: bool = False) -> Iterator[None]:
-    """Hold ``place`` against other processes until the block ends, by a hidden lock file in its folder.
+def held(name: Path, busy: Callable[[str], object] | None = None) -> Iterator[None]:
+    """Hold something against other processes until the block ends, by a file ``NAME.lock``.
 
     The system lets go of the lock when its process ends, however it ends, so none is ever stale.
 
     Args:
-        place: a folder that is there; or a name in one, for a part of it.
-        busy: told who holds the place, such as "process 17 on laptop", if somebody does; it may raise.
-        wait: hold it as soon as it is free. Otherwise ``busy`` has to raise.
+        name: a name in a folder that is there.
+        busy: told who holds it, such as "process 17 on laptop", if somebody does. Unless it raises, the block
+            begins when it is free.
     """
-    name = place / ".run" if place.is_dir() else place.with_name(f".{place.name}")
     lock, holder = FileLock(f"{name}.lock"), Path(f"{name}.holder")
     try:
         lock.acquire(timeout=0)
@@ -65,9 +64,8 @@ def held(place: Path, busy: Callable[[str], object], *, wait: bool = False) -> I
             who = f"process {known['process']} on {known['machine']}"
         except (OSError, ValueError, KeyError, TypeError):  # it has not said yet, or lets go just now
             who = "another process"
-        busy(who)
-        if not wait:
-            raise
+        if busy is not None:
+            busy(who)
         lock.acquire()
     try:
         write_json(holder, {"process": os.getpid(), "machine": platform.node()})
@@ -75,3 +73,14 @@ def held(place: Path, busy: Callable[[str], object], *, wait: bool = False) -> I
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def is_held(name: Path) -> bool:
+    """Whether a process, this one included, holds ``name`` just now."""
+    lock = FileLock(f"{name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -119,10 +119,8 @@ def sweep(
     seed: Annotated[list[int] | None, typer.Option(help="these seeds, not the file's (repeatable)")] = None,
 ) -> None:
     """Many runs from one file: settings varied, several seeds. Goes on where it was stopped."""
-    from rlhf_lite.outputs import require_folder
     from rlhf_lite.pipeline.sweep import run_sweep
 
-    require_folder(output)
     files = run_sweep(file, output, arms=arm, seeds=seed)
     typer.echo(f"{len(files)} files in {output}")
 

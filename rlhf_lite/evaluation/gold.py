@@ -129,8 +129,7 @@ def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Pr
     Args:
         judge: whole texts to predicted ratings.
         ratings: rated texts, or preferences, that it was not fitted to.
-        min_gap: of the pairs that it has to put in order, in points of the ratings. Preferences have none:
-            of them every better text against every worse one counts.
+        min_gap: of the pairs that it has to put in order.
         bins: groups of equal size, by prediction, whose mean predicted and mean human rating are listed; None
             leaves them out.
 
@@ -143,7 +142,6 @@ def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Pr
     from scipy.stats import spearmanr
 
     missing: dict[str, str] = {}
-    min_gap = min_gap if all(isinstance(row, Rating) for row in ratings) else 0.0
     ratings, prompts = as_ratings(ratings), prompts_of(ratings)
     predicted = np.asarray(ask(judge, [r.text for r in ratings], prompts))
     actual = np.array([r.mean for r in ratings])

@@ -49,7 +49,7 @@ def open_run(config: PipelineConfig, output: Path, *, resume: bool, visible: boo
         raise PhaseError(f"{who} is working in {output}. Wait until it has ended, or stop it and continue "
                          "with --resume; or name another folder with --output")
 
-    with held(output, refuse):
+    with held(output / ".run", refuse):
         prepare_folder(config, output, resume=resume)
         accelerator.wait_for_everyone()
         run = Run(config, output, visible=visible)

@@ -21,7 +21,7 @@ def check_plan(run: Run, phases: Sequence[str]) -> None:
         DataError: if a row is broken.
     """
     waiting = [phase for phase in phases if not run.finished(phase)]
-    problems = [*_combination(run, waiting), *_loss(run.config, waiting)]
+    problems = [*_combination(run, waiting), *loss_problems(run.config, waiting)]
     try:
         problems += _too_few(run, run.texts, waiting)
     except ConfigError as error:
@@ -43,7 +43,8 @@ def _combination(run: Run, phases: Sequence[str]) -> Iterator[str]:
                    f"{run.output}: run it too")
 
 
-def _loss(config: PipelineConfig, phases: Sequence[str]) -> Iterator[str]:
+def loss_problems(config: PipelineConfig, phases: Sequence[str]) -> Iterator[str]:
+    """What is wrong with DPO's loss, its name or its options, if that phase is among ``phases``."""
     if "dpo" in phases:
         try:
             pick(DPOSettings, config.dpo).try_loss()

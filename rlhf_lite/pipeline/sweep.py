@@ -19,12 +19,16 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import re
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +40,19 @@ from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.config.reading import read_model
 from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.errors import ConfigError, PhaseError
-from rlhf_lite.files import atomic_folder, fingerprint, write_json
+from rlhf_lite.files import atomic_folder, fingerprint, remove_leftovers, write_json
+from rlhf_lite.outputs import held, is_held, require_folder
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.judging import judge_reward_model, run_evaluation
 from rlhf_lite.pipeline.phases import load_run_reward
+from rlhf_lite.pipeline.plan import check_plan, loss_problems
 from rlhf_lite.pipeline.run import PHASES, TRAINING, metrics_of
 from rlhf_lite.tracking import read_metrics, run_info
 
 SCHEMA = 1
 _LOG = "sweep-log.json"
-_JUDGED_ALIKE = {"seed", "model", "lora", "data", "evaluation"}
+# Settings that change where a result is kept, and not the result.
+_NO_MATTER = {"output", "method", "checkpoint"}
 
 
 class Sweep(BaseModel):
@@ -63,6 +70,8 @@ class Sweep(BaseModel):
     def _phases_exist(cls, names: list[str]) -> list[str]:
         if unknown := [name for name in names if name not in PHASES]:
             raise ValueError(f"unknown phase {unknown[0]!r}; the phases are {', '.join(PHASES)}")
+        if names == ["evaluation"]:
+            raise ValueError("there is nothing to evaluate: name a phase that trains as well")
         return [name for name in PHASES if name in names]
 
 
@@ -80,6 +89,11 @@ class Job:
     result: Path
 
     @property
+    def name(self) -> str:
+        """Of this run, among those of its seed."""
+        return self.result.stem
+
+    @property
     def config(self) -> PipelineConfig:
         """The settings of this run."""
         return load_config(None, [*self.overrides, f"seed={self.seed}"])
@@ -94,7 +108,9 @@ def load_sweep(path: Path) -> Sweep:
     sweep = read_model(Sweep, Path(path))
     for arm, overrides in sweep.arms.items():
         try:
-            load_config(None, [*sweep.base, *overrides])
+            config = load_config(None, [*sweep.base, *overrides])
+            if problems := [*loss_problems(config, sweep.phases)]:
+                raise ConfigError(problems)
         except ConfigError as error:
             raise ConfigError([f"{path}: arm {arm!r}: {problem}" for problem in error.problems]) from error
     return sweep
@@ -152,31 +168,61 @@ def run_sweep(path: Path, output: Path, *, arms: list[str] | None = None,
         PhaseError: if a run failed; the files of the others are kept.
     """
     jobs = plan(path, output, arms=arms, seeds=seeds)
+    require_folder(output)
     context = multiprocessing.get_context("spawn")
     waiting = [job for job in jobs if not is_done(job)]
     print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them done before", flush=True)
-    for number, job in enumerate(waiting, start=1):
-        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            try:
-                line = pool.submit(run_job, job).result()
-            except Exception as error:
-                raise PhaseError(
-                    f"arm {job.arm!r}, seed {job.seed} failed: {error}\n"
-                    f"What is finished is kept in {output}; mend the cause and start the same command again"
-                ) from error
-        print(f"{number}/{len(waiting)}  {job.arm}, seed {job.seed}: {line}", flush=True)
-    shutil.rmtree(output / ".work", ignore_errors=True)
+    with workplace(output):
+        for number, job in enumerate(waiting, start=1):
+            with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+                try:
+                    line = pool.submit(run_job, job).result()
+                except Exception as error:
+                    how = f"is kept in {output}; mend the cause and start the same command again"
+                    raise PhaseError(f"arm {job.arm!r}, seed {job.seed} failed: {error}\n"
+                                     f"What is finished {how}") from error
+            print(f"{number}/{len(waiting)}  {job.arm}, seed {job.seed}: {line}", flush=True)
     return [job.result for job in jobs]
 
 
+@contextmanager
+def workplace(output: Path) -> Iterator[None]:
+    """The folder of what the arms share. Of the sweeps that use it side by side, the last one removes it."""
+    work, door = output / ".work", output / ".sweep"
+    with ExitStack() as stack:
+        output.mkdir(parents=True, exist_ok=True)
+        with held(door):
+            work.mkdir(exist_ok=True)
+            stack.enter_context(held(work / f".sweep-{os.urandom(4).hex()}"))
+        yield
+    with held(door):
+        if not any(is_held(lock.with_suffix("")) for lock in work.glob(".sweep-*.lock")):
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def run_job(job: Job) -> str:
-    """Run one arm with one seed in this process and write its file; returns a line for the log."""
+    """Run one arm with one seed in this process and write its file; returns a line for the log.
+
+    Several processes may run jobs of one folder side by side: each run, and each shared phase, is one
+    process's at a time, and the others wait and take what it made.
+    """
+    job.work.mkdir(parents=True, exist_ok=True)
+    with held(job.work / f".{job.name}", partial(_say_wait, job.name)):
+        return "made by another sweep" if is_done(job) else _run_job(job)
+
+
+def _say_wait(name: str, who: str) -> None:
+    print(f"waiting for {who}, which is making {name}", flush=True)
+
+
+def _run_job(job: Job) -> str:
     config, info = job.config, run_info(seed=job.seed)
-    folder = job.work / "run"
+    folder = job.work / f"run-{job.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir()
     run = Run(config, folder, visible=False)
     run.keep_split()
+    check_plan(run, job.phases)
     split = None if run.split is None else asdict(run.split)
     seconds: dict[str, float] = {}
     cpu_seconds: dict[str, float] = {}
@@ -185,19 +231,21 @@ def run_job(job: Job) -> str:
     for phase in job.phases:
         before = time.process_time()
         if phase == "evaluation":
-            alike = {*_JUDGED_ALIKE, *({"sft", "reward"} & {*job.phases})}
-            judged |= run_evaluation(run, shared=job.work / f"evaluation-{_key(run, alike)}")
+            judged |= run_evaluation(run, shared=job.work / f"evaluation-{phase_key(run, phase, job.phases)}")
             seconds[phase] = round(run.seconds[phase], 2)
             cpu_seconds[phase] = round(time.process_time() - before, 2)
             continue
-        shared = job.work / f"{phase}-{_phase_key(run, phase, job.phases)}"
-        if not shared.is_dir():
-            TRAINING[phase](run)
-            log = {"cpu_seconds": round(time.process_time() - before, 2), "series": _series(folder, phase)}
-            with atomic_folder(shared) as temporary:  # for other arms
-                shutil.copytree(folder / phase, temporary, dirs_exist_ok=True)
-                write_json(temporary / _LOG, log)
-        else:
+        shared = job.work / f"{phase}-{phase_key(run, phase, job.phases)}"
+        with held(job.work / f".{shared.name}", partial(_say_wait, shared.name)):
+            remove_leftovers(job.work, shared.name)
+            if not shared.is_dir():
+                TRAINING[phase](run)
+                used = round(time.process_time() - before, 2)
+                log = {"cpu_seconds": used, "series": _series(folder, phase)}
+                with atomic_folder(shared) as temporary:  # for other arms
+                    shutil.copytree(folder / phase, temporary, dirs_exist_ok=True)
+                    write_json(temporary / _LOG, log)
+        if not (folder / phase).is_dir():
             shutil.copytree(shared, folder / phase, ignore=shutil.ignore_patterns(_LOG))
         log = json.loads((shared / _LOG).read_text(encoding="utf-8"))
         series[phase], cpu_seconds[phase] = log["series"], log["cpu_seconds"]
@@ -217,18 +265,17 @@ def run_job(job: Job) -> str:
     return f"{sum(seconds.values()):.0f} s of phases"
 
 
-def _phase_key(run: Run, phase: str, phases: tuple[str, ...]) -> str:
-    """What a phase's result depends on: PPO and DPO stand on those before, the others on themselves."""
-    parts = {phase}
-    if phase in ("ppo", "dpo"):
-        parts |= {*phases} & {"sft", "reward"}
-    return _key(run, {"seed", "model", "lora", "data", *parts})
+def phase_key(run: Run, phase: str, phases: Sequence[str]) -> str:
+    """A hash of everything a phase may read: all settings but those of phases that it does not stand on.
 
-
-def _key(run: Run, sections: set[str]) -> str:
-    """A hash of these settings, and of how the preference file was split."""
-    split = {} if run.split is None else {"split": run.split.fingerprint}
-    return fingerprint(run.config.model_dump(mode="json", include=sections) | split)
+    PPO and DPO stand on the phases before them that the sweep runs. DPO's pairs, and what the evaluation
+    keeps, follow the reward model's settings even where none is trained. A file counts by its split.
+    """
+    before = {"sft", "reward"} & {*phases} if phase in ("ppo", "dpo", "evaluation") else set()
+    read = {phase, *before, *({"reward"} if phase in ("dpo", "evaluation") else ())}
+    settings = run.config.model_dump(mode="json", exclude={*_NO_MATTER, *({*PHASES} - read)})
+    split = None if run.split is None else run.split.fingerprint
+    return fingerprint([settings, sorted(before), split])
 
 
 def _series(folder: Path, phase: str) -> dict[str, list[Any]]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conftest import SMALL
 
 from rlhf_lite.errors import ConfigError
+from rlhf_lite.outputs import held
 from rlhf_lite.pipeline import sweep as sweep_module
-from rlhf_lite.pipeline.sweep import is_done, plan, run_job, run_sweep
+from rlhf_lite.pipeline.sweep import is_done, phase_key, plan, run_job, run_sweep
 
 
 @pytest.fixture
@@ -94,6 +99,81 @@ def test_each_run_has_its_own_process_and_a_finished_one_is_not_repeated(
     assert [file.read_bytes() for file in files] == before
 
 
+def test_every_setting_that_a_phase_may_read_is_in_its_key(settings) -> None:
+    """The key is of settings, so a change shows without training; ``"other"`` differs from every value."""
+    config = settings()
+    common = {"seed", "model", "lora", "data"}
+    reads = {
+        "sft": {"sft"},
+        "reward": {"reward"},
+        "ppo": {"sft", "reward", "ppo"},
+        "dpo": {"sft", "reward", "dpo"},
+        "evaluation": {"sft", "reward", "evaluation"},
+    }
+
+    def key(phase: str, config, phases=("sft", "reward", "ppo", "dpo", "evaluation")) -> str:
+        return phase_key(SimpleNamespace(config=config, split=None), phase, phases)
+
+    changed = {}
+    for name in type(config).model_fields:
+        section = getattr(config, name)
+        if isinstance(section, BaseModel):
+            for inner in type(section).model_fields:
+                other = section.model_copy(update={inner: "other"})
+                changed[f"{name}.{inner}"] = config.model_copy(update={name: other})
+        else:
+            changed[name] = config.model_copy(update={name: "other"})
+    assert len(changed) > 60
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydantic's, of values of the wrong type
+        for phase, sections in reads.items():
+            before = key(phase, config)
+            for name, other in changed.items():
+                differs = key(phase, other) != before
+                assert differs == (name.partition(".")[0] in common | sections), (phase, name)
+    # Without a phase of its own, the reward section still says which pairs DPO learns from.
+    less = changed["reward.prompt_words"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert key("dpo", less, ("sft", "dpo")) != key("dpo", config, ("sft", "dpo"))
+    assert key("ppo", config, ("reward", "ppo")) != key("ppo", config)
+    split = SimpleNamespace(fingerprint="another file")
+    assert phase_key(SimpleNamespace(config=config, split=split), "sft", ("sft",)) != key("sft", config)
+
+
+@pytest.mark.slow
+def test_two_sweeps_work_side_by_side(write, tmp_path: Path) -> None:
+    """Two arms with one SFT, each in a process of its own: it is trained once, and both results are there."""
+    path = write("phases: [sft, reward]\nseeds: [0]\nbase: SMALL\narms: {a: [], b: [reward.min_gap=1.0]}")
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "rlhf_lite.cli.app", "sweep", str(path), "-o", str(output), "--arm"]
+    both = [
+        subprocess.Popen([*command, arm], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for arm in "ab"
+    ]
+    said = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    files = [output / "00_a_seed0.json", output / "01_b_seed0.json"]
+    first, second = (json.loads(file.read_text()) for file in files)
+    assert first["series"]["sft"] == second["series"]["sft"]
+    assert first["cpu_seconds"]["sft"] == second["cpu_seconds"]["sft"]  # the same training
+    assert sorted(entry for entry in output.iterdir() if entry.suffix != ".lock") == files
+
+
+def test_a_sweep_keeps_what_another_one_uses(write, tmp_path: Path) -> None:
+    path = write("phases: [sft]\nseeds: [0]\nbase: SMALL\narms: {a: []}")
+    work = tmp_path / "out" / ".work"
+    work.mkdir(parents=True)
+    (work / ".sweep-dead.lock").touch()  # of a process that was killed
+    with held(work / ".sweep-other"):
+        with sweep_module.workplace(tmp_path / "out"):
+            pass
+        assert work.is_dir()
+    with sweep_module.workplace(tmp_path / "out"):
+        pass
+    assert not work.exists() and path.is_file()
+
+
 def test_other_settings_make_a_run_undone(write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     head = "phases: [sft]\nseeds: [0]\nbase: SMALL\narms: "
     job = plan(write(head + "{a: []}"), tmp_path / "out")[0]
@@ -112,6 +192,8 @@ def test_other_settings_make_a_run_undone(write, tmp_path: Path, monkeypatch: py
         ("phases: [sft]\nseeds: [0]\narms: {a: []}\nstepps: 3", "stepps"),
         ("phases: [sft]\nseeds: [0]\narms: {a: [sft.stepps=3]}", "arm 'a': .*sft.stepps"),
         ("phases: [sft", "not valid YAML"),
+        ("phases: [evaluation]\nseeds: [0]\narms: {a: []}", "nothing to evaluate"),
+        ("phases: [sft, dpo]\nseeds: [0]\narms: {a: [], b: [dpo.loss=dop]}", "arm 'b': dpo.loss=dop"),
     ],
 )
 def test_a_broken_file_is_named_with_its_entry(write, tmp_path: Path, text: str, message: str) -> None:
