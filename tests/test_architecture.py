@@ -314,7 +314,7 @@ def house(tmp_path: Path) -> Path:
         ("functional/kl.py", "from ..models import policy", True),
         ("functional/kl.py", "from .masking import masked_mean", False),
         ("models/policy.py", "from rlhf_lite.data.pairs import make_pairs", True),
-        ("models/policy.py", "from rlhf_lite.data.assets.ensure import ensure_model", False),
+        ("models/names.py", "from rlhf_lite.data.assets.ensure import ensure_model", False),
         ("models/policy.py", "from rlhf_lite.data import make_pairs", True),
         ("data/assets/ensure.py", "from rlhf_lite.models import load_policy", True),
         ("data/pairs.py", "from rlhf_lite.data.assets.ensure import ensure_ratings", False),

@@ -22,7 +22,7 @@ from rlhf_lite.data.collate import pad_left, pad_right
 from rlhf_lite.data.formatting import chat_template, encode_prompts, keep_end, prompt_turns, start_tokens
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
-from rlhf_lite.models.adapters import merged, using_adapter
+from rlhf_lite.models.adapters import lowest_adapted, merged, using_adapter
 from rlhf_lite.models.output import causal_model
 from rlhf_lite.models.policy import PolicyScorer, end_tokens
 from rlhf_lite.rollout.best_of_n import best_of_n
@@ -212,7 +212,11 @@ class Network:
     def __init__(self, model: PreTrainedModel | PeftModel, pad_token_id: int, *,
                  batch_tokens: int = 2048) -> None:
         self.model, self.pad_token_id, self.batch_tokens = model, pad_token_id, batch_tokens
-        self.scorer = PolicyScorer(model, top_layers=_adapted_layers(model))
+        lowest = lowest_adapted(model) if isinstance(model, PeftModel) else 0
+        depth = causal_model(model).config.get_text_config().num_hidden_layers
+        self.scorer = PolicyScorer(model, top_layers=max(1, depth - lowest) if lowest else None)
+        # Adapters of the embeddings leave nothing below them.
+        self.shared = lowest is not None
 
     @contextmanager
     def using(self, adapter: str | None) -> Iterator[None]:
@@ -230,11 +234,13 @@ class Network:
             Them, and the states ``[B, S, H]`` below the adapters, for a reward that reads the same ones.
         """
         ids, mask, response_mask = join(rollout)
-        hidden = self.scorer.body.trunk(ids, mask)
+        with self.using(None) if not self.shared else nullcontext():
+            hidden = self.scorer.body.trunk(ids, mask)
         logps = {}
         for adapter, temperature in wanted:
             with self.using(adapter):
-                scored = self.scorer(hidden, ids, mask, response_mask, temperature=temperature)
+                own = hidden if self.shared else self.scorer.body.trunk(ids, mask)
+                scored = self.scorer(own, ids, mask, response_mask, temperature=temperature)
             logps[adapter, temperature] = sequence_logps(scored.logps.double(), response_mask)
         return logps, hidden
 
@@ -261,14 +267,3 @@ class Network:
             found, _ = self.score(rollout, [(adapter, temperature)])
             table[batch] = found[adapter, temperature].cpu().numpy()
         return table
-
-
-def _adapted_layers(model: PreTrainedModel | PeftModel) -> int | None:
-    """How many layers, counted from the top, any adapter reaches; None where that is not known."""
-    if not isinstance(model, PeftModel):
-        return None
-    chosen = [config.layers_to_transform for config in model.peft_config.values()]
-    if not chosen or not all(isinstance(layers, list) and layers for layers in chosen):
-        return None
-    depth = causal_model(model).config.get_text_config().num_hidden_layers
-    return depth - min(min(layers) for layers in chosen)

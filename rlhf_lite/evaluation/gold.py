@@ -13,7 +13,7 @@ from rlhf_lite.data.collate import pad_right
 from rlhf_lite.data.formatting import encode_whole
 from rlhf_lite.evaluation.judges import Scores, ask
 from rlhf_lite.evaluation.statistics import pearson_ci, wilson_interval
-from rlhf_lite.models.trunk import SplitBody, split_body
+from rlhf_lite.models.trunk import SplitBody, layers_name, split_body
 from rlhf_lite.types import Preference, Rating
 
 # Share of the layers above the features. Sentiment is easiest to read in the middle: in five-fold
@@ -119,7 +119,7 @@ def fit_gold_judge(model, tokenizer: PreTrainedTokenizerBase,
 def judge_body(model) -> SplitBody:
     """The layers of the untouched model that a gold judge reads, whatever adapters stand above them."""
     body = model.base_model if not hasattr(model, "get_base_model") else model.get_base_model().base_model
-    return split_body(body, round(_ABOVE * len(body.layers)))
+    return split_body(body, max(1, round(_ABOVE * len(getattr(body, layers_name(body))))))
 
 
 def agreement_with_humans(judge: Scores, ratings: Sequence[Rating] | Sequence[Preference], *, min_gap: float,

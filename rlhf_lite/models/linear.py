@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rlhf_lite.models.lora.layer import LoRALinear
+
+# What PEFT puts around a module that an adapter changes.
+WRAPPERS = (BaseTunerLayer, AuxiliaryTrainingWrapper)
 
 
 class PlainLinear:

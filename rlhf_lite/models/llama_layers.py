@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaModel, MistralModel, PreTrainedModel, Qwen2Model
 
-from rlhf_lite.models.linear import Linear, PackedLinear, PlainLinear, can_pack, plain_linear
+from rlhf_lite.models.linear import WRAPPERS, Linear, PackedLinear, PlainLinear, can_pack, plain_linear
 
 # Exact types: a subclass may compute something else.
 _KINDS = (LlamaModel, MistralModel, Qwen2Model)
@@ -58,6 +58,10 @@ def layers_fit(body: PreTrainedModel, *, bare: bool = False) -> bool:
         return False
     linears = [module for layer in body.layers for module in _linears(layer)]
     if any(plain_linear(module) is None or (bare and type(module) is not nn.Linear) for module in linears):
+        return False
+    norms = (norm for layer in body.layers
+             for norm in (layer.input_layernorm, layer.post_attention_layernorm))
+    if any(isinstance(norm, WRAPPERS) for norm in (*norms, body.norm)):
         return False
     # Somebody wants to see, or change, what passes through the modules.
     return not any(module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")

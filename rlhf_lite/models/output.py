@@ -9,7 +9,9 @@ from __future__ import annotations
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from rlhf_lite.models.trunk import positions
 
 # Families whose output the tests compare with the model's own. Any other is compared by check_output.
 _TESTED = frozenset({"cohere", "gemma2", "gpt2", "granite", "llama", "mistral", "phi3", "qwen2", "qwen3"})
@@ -56,10 +58,12 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
     """Raise if the model does something between body and logits that :func:`final_logits` leaves out.
 
     Families that the tests cover are not tried again. Of any other, the forward pass runs on one token with
-    its head's output replaced by a ramp from -60 to 60: what it returns shows what it does to logits.
+    its head's output replaced by a ramp from -60 to 60: what it returns shows what it does to logits. Then a
+    few tokens are read as the sampling loop reads them.
 
     Raises:
-        ValueError: if the model has no head, or treats its input or output in a way not known here.
+        ValueError: if the model has no head, treats its input or output in a way not known here, or reads
+            with a cache otherwise than without.
     """
     causal = causal_model(model)
     if causal.config.model_type in _TESTED:
@@ -96,3 +100,33 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
     if not same:
         raise ValueError(f"{name} changes its hidden states or logits around the vocabulary head in a way "
                          "that is not supported: its log-probabilities would be wrong. Use another model")
+    try:
+        decodes = _decodes(causal)
+    except Exception as error:  # each family fails in a way of its own
+        raise ValueError(f"{name} cannot be sampled with a key-value cache ({error}): use another "
+                         "model") from error
+    if not decodes:
+        raise ValueError(f"{name} predicts otherwise when it reads token by token with a key-value cache: "
+                         "its texts would not be its own. Use another model")
+
+
+def _decodes(causal: PreTrainedModel) -> bool:
+    """Whether a model that reads in two steps, behind padding, predicts what it predicts at once."""
+    row = torch.arange(5, device=causal.device) % causal.get_output_embeddings().weight.shape[0]
+    training = [module for module in causal.modules() if module.training]
+    causal.eval()
+    try:
+        expected = torch.cat([causal(input_ids=row[None, i:]).logits[:, -1] for i in range(2)]).float()
+        mask = torch.ones(2, 5, dtype=torch.long, device=row.device)
+        cache, mask[1, 0] = DynamicCache(config=causal.config), 0
+        options = {"past_key_values": cache, "use_cache": True}
+        causal(input_ids=row[None, :4].expand(2, -1), attention_mask=mask[:, :4],
+               position_ids=positions(mask[:, :4]), **options)
+        cache.batch_repeat_interleave(2)  # as the sampling loop does, which then forgets rows
+        cache.batch_select_indices(torch.tensor([0, 2], device=row.device))
+        got = causal(input_ids=row[4:].expand(2, 1), attention_mask=mask,
+                     position_ids=positions(mask)[:, -1:], **options).logits[:, -1].float()
+    finally:
+        for module in training:
+            module.training = True
+    return bool((got - expected).abs().max() <= 0.05 * expected.abs().max())

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_lite.data.assets.ensure import ensure_model
-from rlhf_lite.files import at_home, atomic_file
+from rlhf_lite.errors import PhaseError
+from rlhf_lite.files import atomic_file
 from rlhf_lite.functional import entropy, token_logps
 from rlhf_lite.models.adapters import adapter_parameters, using_adapter
+from rlhf_lite.models.names import loading, resolve_model
 from rlhf_lite.models.output import causal_model, check_output, final_logits
 from rlhf_lite.models.runtime import has_bfloat16, quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
@@ -57,16 +58,19 @@ def pick_dtype(precision: Precision) -> torch.dtype:
     return _DTYPES[resolve_precision(precision)]
 
 
-def resolve_model(name_or_path: str | None) -> str:
-    """The folder of the bundled model for None, else the given folder or Hub id."""
-    return str(ensure_model()) if name_or_path is None else at_home(name_or_path)
-
-
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id, able to pad."""
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    """The tokenizer of a folder or Hub id, able to pad.
+
+    Raises:
+        PhaseError: if it does not load, or has no end token.
+    """
+    with loading(name, "a tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    if tokenizer.eos_token_id is None:
+        raise PhaseError(f"the tokenizer of {name} has no end token, so that no text could end: name one of "
+                         "its tokens as eos_token in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
-        # Padding is masked out everywhere, so any id will do; the end token always exists.
+        # Padding is masked out everywhere, so any id will do.
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
@@ -86,15 +90,21 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
 
     Raises:
         AssetError: if the bundled model is wanted and cannot be fetched.
-        OSError: from transformers, if the folder or Hub id holds no model.
-        ValueError: if the model's output cannot be reproduced from its hidden states (``models.output``).
+        PhaseError: if there is no such model, it does not load, its tokenizer does not fit, or it computes in
+            a way that is not supported (``models.output``).
     """
     name = resolve_model(name_or_path)
-    with quiet_loading():
+    with quiet_loading(), loading(name):
         model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
+        model.to(device).eval().requires_grad_(False)
+        check_output(model)
     tokenizer = load_tokenizer(name)
-    model.to(device).eval().requires_grad_(False)
-    check_output(model)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.pad_token_id >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.eos_token_id >= rows:
+        raise PhaseError(f"the tokenizer of {name} does not fit the model: its end token has the id "
+                         f"{tokenizer.eos_token_id}, and the model has {rows} tokens")
     return Policy(model, tokenizer, name)
 
 

@@ -15,7 +15,8 @@ from rlhf_lite.data.collate import pad_right
 from rlhf_lite.data.formatting import encode_whole
 from rlhf_lite.files import write_json
 from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
-from rlhf_lite.models.policy import Precision, load_tokenizer, pick_dtype, resolve_model
+from rlhf_lite.models.names import base_of, loading, resolve_model
+from rlhf_lite.models.policy import Precision, load_tokenizer, pick_dtype
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
 
@@ -105,11 +106,11 @@ class RewardModel(nn.Module):
 
 def _classifier(name: str, precision: Precision,
                 device: torch.device | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    with quiet_loading():
+    with quiet_loading(), loading(name, "a reward model"):
         dtype = pick_dtype(precision)
         model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=dtype)
-    model.to(device).requires_grad_(False)
-    model.score.float()
+        model.to(device).requires_grad_(False)
+        model.score.float()
     tokenizer = load_tokenizer(name)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
@@ -134,12 +135,13 @@ def load_reward_model(folder: Path, *, precision: Precision = "auto",
 
     Raises:
         FileNotFoundError: if the folder holds no reward model.
+        PhaseError: if its base model is not there, or something does not load.
     """
     settings, scale_file = folder / "adapter_config.json", folder / SCALE_FILE
     for file in (settings, scale_file):
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not a reward model: {file.name} is missing")
-    name = json.loads(settings.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    name = base_of(folder)
     scale = json.loads(scale_file.read_text(encoding="utf-8"))
     model, tokenizer = _classifier(name, precision, device)
     peft_model = load_adapter(model, folder, ADAPTER)

@@ -42,6 +42,15 @@ def layers_name(body: nn.Module) -> str:
     return _one_of(body, _LAYERS)
 
 
+def norm_name(body: nn.Module) -> str:
+    """What ``body`` calls its last norm.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    return _one_of(body, _NORMS)
+
+
 def _one_of(body: nn.Module, names: tuple[str, ...]) -> str:
     name = next((name for name in names if isinstance(getattr(body, name, None), nn.Module)), None)
     if name is None:
@@ -115,7 +124,7 @@ def _part(body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module,
     part = copy.copy(body)
     part._modules = dict(body._modules)
     part._modules[layers_name(body)] = nn.ModuleList(layers)
-    part._modules[_one_of(body, _NORMS)] = norm
+    part._modules[norm_name(body)] = norm
     if kinds is not None:
         part.config = copy.copy(body.config)
         part.config.layer_types = kinds
@@ -225,7 +234,7 @@ def split_body(body: PreTrainedModel, top_layers: int | None) -> SplitBody:
         ValueError: if the body is built otherwise, its halves do not give what the whole gives, or
             ``top_layers`` does not fit.
     """
-    name, norm = layers_name(body), getattr(body, _one_of(body, _NORMS))
+    name, norm = layers_name(body), getattr(body, norm_name(body))
     layers = list(getattr(body, name))
     top = len(layers) if top_layers is None else top_layers
     if not 0 < top <= len(layers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,15 +16,16 @@ from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.files import at_home, write_json, write_json_lines
-from rlhf_lite.models.adapters import load_adapter
-from rlhf_lite.models.policy import Precision, load_policy, resolve_model, resolve_precision
+from rlhf_lite.models.adapters import is_classifier, load_adapter
+from rlhf_lite.models.names import base_of, find_model, resolve_model
+from rlhf_lite.models.policy import Precision, load_policy, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.outputs import require_file, require_folder
 from rlhf_lite.pipeline.context import Run, Texts, whole_texts
 from rlhf_lite.pipeline.folder import METRICS, open_run
 from rlhf_lite.pipeline.judging import judge_reward_model
-from rlhf_lite.pipeline.phases import load_run_reward, run_reward
+from rlhf_lite.pipeline.phases import check_model, load_run_reward, run_reward
 from rlhf_lite.pipeline.run import run_phases
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info
@@ -76,14 +76,17 @@ def locate_policy(spec: str) -> Located:
     spec = at_home(spec)
     folder = Path(spec)
     if folder.name in _BARE and not folder.exists() and (run := _run_of(folder.parent)):
-        base = resolve_model(load_config(run / "config.yaml", []).model.name)
+        named = load_config(run / "config.yaml", []).model.name
+        base = resolve_model(None) if named is None else find_model(named, run, said_by=run / "config.yaml")
         return Located(f"{run.name}/{folder.name}", base, run=run)
     places = [*(folder / name / "adapter" for name in _PHASES), folder / "adapter", folder]
     adapter = next((place for place in places if (place / "adapter_config.json").is_file()), None)
     if adapter is not None:
         return _adapter(folder, adapter)
     if (folder / "config.json").is_file():
-        return Located(folder.resolve().name, spec)
+        return Located(folder.resolve().name, resolve_model(spec))
+    if folder.is_file():
+        raise PhaseError(f"{folder} is a file; a policy is a folder or a Hub id")
     if folder.is_dir():
         raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or _run_of(folder.parent):
@@ -93,14 +96,14 @@ def locate_policy(spec: str) -> Located:
 
 
 def _adapter(folder: Path, adapter: Path) -> Located:
-    settings = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    if settings.get("task_type") != "CAUSAL_LM":
+    base = base_of(adapter)
+    if is_classifier(adapter):
         raise PhaseError(f"{adapter} is a reward model, it cannot write; give the folder of a policy")
     home = adapter.parent if adapter.name == "adapter" else adapter  # RUN/PHASE/adapter
     run = _run_of(home.parent)
     phase = home.name if run else None
     label = f"{run.resolve().name}/{phase}" if run else folder.resolve().name
-    return Located(label, settings["base_model_name_or_path"], adapter, run, phase)
+    return Located(label, base, adapter, run, phase)
 
 
 def _run_of(folder: Path) -> Path | None:
@@ -171,6 +174,7 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
     def judge(run: Run) -> dict[str, Any]:
         return judge_reward_model(load_run_reward(run), test, min_gap=0.0)
 
+    check_model(config.model.name, config.lora, reward=True)
     with open_run(config, output, resume=resume) as run:
         # Taken now: by the end somebody may have changed the checkout.
         info = run_info(seed=config.seed) | {"precision": run.precision}

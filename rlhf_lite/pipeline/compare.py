@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lite.config import PipelineConfig, load_config
-from rlhf_lite.errors import ComparisonError, PhaseError
+from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.gold import GoldJudge, agreement_with_humans, fit_gold_judge
@@ -18,7 +18,8 @@ from rlhf_lite.evaluation.judges import ModelJudge, Scores, deciding_judge, toxi
 from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.models.adapters import load_adapter
-from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_model, resolve_precision
+from rlhf_lite.models.names import resolve_model
+from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_precision
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
@@ -75,11 +76,7 @@ class ModelLoader:
             PhaseError: if there is no such model here.
         """
         if name not in self.bases:
-            try:
-                self.bases[name] = load_policy(name, precision=self.precision, device=compute_device())
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise PhaseError(f"{name} cannot be loaded as a model ({reason})") from error
+            self.bases[name] = load_policy(name, precision=self.precision, device=compute_device())
         return self.bases[name]
 
     def policies(self, models: Sequence[Named], *, reward: Path | None = None) -> list[EvalPolicy]:

@@ -45,6 +45,7 @@ from rlhf_lite.data import (
 from rlhf_lite.data.pairs import normalised
 from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
+from rlhf_lite.models.adapters import checksums
 from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
 from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.tracking import MetricsLog
@@ -261,6 +262,7 @@ class Run:
         shape = {key: told[key] for key in told if not key.startswith("_") and key not in apart}
         first = model.get_input_embeddings().weight[:16].cpu().bfloat16().float().sum(1).tolist()
         return {"model": fingerprint([shape, [round(value, 3) for value in first]]),
+                "weights": fingerprint(checksums(model, torch.bfloat16)),
                 "tokenizer": fingerprint(sorted(tokenizer.get_vocab().items())),
                 "lora": self.config.lora.model_dump()}
 
@@ -275,6 +277,8 @@ class Run:
     def verify(self, phase: str) -> dict[str, Any]:
         """Check that a finished phase fits this run's model, tokenizer and settings."""
         expected = self.identity | {"settings": self.settings(phase)}
+        if "weights" not in (read_phase(self.output / phase) or {}):
+            del expected["weights"]  # earlier versions looked at the first rows of the embedding alone
         if phase in ("ppo", "dpo"):
             expected["reference"] = "sft" if self.finished("sft") else "base"
         return verify_phase(self.output / phase, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from rlhf_lite.config.settings import LoraConfig
 from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.models.adapters import (
     add_adapter,
@@ -21,8 +25,18 @@ from rlhf_lite.models.adapters import (
     save_adapter,
     using_adapter,
 )
-from rlhf_lite.models.policy import Policy, PolicyScorer, ValueHead, end_tokens, load_value_head
+from rlhf_lite.models.names import loading, resolve_model
+from rlhf_lite.models.policy import (
+    Policy,
+    PolicyScorer,
+    ValueHead,
+    end_tokens,
+    load_tokenizer,
+    load_value_head,
+)
 from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_reward_model
+from rlhf_lite.models.runtime import quiet_loading
+from rlhf_lite.models.trunk import norm_name
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward, text_decoder
 from rlhf_lite.training.batches import epoch_steps
@@ -35,6 +49,30 @@ from rlhf_lite.training.sft import Example, encode_examples, train_sft
 
 # Names of the adapters on the one policy network.
 POLICY, REFERENCE, DPO = "policy", "reference", "dpo"
+
+
+def check_model(name_or_path: str | None, lora: LoraConfig, *, reward: bool) -> None:
+    """Look, before anything is written, whether a model is there and takes the adapters of the settings.
+
+    It is built without weights.
+
+    Args:
+        name_or_path: as in the settings.
+        lora: what is adapted.
+        reward: whether it is also the base of a reward model.
+
+    Raises:
+        PhaseError, ConfigError: if a phase could not begin.
+    """
+    name = resolve_model(name_or_path)
+    load_tokenizer(name)
+    kinds = [("CAUSAL_LM", AutoModelForCausalLM, "a model")]
+    kinds += [("SEQ_CLS", AutoModelForSequenceClassification, "a reward model")] * reward
+    for task, kind, what in kinds:
+        with quiet_loading(), loading(name, what), torch.device("meta"):
+            model = kind.from_config(AutoConfig.from_pretrained(name))
+            norm_name(model.base_model)
+            lora_config(model, **lora.model_dump(), task=task)
 
 
 def adapter_to_train(run: Run) -> tuple[Policy, PeftModel]:
@@ -234,15 +272,23 @@ def save_run_ppo(run: Run, setup: PPOSetup) -> None:
 def save_merged(adapters: AdapterPolicies, policy: Policy, folder: Path) -> None:
     """Write the trained policy as a plain Hugging Face folder, without any trace of adapters.
 
-    PEFT renames a layer's weight to ``base_layer.weight``; the plain names are restored.
+    PEFT renames a layer's weight to ``base_layer.weight``; the plain names are restored. Where embedding and
+    vocabulary head are tied and only one of them was adapted, they are two tensors from then on.
     """
     with adapters.sampling(POLICY)() as model:
-        weights = {name.replace(".base_layer.", "."): tensor.detach().clone()
+        layout = {"memory_format": torch.contiguous_format}
+        weights = {name.replace(".base_layer.", "."): tensor.detach().clone(**layout)
                    for name, tensor in model.state_dict().items() if ".lora_" not in name}
-        if getattr(model.config, "tie_word_embeddings", False):
-            weights.pop("lm_head.weight", None)
+        config = copy.deepcopy(model.config)
+        if getattr(config, "tie_word_embeddings", False):
+            parts = (model.get_output_embeddings(), model.get_input_embeddings())
+            head, embedding = (f"{name}.weight" for part in parts
+                               for name, module in model.named_modules() if module is part)
+            config.tie_word_embeddings = torch.equal(weights[head], weights[embedding])
+            if config.tie_word_embeddings:
+                del weights[head]
         folder.mkdir(parents=True)
         save_file(weights, str(folder / "model.safetensors"), metadata={"format": "pt"})
-        model.config.save_pretrained(str(folder))
+        config.save_pretrained(str(folder))
         model.generation_config.save_pretrained(str(folder))
     policy.tokenizer.save_pretrained(str(folder))

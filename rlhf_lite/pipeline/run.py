@@ -20,7 +20,7 @@ from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
 from rlhf_lite.pipeline.folder import ERROR_LOG, METRICS, open_run
 from rlhf_lite.pipeline.judging import run_evaluation
-from rlhf_lite.pipeline.phases import run_ppo, run_reward, run_sft
+from rlhf_lite.pipeline.phases import check_model, run_ppo, run_reward, run_sft
 from rlhf_lite.pipeline.plan import check_plan
 from rlhf_lite.tracking import run_info
 
@@ -64,6 +64,7 @@ def run_pipeline(config: PipelineConfig, *, output: Path, resume: bool = False, 
     planned = planned_phases(config)
     phases = [name for name in PHASES if name not in skip and (name in only if only else name in planned)]
     output, started = Path(output), time.monotonic()
+    check_model(config.model.name, config.lora, reward="reward" in phases)
     with open_run(config, output, resume=resume, visible=visible) as run:
         run.keep_split()
         check_plan(run, phases)

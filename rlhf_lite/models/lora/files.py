@@ -132,23 +132,27 @@ def load_lora(model: PreTrainedModel, folder: Path, name: str = "default", *,
     return model
 
 
-def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
-    """Raise if a setting changes the numbers in a way that is not computed here."""
-    start = config.get("init_lora_weights", True)
-    refused = {
+def beyond_lora(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings of an adapter ask for besides W + s · B A, for example ``{"use_dora": True}``."""
+    beyond = {
         field: value
         for field, value in config.items()
         # What is off (null, false, empty) changes nothing, also in fields that a later PEFT has added.
         if field not in _READ | _INERT and value not in (None, False, 0, "", [], {})
     }
     if config.get("peft_type", "LORA") != "LORA":
-        refused["peft_type"] = config["peft_type"]
+        beyond["peft_type"] = config["peft_type"]
     if config.get("bias", "none") != "none":
-        refused["bias"] = config["bias"]
-    if start not in _STARTS:
-        refused["init_lora_weights"] = start
-    if refused:
-        listed = ", ".join(f"{field}={value!r}" for field, value in sorted(refused.items()))
+        beyond["bias"] = config["bias"]
+    if (start := config.get("init_lora_weights", True)) not in _STARTS:
+        beyond["init_lora_weights"] = start
+    return beyond
+
+
+def _refuse_unsupported(config: Mapping[str, Any], folder: Path) -> None:
+    """Raise if a setting changes the numbers in a way that is not computed here."""
+    if beyond := beyond_lora(config):
+        listed = ", ".join(f"{field}={value!r}" for field, value in sorted(beyond.items()))
         raise ValueError(f"{folder} uses what is not supported here: {listed}. Load it with peft")
 
 

@@ -33,7 +33,14 @@ from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import train_on_pairs
 from rlhf_lite.pipeline.folder import METRICS, open_run
 from rlhf_lite.pipeline.judging import write_samples
-from rlhf_lite.pipeline.phases import DPO, REFERENCE, adapter_to_train, build_adapter_policies, fine_tune
+from rlhf_lite.pipeline.phases import (
+    DPO,
+    REFERENCE,
+    adapter_to_train,
+    build_adapter_policies,
+    check_model,
+    fine_tune,
+)
 from rlhf_lite.pipeline.run import explained, metrics_of, run_phases, without_nan
 from rlhf_lite.tracking import run_info
 from rlhf_lite.training.sft import encode_examples
@@ -194,6 +201,7 @@ def run_cai(config: CAIConfig, *, output: Path, resume: bool = False, command: s
         PhaseError: naming the phase, what went wrong and how to go on.
     """
     output = Path(output)
+    check_model(config.model.name, config.lora, reward=False)
     with open_run(config, output, resume=resume, visible=visible) as run:
         info = run_info(seed=config.seed) | {"precision": run.precision}
         judged = run_phases(run, CAI_PHASES, CAI_TRAINING, evaluation_phase)
