@@ -85,9 +85,11 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
     """
     with loading(str(folder), "an adapter"):
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    beyond = beyond_lora(config)
-    if odd := [key for key in tensor_names(folder) if ".lora_" not in key]:
-        beyond["tensors"] = odd[0]
+    beyond = {}
+    if config.get("task_type") != "SEQ_CLS":  # a reward model of ours: LoRA and its score
+        beyond = beyond_lora(config)
+        if odd := [key for key in tensor_names(folder) if ".lora_" not in key]:
+            beyond["tensors"] = odd[0]
     bare = _bare(model) if beyond else None
     with quiet_loading(), loading(str(folder), "an adapter of this model"):
         if not isinstance(model, PeftModel):

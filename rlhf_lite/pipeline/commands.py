@@ -12,9 +12,8 @@ import torch
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.data import load_preferences, refuse_leaks, split_preferences
-from rlhf_lite.data.formatting import encode_prompts
 from rlhf_lite.errors import PhaseError
-from rlhf_lite.evaluation.eval_policy import EvalPolicy
+from rlhf_lite.evaluation.eval_policy import EvalPolicy, encode_for
 from rlhf_lite.files import at_home, write_json, write_json_lines
 from rlhf_lite.models.adapters import is_classifier, load_adapter
 from rlhf_lite.models.names import base_of, find_model, resolve_model
@@ -242,8 +241,12 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
     adapter = None if place.adapter is None else "policy"
     tokenizer = policy.tokenizer
     network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")
-    prompt_ids = torch.tensor(encode_prompts(tokenizer, [prompt]) * samples)
     writer = EvalPolicy(place.label, network, tokenizer, adapter)
+    rows = encode_for(writer, [prompt], max_new_tokens=max_new_tokens)
+    if rows.cut:
+        print(f"The prompt does not fit the {writer.window()} tokens of the model: its beginning was cut "
+              "off.", file=sys.stderr)
+    prompt_ids = torch.tensor(rows.ids * samples)
     with writer.sampling() as model:
         rollout = sample(model, prompt_ids, torch.ones_like(prompt_ids, dtype=torch.bool),
                          max_new_tokens=max_new_tokens, eos_token_id=writer.end_tokens(),

@@ -104,3 +104,14 @@ def test_loading_checks_the_output(tmp_path, monkeypatch):
     monkeypatch.setattr("rlhf_lite.models.policy.check_output", seen.append)
     model = load_policy(str(tmp_path), precision="fp32").model
     assert seen == [model]
+
+
+@pytest.mark.parametrize("kind", ["rwkv", "mamba"])
+def test_a_model_that_reads_otherwise_with_a_cache_is_refused(kind):
+    with pytest.raises(ValueError, match=r"(predicts otherwise|cannot be sampled) .*key-value cache"):
+        check_output(family(kind))
+
+
+@pytest.mark.parametrize("kind", ["gemma", "gemma3_text", "gpt_neox", "phi"])
+def test_families_that_are_tried_out_pass(kind):
+    check_output(family(kind))

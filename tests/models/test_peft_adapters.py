@@ -248,7 +248,7 @@ def adapters(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(adapters())
 def test_any_adapter_is_right_or_refused(tmp_path_factory, case):
     kind, changes, config = case

@@ -79,6 +79,8 @@ _FAMILIES: dict[str, dict[str, object]] = {
     "gemma3_text": {"head_dim": 16, "sliding_window": 3, "sliding_window_pattern": 2},
     "gpt_neox": {"rotary_pct": 0.5},
     "granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "residual_multiplier": 0.5},
+    "mamba": {},
+    "rwkv": {},
     "hyperclovax": {"logits_scaling": 0.5, "embedding_multiplier": 3.0},
     "mistral": {"sliding_window": 3},
     "phi": {},

@@ -15,6 +15,7 @@ from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.constitutional import Chain, RevisionStep
 from rlhf_lite.data import load_preferences
 from rlhf_lite.errors import ConfigError, DataError, PhaseError
+from rlhf_lite.evaluation import eval_policy
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.statistics import mean_ci, share_ci
 from rlhf_lite.evaluation.text_metrics import toxicity_scores
@@ -232,7 +233,7 @@ def test_chapters_make_what_is_missing_and_what_stands_on_it(
         chapters.require(run, "ppo")
 
 
-def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) -> None:
+def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path, monkeypatch) -> None:
     policy = load_policy(str(base), precision="fp32")
     shape = lora_config(policy.model, rank=2, alpha=4.0, dropout=0.0, top_layers=1, target_modules=["q_proj"])
     model = add_adapter(policy.model, shape, POLICY, seed=0)
@@ -242,7 +243,7 @@ def test_layers_below_the_adapters_are_read_once_and_change_nothing(base: Path) 
     make = partial(EvalPolicy, model=model.eval(), tokenizer=policy.tokenizer)
     both = []
     for layers in ([3], [0, 1, 2, 3]):  # the second claims that every layer may change
-        model.peft_config[POLICY].layers_to_transform = layers
+        monkeypatch.setattr(eval_policy, "lowest_adapted", lambda _, layers=layers: min(layers))
         policies = {"base": make("base"), "shaken": make("shaken", adapter=POLICY)}
         options = {"samples": 2, "max_new_tokens": 6, "temperature": 1.0, "seed": 0}
         both.append(judge_answers(policies, prompts, **options)["shaken"])
