@@ -22,6 +22,7 @@ from typing import Literal
 from rlhf_lite.constitutional.principles import Constitution, Principle
 from rlhf_lite.constitutional.writer import Writer
 from rlhf_lite.data.formatting import Template, plain_text
+from rlhf_lite.data.words import words as words_of
 from rlhf_lite.types import Message
 
 Form = Literal["few_shot", "chat"]
@@ -35,7 +36,6 @@ PROBLEMS = (EMPTY, UNCHANGED, COPIED, ECHO, LOOP, OFF_TOPIC)
 # counted: a small model does it often, and only a reader can tell whether it matters.
 REFUSED = frozenset({EMPTY, COPIED, ECHO, LOOP})
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 # One word for the subject, however it is called.
 _SAME = dict.fromkeys(("movie", "movies", "films", "picture"), "film")
 _EMPTY_WORDS = frozenset(re.findall(r"\S+", """
@@ -99,7 +99,7 @@ class Chain:
 
 
 def _words(text: str) -> list[str]:
-    return [_SAME.get(word, word) for word in _WORD.findall(text.lower())]
+    return [_SAME.get(word, word) for word in words_of(text)]
 
 
 def _likeness(a: Sequence[str], b: Sequence[str]) -> float:

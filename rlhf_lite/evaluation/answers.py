@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from rlhf_lite.data.formatting import encode_prompts, keep_end, start_tokens, token_ids
+from rlhf_lite.data.words import words
 from rlhf_lite.evaluation.eval_policy import (
     EvalPolicy,
     PromptRows,
@@ -33,7 +34,7 @@ from rlhf_lite.evaluation.eval_policy import (
 )
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.statistics import Interval, mean_ci
-from rlhf_lite.evaluation.text_metrics import coherence, words
+from rlhf_lite.evaluation.text_metrics import coherence
 from rlhf_lite.functional import best_of_n_kl_bound
 from rlhf_lite.rollout.rewards import Completions, Reward, evaluate, text_decoder
 from rlhf_lite.rollout.sampler import row_seeds

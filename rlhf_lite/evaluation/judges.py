@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_lite.data.formatting import plain_text, prompt_turns
+from rlhf_lite.data.words import normalise_for_judges
 from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
@@ -91,7 +92,8 @@ class DetoxifyJudge:
         """See `ToxicityJudge`."""
         scores: list[float] = []
         for start in range(0, len(texts), _BATCH):
-            scores += list(self._model.predict(list(texts[start : start + _BATCH]))["toxicity"])
+            batch = [normalise_for_judges(text) for text in texts[start : start + _BATCH]]
+            scores += list(self._model.predict(batch)["toxicity"])
         return _probabilities(scores, len(texts), self.name)
 
 
@@ -116,7 +118,8 @@ class ClassifierJudge:
         self.name = f"{name}#{self._label}"
 
     def _labels(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        answers = self._classify(list(texts), top_k=None, truncation=True, batch_size=_BATCH)
+        plain = [normalise_for_judges(text) for text in texts]
+        answers = self._classify(plain, top_k=None, truncation=True, batch_size=_BATCH)
         return [{entry["label"]: float(entry["score"]) for entry in answer} for answer in answers]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:

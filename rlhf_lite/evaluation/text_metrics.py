@@ -1,12 +1,11 @@
 """Scores of texts that need no policy: diversity, repetition, loops, sentiment, toxicity, coherence.
 
-Words are lower-cased runs of letters and digits, with inner apostrophes kept ("don't" is one word). The two
-judges are loaded at the first call.
+What words are, and in which typography texts are read, says `data.words`. The two judges are loaded at the
+first call.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlhf_lite.data.words import normalise_for_judges, words
 from rlhf_lite.evaluation.statistics import Interval, share_ci
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _LONGEST = 8  # words of a loop
 # Rows of prompt ids and rows of continuation ids to the log-probability of each continuation, ``[n]`` nats.
 Logps = Callable[[Sequence[Sequence[int]], Sequence[Sequence[int]]], NDArray[np.float64]]
@@ -32,9 +31,8 @@ def _texts(texts: Iterable[str]) -> list[str]:
     return items
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased words of ``text``; punctuation and emoticons are left out."""
-    return _WORD.findall(text.lower())
+def _judged(texts: Iterable[str]) -> list[str]:
+    return [normalise_for_judges(text) for text in _texts(texts)]
 
 
 def _ngrams(text: str, n: int) -> list[tuple[str, ...]]:
@@ -154,8 +152,7 @@ def vader_scores(texts: Iterable[str]) -> NDArray[np.float64]:
     Raises:
         TypeError: if an item is not a string.
     """
-    items = _texts(texts)
-    analyser = _vader()
+    items, analyser = _judged(texts), _vader()
     return np.array([analyser.polarity_scores(text)["compound"] for text in items], dtype=np.float64)
 
 
@@ -172,7 +169,7 @@ def toxicity_scores(texts: Iterable[str]) -> NDArray[np.float64]:
     Raises:
         TypeError: if an item is not a string.
     """
-    items = _texts(texts)
+    items = _judged(texts)
     if not items:
         return np.zeros(0, dtype=np.float64)
     from profanity_check import predict_prob

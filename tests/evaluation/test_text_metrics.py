@@ -8,12 +8,12 @@ import warnings
 import numpy as np
 import pytest
 
+from rlhf_lite.data.words import normalise_for_judges, words
 from rlhf_lite.evaluation.text_metrics import (
     distinct_n,
     repetition_rate,
     toxicity_scores,
     vader_scores,
-    words,
 )
 
 
@@ -89,3 +89,25 @@ def test_wrong_types_are_named(function):
 def test_wrong_n_is_named(n):
     with pytest.raises(ValueError, match="n: expected a whole number"):
         distinct_n(["a"], n)
+
+
+# --- Typography
+
+
+def test_the_sign_of_a_judgement_does_not_depend_on_typography():
+    """VADER alone gives the first pair -0.34 and +0.44, and a heart of two code points 0."""
+    straight = ["This isn't good.", "love \u2764", '"good" film', "a good film", "good... so good",
+                "good - really"]
+    typeset = ["This isn\u2019t good.", "love \u2764\ufe0f", "\u201cgood\u201d film", 
+               "a\u00a0go\u00adod\u200b film", "good\u2026 so good", "good\u2014really"]
+    expected = vader_scores(straight)
+    assert expected[0] < 0 < expected[1:].min() and vader_scores(["\u2764\ufe0f"])[0] > 0
+    assert vader_scores(typeset).tolist() == expected.tolist()
+    assert toxicity_scores(typeset[:4]).tolist() == toxicity_scores(straight[:4]).tolist()
+    assert words("Don\u2019t, DON'T co\u00adop") == ["don't", "don't", "coop"]
+    assert distinct_n(["don\u2019t don't"], 1) == 0.5
+
+
+def test_plain_typography_is_left_as_it_is():
+    text = "It's \"good\" \u2013 caf\u00e9, \u00bd star...\nNa\u00efve \U0001f600!"
+    assert normalise_for_judges(text) == text

@@ -41,7 +41,7 @@ class FakeDetoxify:
 def test_detoxify_reads_the_right_score_in_batches():
     model = FakeDetoxify()
     judge = DetoxifyJudge("unbiased", model=model)
-    found = judge(["fine"] * 40 + ["you idiot"])
+    found = judge(["fine"] * 40 + ["you i\u00addiot"])  # a soft hyphen, which nobody sees
     assert found.tolist() == [0.0] * 40 + [1.0]
     assert model.sizes == [32, 9]
     assert judge.name == "detoxify:unbiased"

@@ -18,6 +18,7 @@ import numpy as np
 from rlhf_lite.constitutional import Constitution, PolicyWriter, Writer, sentiment_questions
 from rlhf_lite.constitutional import feedback as ask
 from rlhf_lite.data import save_preferences
+from rlhf_lite.data.words import words
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, decoded, encode_for, write
 from rlhf_lite.evaluation.statistics import (
     Units,
@@ -28,7 +29,7 @@ from rlhf_lite.evaluation.statistics import (
     share_ci,
     units_of,
 )
-from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores, words
+from rlhf_lite.evaluation.text_metrics import toxicity_scores, vader_scores
 from rlhf_lite.files import write_json, write_json_lines
 from rlhf_lite.models.policy import Policy
 from rlhf_lite.pipeline.cai.rounds import LINE_END, METHODS, TOXIC, with_ends

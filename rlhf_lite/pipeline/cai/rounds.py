@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_lite.constitutional import PROBLEMS, Chain, RevisionStep, kept_words, printable
+from rlhf_lite.data.words import words
 from rlhf_lite.errors import DataError
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.compare import perplexity
@@ -19,7 +20,7 @@ from rlhf_lite.evaluation.eval_policy import EvalPolicy
 from rlhf_lite.evaluation.judges import Judges
 from rlhf_lite.evaluation.report.render import interval_text, number, render
 from rlhf_lite.evaluation.statistics import Interval, mean_ci, paired_difference_ci, share_ci
-from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores, words
+from rlhf_lite.evaluation.text_metrics import distinct_n, toxicity_scores, vader_scores
 from rlhf_lite.files import text_lines, write_json_lines, write_text
 
 # An answer is one line of a thread.
