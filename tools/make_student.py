@@ -3,8 +3,8 @@
     python tools/make_student.py            # to build/student/notebooks
 
 A solution between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` is replaced by the stub that nbgrader uses,
-under the same rules: regions may not be nested, must end, and must stand in a cell marked as a solution. The
-copies are what the Colab buttons open. They are generated, never committed.
+in code and in text, under the same rules: regions may not be nested, must end, and must stand in a cell that
+is marked as a solution. The copies are what the Colab buttons open. They are generated, never committed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if __package__ in (None, ""):  # run as a script
 
 from tools import state
 
-BEGIN = "### BEGIN SOLUTION"
-END = "### END SOLUTION"
+# Like nbgrader, whatever comment sign stands before them: in text, <!-- and --> hide them.
+BEGIN, END = "BEGIN SOLUTION", "END SOLUTION"
 STUB = ("# YOUR CODE HERE", "raise NotImplementedError()")
+TEXT_STUB = ("YOUR ANSWER HERE",)
 
 
 class MarkerError(ValueError):
     """The solution markers of a cell do not fit together."""
 
 
-def replace_solution(source: str) -> str | None:
+def replace_solution(source: str, stub: tuple[str, ...] = STUB) -> str | None:
     """The source with its solution replaced by the stub, or None if it holds no solution.
 
     Raises:
@@ -42,7 +43,7 @@ def replace_solution(source: str) -> str | None:
                 raise MarkerError(f"a second {BEGIN!r} inside a solution; add {END!r} before it")
             inside = found = True
             indent = line[: len(line) - len(line.lstrip())]
-            lines += [indent + stub for stub in STUB]
+            lines += [indent + part for part in stub]
         elif END in line:
             if not inside:
                 raise MarkerError(f"{END!r} without {BEGIN!r} before it")
@@ -65,14 +66,13 @@ def student_copy(book: Any) -> Any:
 
     book = copy.deepcopy(book)
     for cell in book.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = []
-        cell.execution_count = None
-        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = []
+            cell.execution_count = None
+            cell.metadata.pop("execution", None)
         marked = bool(cell.metadata.get("nbgrader", {}).get("solution"))
         try:
-            stub = replace_solution(cell.source)
+            stub = replace_solution(cell.source, STUB if cell.cell_type == "code" else TEXT_STUB)
         except MarkerError as error:
             raise MarkerError(f"cell {cell.id}: {error}") from None
         if marked != (stub is not None):

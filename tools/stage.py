@@ -16,7 +16,7 @@ if __package__ in (None, ""):  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools import state
-from tools.make_student import replace_solution
+from tools.make_student import BEGIN, END, replace_solution
 from tools.measured import lab_page, speed_page
 from tools.recorded import recorded_page
 
@@ -101,11 +101,7 @@ def _with_stub(cell: Any) -> list[Any]:
 
 
 def _without_markers(source: str) -> str:
-    return "\n".join(
-        line
-        for line in source.split("\n")
-        if "### BEGIN SOLUTION" not in line and "### END SOLUTION" not in line
-    )
+    return "\n".join(line for line in source.split("\n") if BEGIN not in line and END not in line)
 
 
 def _write_if_changed(path: Path, data: bytes) -> None:

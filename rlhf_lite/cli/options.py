@@ -22,7 +22,7 @@ Settings = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", 
 SettingsFile = Annotated[Path | None, typer.Option("--config", "-c", help="settings, YAML")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="folder of the run")]
 Seed = Annotated[int | None, typer.Option("--seed", help="seeds everything random (same as seed=N)")]
-SampleSeed = Annotated[int, typer.Option("--seed", min=0, help="same seed, same texts")]
+SampleSeed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="same seed, same texts")]
 Resume = Annotated[bool, typer.Option("--resume", help="continue a killed run where it stopped")]
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="stop at a broken row, or skip and list it")]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="length limit, tokens")]

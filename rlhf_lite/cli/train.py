@@ -128,7 +128,7 @@ def sweep(
 def lab(
     algorithm: Annotated[str, typer.Argument(help="ppo, rloo, dpo, best_of_n, ...; a wrong name lists all")],
     world: Annotated[str, typer.Option(help="dense, order, sparse, deceptive, ...")] = "dense",
-    seed: Annotated[int, typer.Option(min=0, help="draws the world, the start and every sample")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="draws world, start and every sample")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="a tenth of the steps")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the result")] = None,
 ) -> None:

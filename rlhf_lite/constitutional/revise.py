@@ -23,6 +23,7 @@ from rlhf_lite.constitutional.principles import Constitution, Principle
 from rlhf_lite.constitutional.writer import Writer
 from rlhf_lite.data.formatting import Template, plain_text
 from rlhf_lite.data.words import words as words_of
+from rlhf_lite.rollout.sampler import step_seed
 from rlhf_lite.types import Message
 
 Form = Literal["few_shot", "chat"]
@@ -228,13 +229,13 @@ def revise(writer: Writer, texts: Sequence[str], constitution: Constitution, *, 
                 few_shot_critique(p, t) if form == "few_shot" else chat_critique(p, t, template)
                 for p, t in zip(chosen, current, strict=True)
             ]
-            critiques = writer.write(critique_prompts, seed=seed * 1_000_003 + 2 * number, **options)
+            critiques = writer.write(critique_prompts, seed=step_seed(seed, 2 * number), **options)
         shown = critiques if critique else [None] * len(current)
         revision_prompts = [
             few_shot_revision(p, t, c) if form == "few_shot" else chat_revision(p, t, c, template)
             for p, t, c in zip(chosen, current, shown, strict=True)
         ]
-        revisions = writer.write(revision_prompts, seed=seed * 1_000_003 + 2 * number + 1, **options)
+        revisions = writer.write(revision_prompts, seed=step_seed(seed, 2 * number + 1), **options)
         for i, revision in enumerate(revisions):
             problem = find_problem(chosen[i], current[i], critiques[i], revision)
             overlap, kept = kept_words(current[i], revision), problem not in REFUSED

@@ -203,9 +203,16 @@ def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *
     Sampling must start somewhere. The start token is the tokenizer's ``bos_token``, or its ``eos_token``
     where there is none. With ``rendered`` the texts come from the model's own chat template, which writes
     every special token itself.
+
+    Raises:
+        ValueError: if a prompt is empty and there is neither token.
     """
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return [row or [start] for row in token_ids(tokenizer, prompts, start=not rendered)]
+    rows = [row or [start] for row in token_ids(tokenizer, prompts, start=not rendered)]
+    if start is None and [None] in rows:
+        raise ValueError("a prompt is empty, and the tokenizer has neither a start nor an end token to begin "
+                         "with: give some opening words")
+    return rows
 
 
 def fit_lengths(prompt: int, answer: int, max_tokens: int, *, least: int | None = None) -> tuple[int, int]:

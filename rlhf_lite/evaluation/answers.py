@@ -109,11 +109,12 @@ class Answers:
 
 @torch.no_grad()
 def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_new_tokens: int,
-            temperature: float = 1.0, perplexity_temperature: float = 1.0, samples: int = 1, seed: int,
+            temperature: float = 1.0, samples: int = 1, seed: int,
             stop: Sequence[str] = (), with_coherence: bool = False, batch_size: int = 100) -> Answers:
     """Let a policy answer prompts, and ask every judge.
 
-    The KL is that of the policies as they sample, at ``temperature``. The best of n has a distribution of its
+    The KL is that of the policies as they sample, at ``temperature``; perplexity and coherence are those of
+    the model itself, at temperature 1, whatever wrote the text. The best of n has a distribution of its
     own, whose log-probabilities nobody can read off: its KL is given as the upper bound log n - (n - 1)/n,
     the same for every row.
 
@@ -123,7 +124,6 @@ def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_n
         judges: who judges.
         max_new_tokens: length limit of an answer.
         temperature: of the sampling; 0 is greedy decoding, which has no KL.
-        perplexity_temperature: of the policy whose perplexity is measured.
         samples: answers to each prompt.
         seed: of every random number.
         stop: strings that end an answer.
@@ -147,7 +147,7 @@ def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_n
                      samples=samples, stop=stop, reward=judges.reward, batch_size=batch_size)
     texts, ids = decoded(policy, rollouts, stop=stop)
     reading = _Reading(policy, read, samples, rollouts, texts, ids)
-    scores, missing = _under_reference(reading, judges, temperature, perplexity_temperature)
+    scores, missing = _under_reference(reading, judges, temperature)
     if not with_coherence:
         missing["coherence"] = "it was switched off"
     elif coherent := reading.coherence(judges, -scores["reference_nats"], seed=seed):
@@ -241,8 +241,8 @@ def _pieces(rollouts: Sequence[Rollout]) -> Iterator[Rollout]:
             yield Rollout(**{name: value[start : start + step] for name, value in fields.items()})
 
 
-def _under_reference(reading: _Reading, judges: Judges, temperature: float,
-                     perplexity_temperature: float) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
+def _under_reference(reading: _Reading, judges: Judges,
+                     temperature: float) -> tuple[dict[str, NDArray[np.float64]], dict[str, str]]:
     """KL, reward and perplexity of what one policy wrote, and the reasons for what cannot be had."""
     policy, reference, fluency = reading.policy, judges.reference, judges.fluency or judges.reference
     missing: dict[str, str] = {}
@@ -252,7 +252,7 @@ def _under_reference(reading: _Reading, judges: Judges, temperature: float,
         missing["kl"] = (f"its vocabulary is not that of the reference {reference.name}: log-probabilities "
                          "of different tokens cannot be compared")
     asked = [] if "kl" in missing else [(policy, temperature), (reference, temperature)]
-    asked.append((fluency, perplexity_temperature))
+    asked.append((fluency, 1.0))
     here = [(reader.adapter, heat) for reader, heat in asked if reader.model is policy.model]
     table, raw = reading.together(list(dict.fromkeys(here)), judges.reward)
 
@@ -263,7 +263,7 @@ def _under_reference(reading: _Reading, judges: Judges, temperature: float,
         return reader.network.logps(heads, ids, adapter=reader.adapter, temperature=heat)
 
     lengths = np.array([len(row) for row in reading.rows_for(fluency)[1]], dtype=np.float64)
-    scores = {"reference_nats": -logps(fluency, perplexity_temperature), "reference_tokens": lengths}
+    scores = {"reference_nats": -logps(fluency, 1.0), "reference_tokens": lengths}
     if "kl" not in missing:
         ratio = logps(policy, temperature) - logps(reference, temperature)
         scores["kl"] = ratio + best_of_n_kl_bound(policy.best_of)

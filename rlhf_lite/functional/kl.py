@@ -68,10 +68,11 @@ class FixedKLController:
 class AdaptiveKLController:
     """Proportional control of the KL coefficient in log space.
 
-        e = clip(KL / target - 1, -0.2, 0.2);   β ← β · (1 + e · n / horizon)
+        e = clip(KL / target - 1, -0.2, 0.2);   β ← β · (1 + e · min(1, n / horizon))
 
     Source: Ziegler et al. 2019, section 2.2 (there K_β = 0.1 and n is the batch size, written as n/horizon in
-    the authors' code).
+    the authors' code). There n is far below the horizon; the minimum is ours: one measurement moves β by a
+    fifth at most, where five horizons in one batch would make it 0, and more would turn its sign.
 
     Args:
         init: first coefficient β.
@@ -87,4 +88,4 @@ class AdaptiveKLController:
     def update(self, kl: float, n_samples: int) -> None:
         """Move the coefficient after ``n_samples`` sequences with mean ``kl`` nats per sequence."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-        self.value *= 1.0 + error * n_samples / self.horizon
+        self.value *= 1.0 + error * min(1.0, n_samples / self.horizon)

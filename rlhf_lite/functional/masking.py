@@ -73,9 +73,10 @@ def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, unbiased:
         mask: bool, same shape; True counts.
         shift_mean: centre the result on zero.
         unbiased: see :func:`masked_var`.
-        eps: added to the variance, so that a constant input gives zeros.
+        eps: added to the variance, so that a constant input, or a single entry, gives zeros.
     """
-    mean, var = masked_mean(x, mask), masked_var(x, mask, unbiased=unbiased)
+    mean, single = masked_mean(x, mask), int(mask.sum()) == 1
+    var = torch.zeros_like(mean) if single else masked_var(x, mask, unbiased=unbiased)
     whitened = (torch.where(mask, x, mean) - mean) * torch.rsqrt(var + eps)
     if not shift_mean:
         whitened = whitened + mean

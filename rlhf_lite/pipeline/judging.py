@@ -166,8 +166,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         answers: dict[str, Answers] = {}
         for name, one in policies.items():
             ask = partial(measure, one, texts.test_prompts, judges, max_new_tokens=settings.max_new_tokens,
-                          temperature=settings.temperature, perplexity_temperature=settings.temperature,
-                          seed=seed)
+                          temperature=settings.temperature, seed=seed)
             answers[name] = ask() if name in ("ppo", "dpo") else cache.answers(one, ask)
             gold_reward = answers[name].scores["gold"].mean()
             show(2 + len(answers), f"{name}: gold reward {gold_reward:+.2f}")

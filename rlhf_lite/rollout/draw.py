@@ -147,6 +147,11 @@ def row_seeds(seed: int, *path: int, rows: int) -> list[int]:
     return [(state + 0x94D049BB133111EB * (row + 1)) & 0x7FFFFFFFFFFFFFFF for row in range(rows)]
 
 
+def step_seed(seed: int, step: int) -> int:
+    """A seed for one step of a run, within the 64 bits that torch takes, also for seeds of seeds."""
+    return (seed * 1_000_003 + step) & 0xFFFFFFFFFFFFFFFF
+
+
 def uniforms(seeds: Sequence[int], steps: int) -> Tensor:
     """Uniform numbers ``[B, T]`` in [0, 1), row b from its own seed.
 

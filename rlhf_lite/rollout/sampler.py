@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.rollout.decoder import Prepared, prepare
-from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, uniforms
+from rlhf_lite.rollout.draw import LogitRules, draw, row_seeds, step_seed, uniforms
 from rlhf_lite.types import Rollout
 
 __all__ = ["DecodeStep", "EndTokens", "TextPiece", "TextStream", "as_list", "cut_at_stop", "decode",
-           "find_stop", "join", "row_seeds", "sample", "stream"]
+           "find_stop", "join", "row_seeds", "sample", "step_seed",
+           "stream"]
 EndTokens = int | Sequence[int] | None
 # What decoders write for bytes that are not (or not yet) a character, and how many of them one character
 # that lacks its last byte can leave behind.

@@ -14,6 +14,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from rlhf_lite.rollout.sampler import step_seed
+
 Rows = TypeVar("Rows", bound=Sequence[int] | Tensor)
 Computed = Callable[[list[int]], tuple[Tensor, dict[str, Tensor]]]
 
@@ -52,7 +54,7 @@ def batch_rows(n_rows: int, batch_size: int, step: int, *, seed: int,
     """
     per_epoch = epoch_steps(n_rows, batch_size=batch_size, epochs=1)
     epoch, place = divmod(step, per_epoch)
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) & 0x7FFFFFFF)
+    generator = torch.Generator().manual_seed(step_seed(seed, epoch) & 0x7FFFFFFF)
     order = torch.randperm(n_rows, generator=generator).tolist()[: per_epoch * batch_size]
     if lengths is None:
         return order[place * batch_size : (place + 1) * batch_size]
@@ -74,7 +76,13 @@ def drawn_rows(n_rows: int, batch_size: int, steps: int, *, seed: int,
 
 
 def minibatch_rows(n: int, *, epochs: int, minibatches: int, seed: int) -> Iterator[Tensor]:
-    """The rows of each update: passes over ``range(n)``, each shuffled and cut into ``minibatches``."""
+    """The rows of each update: passes over ``range(n)``, each shuffled and cut into ``minibatches``.
+
+    Raises:
+        ValueError: if there are more minibatches than rows, or there is no pass at all.
+    """
+    if not 1 <= minibatches <= n or epochs < 1:
+        raise ValueError(f"{n} rows cannot make {minibatches} minibatches in {epochs} epochs")
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         yield from torch.randperm(n, generator=generator).tensor_split(minibatches)

@@ -213,8 +213,10 @@ class DPOSettings:
         """What is learned from some data; ``seed`` draws KTO's mismatched answers.
 
         Raises:
-            ValueError: if there is no such loss, or it cannot use such data.
+            ValueError: if there is no such loss, no data, or it cannot use such data.
         """
+        if not data:
+            raise ValueError("there is nothing to learn from: no pair and no judged answer")
         name, paired = self.loss, all(isinstance(row, EncodedPair) for row in data)
         if name == KTO:
             if self.sft_coef:

@@ -88,6 +88,9 @@ class GRPOSettings(PolicyGradientSettings):
         for name, kind in (("estimator", Estimator), ("aggregation", Aggregation), ("kl_in", KLPlace)):
             if (value := getattr(self, name)) not in (known := get_args(kind)):
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        if self.group_size < 2:
+            raise ValueError(f"group_size must be at least 2: a single answer has no baseline, got "
+                             f"{self.group_size}")
         if self.aggregation == "sequence" and self.kl_in != "reward" and self.kl_coef > 0:
             raise ValueError("a KL in the loss is paid per token: use kl_in='reward' with "
                              "aggregation='sequence'")

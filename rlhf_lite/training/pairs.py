@@ -200,11 +200,15 @@ def mismatched(answers: Sequence[JudgedAnswer], *, seed: int) -> list[Example]:
     n = len(answers)
     longest = max(len(a.prompt_ids) + len(a.completion_ids) for a in answers)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()
+    following: list[int | None] = [None] * n  # the place of the next answer whose prompt is another
+    for place in [*reversed(range(n))] * 2:  # twice round: the last ones look across the start
+        after = (place + 1) % n
+        same = answers[order[after]].prompt_ids == answers[order[place]].prompt_ids
+        following[place] = following[after] if same else after
     examples: dict[int, Example] = {}
     for place, row in enumerate(order):
-        prompt = answers[row].prompt_ids
-        others = (order[(place + k) % n] for k in range(1, n))
-        partner = next((i for i in others if answers[i].prompt_ids != prompt), order[(place + 1) % n])
+        prompt, other = answers[row].prompt_ids, following[place]
+        partner = order[(place + 1) % n if other is None else other]
         completion = answers[partner].completion_ids
         examples[row] = Example(prompt[-(longest - len(completion)) :], completion)
     return [examples[row] for row in range(n)]

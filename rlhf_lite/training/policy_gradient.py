@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rlhf_lite.functional import kl_estimate
 from rlhf_lite.models.policy import TokenScores
-from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.rollout.sampler import row_seeds, step_seed
 from rlhf_lite.training.batches import batch_rows, micro_batches, minibatch_rows
 from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup, roll_out, trainable_module
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
@@ -179,7 +179,7 @@ def train(algorithm: Algorithm, setup: PolicyGradientSetup, prompts: Sequence[li
                                  seeds=row_seeds(run.seed, step, rows=len(rows) * group_size),
                                  micro_batch_size=run.micro_batch_size, accelerator=run.accelerator)
         started, rate = time.perf_counter(), optimisation.learning_rate
-        seed = run.seed * 1_000_003 + step
+        seed = step_seed(run.seed, step)
         metrics |= update(algorithm, batch, optimisation, seed=seed, micro_batch_size=run.micro_batch_size)
         metrics |= {"learning_rate": rate, "seconds/update": time.perf_counter() - started}
         progress.record(step, metrics, numbers=algorithm.after_step(metrics, len(batch)))

@@ -74,6 +74,11 @@ def token_rewards(old_logps: Tensor, ref_logps: Tensor, scores: Tensor, response
     return rewards
 
 
+def _variance(x: Tensor, mask: Tensor) -> Tensor:
+    """The variance for the log; a batch of a single token has none."""
+    return masked_var(x, mask) if int(mask.sum()) > 1 else x.new_tensor(float("nan"))
+
+
 class PPO:
     """PPO as an ``Algorithm`` of the loop in ``policy_gradient``.
 
@@ -106,10 +111,10 @@ class PPO:
         advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
         inputs = (tensor[:, columns] for tensor in (rewards, batch.old_values, counts))
         advantages[:, columns], returns[:, columns] = gae(*inputs, gamma=settings.gamma, lam=settings.lam)
-        error = masked_var(returns - batch.old_values, counts)
-        metrics = {"kl_coef": price,
-                   "advantage/std": float(masked_var(advantages, counts).sqrt()),
-                   "value/explained_variance": float(1 - error / masked_var(returns, counts).clamp_min(1e-8))}
+        error, spread, total = (_variance(each, counts) for each in (
+            returns - batch.old_values, advantages, returns))
+        metrics = {"kl_coef": price, "advantage/std": float(spread.sqrt()),
+                   "value/explained_variance": float(1 - error / total.clamp_min(1e-8))}
         if settings.whiten_advantages:
             advantages = masked_whiten(advantages, counts)
         return replace(batch, advantages=advantages, returns=returns), metrics

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from rlhf_lite.rollout.best_of_n import choose_best
-from rlhf_lite.rollout.sampler import row_seeds
+from rlhf_lite.rollout.sampler import row_seeds, step_seed
 from rlhf_lite.training.batches import batch_rows
 from rlhf_lite.training.rollouts import Batch, PolicyGradientSetup, roll_out
 from rlhf_lite.training.settings import Hooks, OptimiserSettings, RunSettings
@@ -96,7 +96,7 @@ def train_rejection(setup: PolicyGradientSetup, prompts: Sequence[list[int]], se
         started, lines = time.perf_counter(), []
         recording = Hooks(lambda _, line, lines=lines: lines.append(line), bad_batches=hooks.bad_batches)
         one_round = replace(run, steps=settings.sft_steps, batch_size=settings.sft_batch_size,
-                            seed=run.seed * 1_000_003 + number, hooks=recording, resume=None)
+                            seed=step_seed(run.seed, number), hooks=recording, resume=None)
         train_sft(setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round)
         # The accelerator remembers every optimiser it prepared; without this they would add up.
         run.accelerator.free_memory()

@@ -198,7 +198,8 @@ def _metrics(batch: Batch, parts: Sequence[str]) -> dict[str, float]:
     """
     counts = batch.response_mask
     sampler_kl = kl_estimate(batch.sampled_logps, batch.old_logps)
-    metrics = {"reward/rm_raw": float(batch.raw.mean()), "reward/rm_std": float(batch.raw.std()),
+    spread = float(batch.raw.std()) if len(batch) > 1 else float("nan")
+    metrics = {"reward/rm_raw": float(batch.raw.mean()), "reward/rm_std": spread,
                "reward/score": float(batch.scores.mean()),
                **{f"reward/part_{name}": float(batch.parts[:, i].mean()) for i, name in enumerate(parts)},
                "entropy/nats_per_token": float(masked_mean(batch.entropies, counts)),

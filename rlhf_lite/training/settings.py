@@ -120,6 +120,9 @@ class RunSettings:
         validate_every: steps between measurements on held-out data; the last step is always measured.
         gradient_checkpointing: recompute the top layers in the backward pass: less memory, more time.
         resume: where an interrupted run continues, or None.
+
+    Raises:
+        ValueError: if a number is not positive.
     """
 
     steps: int
@@ -132,6 +135,13 @@ class RunSettings:
     validate_every: int = 50
     gradient_checkpointing: bool = False
     resume: Resume | None = None
+
+    def __post_init__(self) -> None:
+        counts = {"batch_size": self.batch_size, "accumulation": self.accumulation,
+                  "validate_every": self.validate_every, "micro_batch_size": self.micro_batch_size}
+        wrong = [f"{name}={value}" for name, value in counts.items() if value is not None and value < 1]
+        if wrong or self.steps < 0:
+            raise ValueError(f"{', '.join(wrong) or f'steps={self.steps}'}: expected 1 or more")
 
 
 def pick(kind: type[Record], values: Mapping[str, Any] | Iterable[tuple[str, Any]], **others: Any) -> Record:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rlhf_lite.errors import NonFiniteError
 from rlhf_lite.models.trunk import SplitBody
+from rlhf_lite.rollout.sampler import step_seed
 from rlhf_lite.training.batches import batch_rows, micro_batches
 from rlhf_lite.training.settings import OptimiserSettings, RunSettings
 
@@ -286,7 +287,7 @@ class Progress:
         run = self._run
         for step in self:
             # Dropout draws from torch's global generator; a resumed run must draw the same.
-            torch.manual_seed(run.seed * 1_000_003 + step)
+            torch.manual_seed(step_seed(run.seed, step))
             rows = batch_rows(len(lengths), run.batch_size, step, seed=run.seed, lengths=lengths)
             yield step, rows, micro_batches(rows, accumulation=run.accumulation, accelerator=run.accelerator)
 

@@ -143,3 +143,11 @@ def test_fixed_controller_never_changes():
     controller = FixedKLController(0.05)
     controller.update(1000.0, 512)
     assert controller.value == 0.05
+
+
+def test_the_controller_stays_positive_however_large_the_batch():
+    """In the authors' form five horizons in one batch make the coefficient 0, and more turn its sign."""
+    for n, factor in ((4, 0.9), (8, 0.8), (40, 0.8), (640, 0.8)):
+        controller = AdaptiveKLController(0.05, 6.0, 8.0)
+        controller.update(0.0, n)
+        assert controller.value == pytest.approx(0.05 * factor, rel=1e-12)

@@ -125,3 +125,9 @@ def test_wrong_shapes_and_types_are_errors(function):
         function(torch.ones(2, 3), torch.ones(3, dtype=torch.bool))
     with pytest.raises(TypeError, match="bool"):
         function(torch.ones(2, 3), torch.ones(2, 3))
+
+
+def test_a_single_entry_has_no_spread_to_scale_by():
+    x, mask = torch.tensor([[3.0, 9.0]]), torch.tensor([[True, False]])
+    assert masked_whiten(x, mask).tolist() == [[0.0, 0.0]]
+    assert masked_whiten(x, mask, shift_mean=False).tolist() == [[3.0, 0.0]]

@@ -85,7 +85,12 @@ def test_the_phases_of_a_run_end_there_too(folder, settings, tmp_path):
     ends = end_tokens(policy.model, policy.tokenizer)
     assert setup.training.eos_token_id == ends
     adapters = phases.build_adapter_policies(run, policy, trained=False)
-    pairs, _ = policy_pairs(run, policy, adapters, run.texts.ppo_prompts[:40])
+    prompts = run.texts.ppo_prompts[:40]
+    pairs, texts = policy_pairs(run, policy, adapters, prompts)
+    # The readiness check looks at other texts than those that DPO learns from.
+    with adapters.sampling(adapters.reference)() as model:
+        pool = sample_pool(model, policy.tokenizer, prompts, n=config.dpo.candidates, max_new_tokens=12)
+    assert not {pair.prompt + pair.chosen for pair in texts} & {text for group in pool for text in group}
     answers = [ids for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
     assert all(token not in ends for ids in answers for token in ids[:-1])
     assert {ids[-1] for ids in answers} & set(ends[1:])  # some ended at the second one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 
 import nbformat
@@ -50,6 +51,29 @@ def test_same_as_nbgrader() -> None:
         book.cells[-2].source = source
         theirs, _ = nbgrader.ClearSolutions().preprocess(book, {})
         assert replace_solution(source) == theirs.cells[-2].source
+
+
+ANSWERS = [
+    "Why?\n\n### BEGIN SOLUTION\nBecause 42.\n### END SOLUTION\n\nGo on.",
+    "Why?\n\n<!-- BEGIN SOLUTION -->\nBecause 42.\n<!-- END SOLUTION -->",
+]
+
+
+@pytest.mark.parametrize("source", ANSWERS)
+def test_a_written_solution_is_replaced_too(source: str) -> None:
+    book = make_notebook(exercise=True)
+    answer = nbformat.v4.new_markdown_cell(source, metadata=dict(book.cells[-2].metadata))
+    answer.metadata["nbgrader"] = {**answer.metadata["nbgrader"], "grade_id": "why"}
+    book.cells.append(answer)
+    text = student_copy(book).cells[-1].source
+    assert "42" not in text and "SOLUTION" not in text and "YOUR ANSWER HERE" in text
+    nbgrader = pytest.importorskip(
+        "nbgrader.preprocessors", reason="nbgrader is not installed (extra 'teach')"
+    )
+    assert nbgrader.ClearSolutions().preprocess(deepcopy(book), {})[0].cells[-1].source == text
+    del answer.metadata["nbgrader"]
+    with pytest.raises(MarkerError, match="lacks nbgrader metadata"):
+        student_copy(book)
 
 
 def test_metadata_and_markers_must_agree() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
@@ -260,6 +261,14 @@ def test_micro_batches_do_not_change_the_trajectory(size):
     wanted = weights(whole.scorer)
     for name, weight in weights(parts.scorer).items():
         torch.testing.assert_close(weight, wanted[name], atol=1e-4, rtol=1e-3)
+
+
+def test_a_batch_of_a_single_token_is_a_step_like_any_other():
+    """One prompt whose answer ends at once: nothing to compare with, so nothing is learnt, and no crash."""
+    one = {"steps": 1, "batch_size": 1, "max_new_tokens": 1, "minibatches": 1, "epochs": 1}
+    lines = train(new_setup(), **one, warmup_steps=0)
+    assert lines[0]["length/tokens"] == 1 and lines[0]["loss/policy"] == 0
+    assert math.isnan(lines[0]["advantage/std"])
 
 
 def test_a_model_without_adapters_tokenizer_or_end_token_is_trained_whole():

@@ -49,7 +49,8 @@ __all__ = [
 ]
 
 DEFAULT_THRESHOLDS = Thresholds()
-_POOL = 2_000_000  # the pool's random numbers are far from those of training and evaluation
+# The pool's random numbers are far from those of training, of the evaluation and of DPO's candidates.
+_POOL = 3_000_000
 
 
 @dataclass(frozen=True)

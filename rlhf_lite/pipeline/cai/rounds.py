@@ -81,13 +81,13 @@ def judge_answers(policies: Mapping[str, EvalPolicy], prompts: Sequence[str], *,
         prompts: threads that end where the answer begins.
         samples: answers to each.
         max_new_tokens: length limit of an answer.
-        temperature: of the sampling; KL and perplexity are those of the policies at this temperature.
+        temperature: of the sampling; the KL is that of the policies at this temperature.
         seed: of the random numbers.
     """
     judges = Judges(reference=next(iter(policies.values())))
     return {name: measure(policy, prompts, judges, max_new_tokens=max_new_tokens, temperature=temperature,
-                          perplexity_temperature=temperature, samples=samples, seed=seed, stop=LINE_END,
-                          batch_size=96) for name, policy in policies.items()}
+                          samples=samples, seed=seed, stop=LINE_END, batch_size=96)
+            for name, policy in policies.items()}
 
 
 def summarise_answers(answers: Answers, *, seed: int) -> dict[str, Any]:
