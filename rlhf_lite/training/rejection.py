@@ -98,8 +98,6 @@ def train_rejection(setup: PolicyGradientSetup, prompts: Sequence[list[int]], se
         one_round = replace(run, steps=settings.sft_steps, batch_size=settings.sft_batch_size,
                             seed=step_seed(run.seed, number), hooks=recording, resume=None)
         train_sft(setup.scorer, examples, pad_token_id=setup.pad_token_id, optimiser=optimiser, run=one_round)
-        # The accelerator remembers every optimiser it prepared; without this they would add up.
-        run.accelerator.free_memory()
         metrics |= {"reward/best": sum(best) / len(best),
                     "loss/nats_per_token": sum(line["loss/nats_per_token"] for line in lines) / len(lines),
                     "grad_norm": sum(line["grad_norm"] for line in lines) / len(lines),

@@ -201,6 +201,15 @@ class Optimisation:
             message += f"; the batch (rows, token ids, loss) is in {path}"
         raise NonFiniteError(message)
 
+    def release(self) -> None:
+        """Let the accelerator forget model and optimiser, which it keeps otherwise as long as it lives.
+
+        Its own ``free_memory`` forgets everything that it prepared, and runs the garbage collector.
+        """
+        for kept, own in ((self.accelerator._models, self.module),
+                          (self.accelerator._optimizers, self.optimizer)):
+            kept[:] = [one for one in kept if one is not own]
+
     def weights(self) -> dict[str, Tensor]:
         """The trainable weights by name, not copied."""
         return {name: p.detach() for name, p in zip(self._names, self._parameters, strict=True)}
@@ -269,11 +278,14 @@ class Progress:
             self._stopped = self._out_of_patience()
 
     def __iter__(self) -> Iterator[int]:
-        for step in range(self._first, self._run.steps):
-            if self._stopped:
-                break
-            yield step
-        self._go_back_to_the_best()
+        try:
+            for step in range(self._first, self._run.steps):
+                if self._stopped:
+                    break
+                yield step
+            self._go_back_to_the_best()
+        finally:
+            self._optimisation.release()
 
     def batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, list[int], list[list[int]]]]:
         """The steps of a trainer on fixed data.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -184,3 +187,15 @@ def test_a_trainer_saves_the_batch_that_went_wrong(tmp_path):
     assert tokens == {
         tuple(PAIRS[r].prompt_ids + ids) for r in rows for ids in (PAIRS[r].chosen_ids, PAIRS[r].rejected_ids)
     }
+
+
+@pytest.mark.parametrize("fail_at", [None, 2])
+def test_the_accelerator_forgets_what_was_trained(fail_at):
+    """It outlives a training, in a notebook too, and keeps all that it prepared unless told otherwise."""
+    scorer = new_scorer()
+    gone = weakref.ref(scorer)
+    with pytest.raises(KeyboardInterrupt) if fail_at else nullcontext():
+        run_sft(scorer, recorder=Recorder(fail_at=fail_at))
+    del scorer
+    gc.collect()
+    assert gone() is None
