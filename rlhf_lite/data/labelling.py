@@ -127,7 +127,7 @@ def read_judgements(path: str | Path, pairs: Sequence[Preference]) -> Judgements
             one person judged a pair twice.
     """
     path = Path(path)
-    data = load_preferences(path)
+    data = load_preferences(path, skip_with=None)
     known = {pair_id(pair): pair for pair in pairs}
     seen: set[tuple[str, str]] = set()
     agrees = []

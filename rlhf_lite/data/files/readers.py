@@ -20,7 +20,7 @@ from typing import IO, Any
 from rlhf_lite.data.files.cells import Cell, Place, is_conversation
 from rlhf_lite.data.files.columns import listed, require_answers
 from rlhf_lite.data.files.kinds import EXTENSIONS, check_start, is_packed, kind_of
-from rlhf_lite.data.files.tables import Needs, Row, Rows, read_folder, read_hub, read_parquet
+from rlhf_lite.data.files.tables import Needs, Row, Rows, read_folder, read_hub, read_parquet, repeated
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import at_home
 
@@ -145,8 +145,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) == len(pairs):
         return result
-    marked, keys = _Repeated(result), [key for key, _ in pairs]
-    marked.key = next(key for place, key in enumerate(keys) if key in keys[:place])
+    marked = _Repeated(result)
+    marked.key = repeated(key for key, _ in pairs) or ""
     return marked
 
 
@@ -330,9 +330,8 @@ def _csv_line(numbered: tuple[Place, bytes | DataError]) -> str:
 
 
 def _header(names: list[str], place: Place, needs: Needs) -> list[str]:
-    for name in names:
-        if names.count(name) > 1:
-            raise place.error("occurs twice in the header", "rename one column", field=name)
+    if (twice := repeated(names)) is not None:
+        raise place.error("occurs twice in the header", "rename one column", field=twice)
     needs(names, place)
     return names
 

@@ -96,18 +96,18 @@ class PreferenceData:
 
 
 def load_preferences(source: str | Path, *, on_error: OnError = "raise", split: str | None = None,
-                     limit: int | None = None, skip_with: str = _SKIP) -> PreferenceData:
+                     limit: int | None = None, skip_with: str | None = _SKIP) -> PreferenceData:
     """Read preferences from a file, a ``datasets`` folder or the Hub. ``data.files.formats`` lists the forms.
 
     Args:
-        source: ``.jsonl``, ``.ndjson``, ``.json`` (a list, or lines), ``.csv``, ``.tsv`` (each also with
-            ``.gz``), ``.parquet``, a folder made by ``Dataset.save_to_disk``, or a Hub id such as
-            ``Anthropic/hh-rlhf``.
+        source: ``.jsonl``, ``.ndjson``, ``.json`` (a list, an object that wraps one, or lines), ``.csv``,
+            ``.tsv`` (with any separator; each also with ``.gz``), ``.parquet``, a folder made by
+            ``Dataset.save_to_disk``, or a Hub id such as ``Anthropic/hh-rlhf``.
         on_error: ``raise`` stops at the first bad row; ``skip`` leaves bad rows out and lists them in the
             report.
         split: of a data set; ``train`` by default.
         limit: stop after this many preferences.
-        skip_with: what the user types for ``skip``, for the error.
+        skip_with: what the user types for ``skip``, for the error; None where nobody can.
 
     Raises:
         DataError: naming file, row, field, the value received and the fix. With ``skip`` too, when the file
@@ -122,7 +122,8 @@ def preferences_from_rows(rows: Iterable[Mapping[str, Any]], *, name: str = "row
     return _preferences(Rows(name, iter(enumerate(rows, start=1)), "rows"), on_error, limit, _SKIP)
 
 
-def _preferences(source: Rows, on_error: OnError, limit: int | None, skip_with: str) -> PreferenceData:
+def _preferences(source: Rows, on_error: OnError, limit: int | None,
+                 skip_with: str | None) -> PreferenceData:
     forms: Counter[str] = Counter()
     used: dict[str, str] = {}
     unused: dict[str, None] = {}
@@ -142,7 +143,7 @@ def _preferences(source: Rows, on_error: OnError, limit: int | None, skip_with: 
 
 
 def each_row(source: Rows, parse: Callable[[Mapping[str, Any], Place], T], *, on_error: OnError,
-             limit: int | None = None, skip_with: str = _SKIP) -> tuple[list[T], list[DataError], int]:
+             limit: int | None = None, skip_with: str | None = _SKIP) -> tuple[list[T], list[DataError], int]:
     """What ``parse`` makes of every row, the errors of those that were left out, and the number of all.
 
     Raises:
@@ -163,7 +164,7 @@ def each_row(source: Rows, parse: Callable[[Mapping[str, Any], Place], T], *, on
             kept.append(parse(row, Place(source.name, number)))
         except DataError as error:
             if on_error == "raise":
-                raise error.or_skip(skip_with) from None
+                raise (error if skip_with is None else error.or_skip(skip_with)) from None
             skipped.append(error)
         if len(kept) == limit:
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -31,6 +32,11 @@ class Rows(NamedTuple):
     text_only: bool = False
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """The first of the names that occur more than once."""
+    return next((name for name, times in Counter(names).items() if times > 1), None)
+
+
 def read_parquet(path: Path, needs: Needs) -> Rows:
     """Rows of a Parquet file, a batch at a time."""
     return Rows(path.name, _parquet(path, needs), "Parquet")
@@ -48,8 +54,8 @@ def _parquet(path: Path, needs: Needs) -> Iterator[Row]:
         batches = file.iter_batches(batch_size=1024)
     except broken as error:
         raise DataError(f"cannot be read as Parquet: {error}", file=path.name, fix=fix) from error
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError("occurs twice", file=path.name, field=twice[0], fix="rename one of the two columns")
+    if (twice := repeated(names)) is not None:
+        raise DataError("occurs twice", file=path.name, field=twice, fix="rename one of the two columns")
     needs(names, Place(path.name, None))
     numbers = count(1)
     while True:
