@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +276,48 @@ def assert_resume_is_exact(
     got = train(parts, resume=Resume(stop - 1, *load_step(folder, stop - 1)), **length)
     assert timeless(got) == timeless(expected[stop - 1 :])
     assert_same_weights(parts.scorer, whole.scorer)
+
+
+# --- Several processes
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 150
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(processes: int, script: Path, *arguments: str) -> None:
+    """Run a script under ``accelerate launch``; whatever it started is gone afterwards."""
+    options = [
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+        "--main_process_port",
+        str(free_port()),
+    ]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *options]
+    # accelerate would set the number of threads itself; one per process, or they wait for each other.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    started = subprocess.Popen(
+        [*command, str(script), *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = started.communicate(timeout=SECONDS)
+    finally:
+        # The launcher leads a group of its own: this reaches its ranks, even if it ended before them.
+        with suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait()
+    assert started.returncode == 0, output[-4000:]

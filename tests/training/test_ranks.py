@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,60 +12,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from rank_script import jobs, run_all
-from runners import assert_same_run
+from runners import assert_same_run, launch
 from tiny_models import save_base
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[2]
-SECONDS = 150
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def launch(processes: int, *arguments: str) -> None:
-    """Run the script under ``accelerate launch``; whatever it started is gone afterwards."""
-    options = [
-        "--num_processes",
-        str(processes),
-        "--num_machines",
-        "1",
-        "--main_process_port",
-        str(free_port()),
-    ]
-    options += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", *options]
-    # accelerate would set the number of threads itself; one per process, or they wait for each other.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    started = subprocess.Popen(
-        [*command, str(Path(__file__).with_name("rank_script.py")), *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = started.communicate(timeout=SECONDS)
-    finally:
-        # The launcher leads a group of its own: this reaches its ranks, even if it ended before them.
-        with suppress(ProcessLookupError):  # all of them have ended
-            os.killpg(started.pid, signal.SIGKILL)
-        started.wait()
-    assert started.returncode == 0, output[-4000:]
-
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> tuple[dict, dict]:
     """What one process and what two processes found."""
     folder = tmp_path_factory.mktemp("ranks")
     base, output = str(save_base(folder / "base")), folder / "two.json"
-    launch(2, base, str(output))
+    launch(2, Path(__file__).with_name("rank_script.py"), base, str(output))
     return run_all(base), json.loads(output.read_text(encoding="utf-8"))
 
 
