@@ -30,7 +30,7 @@ from rlhf_lite.models.lora.files import CONFIG_FILE, TENSOR_FILE, beyond_lora
 from rlhf_lite.models.lora.layer import fold
 from rlhf_lite.models.names import loading
 from rlhf_lite.models.output import causal_model
-from rlhf_lite.models.runtime import quiet_loading
+from rlhf_lite.models.runtime import evaluating, quiet_loading
 from rlhf_lite.models.trunk import layers_name, linear_names, norm_name
 
 
@@ -145,24 +145,16 @@ def checksums(model: nn.Module, dtype: torch.dtype | None = None) -> list[int]:
     return [zlib.crc32(weight.view(-1).view(torch.uint8).numpy()) for weight in weights]
 
 
-def _try_out(model: nn.Module, **options: Any) -> Tensor:
-    """Logits of a few tokens, in evaluation mode."""
-    ids = torch.arange(8, device=next(model.parameters()).device).unsqueeze(0)
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(input_ids=ids, **options)[0].float()
-    finally:
-        for module in training:
-            module.training = True
+def _try_out(model: nn.Module) -> Tensor:
+    """Logits of a few tokens."""
+    with evaluating(model):
+        return model(input_ids=torch.arange(8, device=next(model.parameters()).device)[None])[0].float()
 
 
 def _bare(model: PreTrainedModel | PeftModel) -> tuple[Tensor, list[nn.Parameter], list[int]]:
     """What the model without adapters computes, and of what."""
-    causal = causal_model(model)
     with using_adapter(model, None) if isinstance(model, PeftModel) else nullcontext():
-        return _try_out(causal), list(causal.parameters()), checksums(causal)
+        return _try_out(causal_model(model)), list(model.parameters()), checksums(model)
 
 
 def _unlike_peft(model: PeftModel, name: str,

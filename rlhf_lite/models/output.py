@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 
+from rlhf_lite.models.runtime import evaluating
 from rlhf_lite.models.trunk import positions
 
 # Families whose output the tests compare with the model's own. Any other is compared by check_output.
@@ -53,7 +54,6 @@ def final_logits(model: PreTrainedModel | PeftModel, states: Tensor) -> Tensor:
     return _apply(causal.config, causal.get_output_embeddings()(states).float())
 
 
-@torch.no_grad()
 def check_output(model: PreTrainedModel | PeftModel) -> None:
     """Raise if the model does something between body and logits that :func:`final_logits` leaves out.
 
@@ -80,15 +80,12 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
 
     ids = torch.zeros(1, 1, dtype=torch.long, device=causal.device)
     hook = head.register_forward_hook(ramp)
-    training = [module for module in causal.modules() if module.training]
-    causal.eval()
     try:
-        logits = causal(input_ids=ids, attention_mask=ids + 1, use_cache=False).logits.float()
-        states = causal.base_model(input_ids=ids, attention_mask=ids + 1, use_cache=False).last_hidden_state
+        with evaluating(causal):
+            logits = causal(input_ids=ids, attention_mask=ids + 1, use_cache=False).logits.float()
+            states = causal.base_model(input_ids=ids, attention_mask=ids + 1, use_cache=False)[0]
     finally:
         hook.remove()
-        for module in training:
-            module.training = True
     width = head.weight.shape[0]
     expected = _apply(causal.config, torch.linspace(-60, 60, width, device=logits.device))
     same = (
@@ -101,7 +98,8 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
         raise ValueError(f"{name} changes its hidden states or logits around the vocabulary head in a way "
                          "that is not supported: its log-probabilities would be wrong. Use another model")
     try:
-        decodes = _decodes(causal)
+        with evaluating(causal):
+            decodes = _decodes(causal)
     except Exception as error:  # each family fails in a way of its own
         raise ValueError(f"{name} cannot be sampled with a key-value cache ({error}): use another "
                          "model") from error
@@ -113,20 +111,14 @@ def check_output(model: PreTrainedModel | PeftModel) -> None:
 def _decodes(causal: PreTrainedModel) -> bool:
     """Whether a model that reads in two steps, behind padding, predicts what it predicts at once."""
     row = torch.arange(5, device=causal.device) % causal.get_output_embeddings().weight.shape[0]
-    training = [module for module in causal.modules() if module.training]
-    causal.eval()
-    try:
-        expected = torch.cat([causal(input_ids=row[None, i:]).logits[:, -1] for i in range(2)]).float()
-        mask = torch.ones(2, 5, dtype=torch.long, device=row.device)
-        cache, mask[1, 0] = DynamicCache(config=causal.config), 0
-        options = {"past_key_values": cache, "use_cache": True}
-        causal(input_ids=row[None, :4].expand(2, -1), attention_mask=mask[:, :4],
-               position_ids=positions(mask[:, :4]), **options)
-        cache.batch_repeat_interleave(2)  # as the sampling loop does, which then forgets rows
-        cache.batch_select_indices(torch.tensor([0, 2], device=row.device))
-        got = causal(input_ids=row[4:].expand(2, 1), attention_mask=mask,
-                     position_ids=positions(mask)[:, -1:], **options).logits[:, -1].float()
-    finally:
-        for module in training:
-            module.training = True
+    expected = torch.cat([causal(input_ids=row[None, i:]).logits[:, -1] for i in range(2)]).float()
+    mask = torch.ones(2, 5, dtype=torch.long, device=row.device)
+    cache, mask[1, 0] = DynamicCache(config=causal.config), 0
+    options = {"past_key_values": cache, "use_cache": True}
+    causal(input_ids=row[None, :4].expand(2, -1), attention_mask=mask[:, :4],
+           position_ids=positions(mask[:, :4]), **options)
+    cache.batch_repeat_interleave(2)  # as the sampling loop does, which then forgets rows
+    cache.batch_select_indices(torch.tensor([0, 2], device=row.device))
+    got = causal(input_ids=row[4:].expand(2, 1), attention_mask=mask, position_ids=positions(mask)[:, -1:],
+                 **options).logits[:, -1].float()
     return bool((got - expected).abs().max() <= 0.05 * expected.abs().max())

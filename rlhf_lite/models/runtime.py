@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 # Parameters of glibc's mallopt: the size above which memory is mapped anew for each tensor, the size above
@@ -72,6 +73,19 @@ def has_bfloat16() -> bool:
         told = Path("/proc/cpuinfo")
         flags = set(told.read_text(encoding="utf-8").split()) if told.is_file() else set()
     return torch.backends.mkldnn.is_available() and not flags.isdisjoint(_BFLOAT16)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Try a model out: evaluation mode and no gradients; afterwards every module is as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlhf_lite.models.llama_layers import LlamaLayers, layers_fit
+from rlhf_lite.models.runtime import evaluating
 
 # What the list of layers and the last norm are called: Llama and most others, Phi, GPT-NeoX, GPT-2.
 _LAYERS = ("layers", "h")
@@ -267,18 +268,12 @@ def _halves(body: PreTrainedModel, layers: list[nn.Module], norm: nn.Module, *, 
     return SplitBody(lower=lower, upper=upper, depth=depth, _entry=entry)
 
 
-@torch.no_grad()
 def _same(body: PreTrainedModel, split: SplitBody) -> bool:
     """Whether the halves give on three tokens what the whole gives."""
-    training = [module for module in body.modules() if module.training]
-    body.eval()
-    try:
-        ids = torch.arange(3, device=body.device).unsqueeze(0)
-        mask = torch.ones_like(ids, dtype=torch.bool)
+    ids = torch.arange(3, device=body.device).unsqueeze(0)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    with evaluating(body):
         whole = body(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state.float()
         halves = split.top(split.trunk(ids, mask), mask).float()
-    finally:
-        for module in training:
-            module.training = True
     # The same operations on the same numbers; bfloat16 may still round differently by shape.
     return halves.shape == whole.shape and bool((halves - whole).abs().max() <= 0.02 * whole.abs().max())
