@@ -130,11 +130,12 @@ def pair_accuracy(difference: ArrayLike, *, units: Units | None = None, weights:
     """
     gap = vector(difference, "difference")
     n, right = gap.size, (gap > 0) + 0.5 * (gap == 0)
+    named = [(2 * i, 2 * i + 1) for i in range(n)] if units is None else units
+    if len(named) != n:
+        raise ValueError(f"units: expected one for each of {n} pairs, got {len(named)}")
     numbers: dict[str | int, int] = {}
-    rows = [[numbers.setdefault(unit, len(numbers)) for unit in both] for both in units or ()]
-    first, second = np.array(rows or [[2 * i, 2 * i + 1] for i in range(n)]).T
-    if first.size != n:
-        raise ValueError(f"units: expected one for each of {n} pairs, got {first.size}")
+    rows = [[numbers.setdefault(unit, len(numbers)) for unit in both] for both in named]
+    first, second = np.array(rows).T
     two = first != second
 
     def sums(of: NDArray[np.float64]) -> NDArray[np.float64]:
