@@ -81,7 +81,8 @@ def test_score_file(reward, tmp_path, data):
 
 
 def test_score_file_works_on_a_whole_run(finished, data):
-    assert score_file(finished, str(data))["n_pairs"] == 300
+    found = score_file(finished, str(data), precision="fp32")
+    assert (found["n_pairs"], found["precision"]) == (300, "fp32")
 
 
 def test_broken_rows_are_raised_or_skipped(reward, tmp_path, capsys):

@@ -74,6 +74,7 @@ def test_files(finished):
 def test_metrics_json(finished, settings):
     found = metrics(finished)
     assert found["schema"] == 1 and found["command"] == "the command" and found["seed"] == 0
+    assert found["precision"] == "fp32"
     wanted = {"commit", "versions", "hardware", "finished", "gold_judge", "reward_model", "policies"}
     assert wanted | {"comparisons", "checks", "seconds", "steps"} <= found.keys()
     assert found["steps"] == {"sft": 3, "reward": 4, "ppo": 5}
