@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base, shake
@@ -118,3 +121,33 @@ def test_another_layer_makes_another_identity_and_old_records_still_hold(setting
     del content["weights"]
     record.write_text(json.dumps(content))
     Run(config, tmp_path / "run").verify("sft")  # as earlier versions wrote it
+
+
+@pytest.mark.slow
+@settings_of_hypothesis(max_examples=15, deadline=None, derandomize=True)
+@given(st.fixed_dictionaries({
+    "kind": st.sampled_from(["llama", "qwen2", "gpt2"]), "tie_word_embeddings": st.booleans(),
+    "end": st.sampled_from([None, 256, 9999]), "pad": st.sampled_from([None, 3]), "ends": st.booleans(),
+    "num_key_value_heads": st.sampled_from([1, 2]), "attention_bias": st.booleans()}))  # fmt: skip
+def test_any_model_folder_writes_or_is_refused(tmp_path_factory, case):
+    folder = tmp_path_factory.mktemp("model")
+    kind, end, pad, ends = (case.pop(name) for name in ("kind", "end", "pad", "ends"))
+    own = {} if kind == "gpt2" else {"num_key_value_heads": case.pop("num_key_value_heads")}
+    own |= {"attention_bias": case["attention_bias"]} if kind == "llama" else {}
+    save_base(folder, kind=kind, tie_word_embeddings=case["tie_word_embeddings"], **own)
+    for file, fields in (("config.json", {"eos_token_id": end, "pad_token_id": pad}),
+                         ("generation_config.json", {"eos_token_id": end, "pad_token_id": pad}),
+                         ("tokenizer_config.json", {} if ends else {"eos_token": None})):  # fmt: skip
+        content = json.loads((folder / file).read_text()) | fields
+        (folder / file).write_text(json.dumps(content))
+    try:
+        text = generate_text(str(folder), "film", **OPTIONS | {"temperature": 0.0}, precision="fp32")[0]
+    except RlhfLiteError as error:
+        assert not ends and "has no end token" in str(error)
+        return
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("film", return_tensors="pt").input_ids
+    options = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 256}
+    written = model.generate(ids, attention_mask=ids > -1, **options)
+    assert text == "film" + tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
