@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,13 @@ from numpy.typing import NDArray
 
 from rlhf_lite.data.files.schema import LoadReport, PreferenceData
 from rlhf_lite.data.pairs import normalised, text_keys
-from rlhf_lite.data.splits import split_preferences
-from rlhf_lite.errors import DataError
 from rlhf_lite.types import Preference
 
 _REASONS, _PHRASES, _PHRASE_WORDS, _SPREAD = 5, 3, 2, 0.1
-# The splits of a run, and those of a reward model alone.
-_USES = {"run": ("validation", "test", "gold"), "reward": ("test",)}
 
 
 def check_preferences(data: PreferenceData) -> dict[str, Any]:
-    """What the readers understood of a file, what its rows are like, and how it would be split; as JSON.
+    """What the readers understood of a file, and what its rows are like; as JSON.
 
     Args:
         data: read with ``on_error="skip"``, so that broken rows are told and not raised.
@@ -31,8 +26,7 @@ def check_preferences(data: PreferenceData) -> dict[str, Any]:
     return {"file": _file(data.report), "rows": _rows(data.report),
             "example": {"prompt": first.prompt, "chosen": first.chosen, "rejected": first.rejected},
             "characters": lengths(pairs, lambda texts: [len(text) for text in texts]),
-            "repeats": repeats(pairs), "openings": openings(pairs),
-            "splits": {use: _split(pairs, data.report.source, held_out) for use, held_out in _USES.items()}}
+            "repeats": repeats(pairs), "openings": openings(pairs)}
 
 
 def _file(report: LoadReport) -> dict[str, Any]:
@@ -49,14 +43,6 @@ def _rows(report: LoadReport) -> dict[str, Any]:
             "other_reasons": max(0, len(reasons) - _REASONS)}
 
 
-def _split(pairs: Sequence[Preference], source: str, held_out: Sequence[Any]) -> dict[str, Any]:
-    try:
-        report = split_preferences(pairs, source=source, held_out=held_out).report
-    except DataError as error:
-        return {"error": str(error)}
-    return asdict(report) | {"summary": report.summary()}
-
-
 def lengths(pairs: Sequence[Preference], measure: Callable[[list[str]], Sequence[int]]) -> dict[str, Any]:
     """Median, 90th and 99th percentile and maximum of prompts and answers, by what ``measure`` counts."""
     found = {}
@@ -68,17 +54,22 @@ def lengths(pairs: Sequence[Preference], measure: Callable[[list[str]], Sequence
 
 
 def repeats(pairs: Sequence[Preference]) -> dict[str, int]:
-    """Rows that say what another one says, its opposite, or nothing; case and punctuation do not count.
+    """Rows that say what another one says, its opposite, or nothing, and rows that lack a space.
+
+    Case and punctuation do not count.
 
     Returns:
         ``repeated``: rows beyond the first of each ordered pair of texts; ``both_ways``: pairs of texts of
-        which either was called the better one, and ``both_ways_rows``; ``equal``: rows with two equal texts.
+        which either was called the better one, and ``both_ways_rows``; ``equal``: rows with two equal texts;
+        ``run_together``: rows with no white space between prompt and answer, other than conversations.
     """
     ways = Counter(map(text_keys, pairs))
     both = [way for way in ways if way[0] < way[1] and way[::-1] in ways]
     return {"repeated": ways.total() - len(ways), "both_ways": len(both),
             "both_ways_rows": sum(ways[way] + ways[way[::-1]] for way in both),
-            "equal": sum(n for (chosen, rejected), n in ways.items() if chosen == rejected)}
+            "equal": sum(n for (chosen, rejected), n in ways.items() if chosen == rejected),
+            "run_together": sum(pair.dialogue is None and bool(pair.prompt) and not (
+                pair.prompt[-1].isspace() or pair.chosen[0].isspace()) for pair in pairs)}
 
 
 def cues(pairs: Sequence[Preference]) -> dict[str, NDArray[np.float64]]:

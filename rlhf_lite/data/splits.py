@@ -7,8 +7,9 @@ Pairs hang together through what they share, and each connected group goes to on
   at several lengths;
 - a beginning. Where a file gives whole texts only, the prompt is what both begin with, and goes on into the
   answers where these begin alike: "Question?" and "Question? The". So a prompt joins another one that goes on
-  after it at the end of a word, and so does a prompt up to its last sentence end. A beginning of one or two
-  words ("The", "I am") is no question and joins only pairs that have exactly this prompt.
+  after it at the end of a word, and so does a prompt up to its last sentence end.
+
+What too much of a file has in common, such as an instruction or the beginning "The", joins nothing.
 
 Without punctuation, and with no pair whose answers differ from their first word on, the end of an implicit
 question cannot be seen.
@@ -34,7 +35,6 @@ from rlhf_lite.types import Preference
 # A prompt of more than this share of the pairs, and of more pairs than that, is an instruction that the file
 # has in common: kept in one split, it would make the shares of all of them untrue.
 _COMMON_SHARE, _SMALL = 0.1, 10
-_SHORTEST_QUESTION = 3
 _SENTENCES = re.compile(r".*(?:[.?!:](?=\s|$)|[\n。？！：])", re.DOTALL)
 Nodes = NDArray[np.int64]
 
@@ -66,7 +66,8 @@ class SplitReport:
     def summary(self) -> str:
         """All of it in one line."""
         counts = ", ".join(f"{split} {n}" for split, n in self.pairs.items())
-        line = f"{self.source}: pairs for {counts}; {self.groups} groups share no text and no prompt"
+        groups = "1 group" if self.groups == 1 else f"{self.groups} groups without a common text or prompt"
+        line = f"{self.source}: pairs for {counts}, of {groups}"
         if self.crossing:
             line += (f"; {self.crossing} pairs left out: most of the file hangs together by its texts, and "
                      "the two texts of these fell into different splits")
@@ -122,11 +123,11 @@ def split_preferences(pairs: Sequence[Preference], *, source: str,
         limit = lower.max() - 1
     crossing = splits.count(None)
     if empty:
-        left_out = f" and {crossing} are left out for texts in different splits" if crossing else ""
-        raise DataError(f"has {len(pairs)} usable pairs, too few: they make {groups} groups that share no "
-                        f"text and no prompt{left_out}, and the split by content leaves {', '.join(empty)} "
-                        "empty", file=source, fix="add pairs with other prompts and texts; a run needs at "
-                        "least some hundred")
+        left_out = f"; left out for texts in different splits: {crossing}" if crossing else ""
+        raise DataError(f"has {len(pairs)} usable pairs, too few: groups without a common text or prompt: "
+                        f"{groups}{left_out}; the split by content leaves {', '.join(empty)} empty",
+                        file=source, fix="add pairs with other prompts and texts; a run needs at least some "
+                        "hundred")
     seen, uses, digest = defaultdict(set), Counter(graph.prompts), hashlib.sha256()
     for pair, prompt, split in zip(pairs, graph.prompts, splits, strict=True):
         seen[prompt].add(split)
@@ -166,8 +167,7 @@ class _Graph:
                 above.pop()
             if above:
                 self._parent[number[key]] = number[above[-1]]
-            if len(key.split()) >= _SHORTEST_QUESTION:
-                above.append(key)
+            above.append(key)
         for key in reversed(beginnings):
             if self._parent[number[key]] >= 0:
                 self.counts[self._parent[number[key]]] += self.counts[number[key]]

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import save_base
+
 from rlhf_lite import cli
 
 Check = Callable[..., tuple[int, str, str]]
@@ -23,7 +26,7 @@ def rows(n: int = 240) -> list[dict[str, Any]]:
     content = []
     for i in range(n):
         film, tail = f"film {i}", " indeed" * chooser.randrange(3)
-        words = [f"{chooser.choice('abcdefgh')} {kind} one{end}" for kind, end in
+        words = [f" {chooser.choice('abcdefgh')} {kind} one{end}" for kind, end in
                  ((chooser.choice(GOOD), tail), (chooser.choice(BAD), " indeed" * chooser.randrange(3)))]
         content.append({"prompt": f"How was {film}?", "chosen": words[0], "rejected": words[1]})
     return content
@@ -107,16 +110,18 @@ SWAPPED = {"chosen": rows()[0]["rejected"], "rejected": rows()[0]["chosen"]}
          ("openings",), []),
         ([row | {"rejected": row["rejected"] + " and so on"} for row in rows()], "the shorter answer is the",
          ("rows", "kept"), 240),
-        ([row | {"chosen": "!" + row["chosen"]} for row in rows()], "the alphabetically first answer",
+        ([row | {"chosen": " !" + row["chosen"]} for row in rows()], "the alphabetically first answer",
          ("openings",), []),
-        ([row | {"chosen": "Sure, " + row["chosen"]} for row in rows()], "begin with 'sure ",
+        ([row | {"chosen": " Sure, " + row["chosen"]} for row in rows()], "begin with 'sure ",
          ("rows", "kept"), 240),
+        (planted(7, prompt="", chosen="b", rejected=" c"), "", ("repeats", "run_together"), 0),
+        (planted(7, chosen="good"), "1 rows have no space", ("repeats", "run_together"), 1),
         (rows(5), "leaves", ("rows", "kept"), 5),
     ],
 )  # fmt: skip
 def test_what_was_planted_is_told(found, content, warning: str, place: tuple[str, ...], value: Any) -> None:
     report = found(content)
-    assert any(warning in line for line in report["warnings"]), report["warnings"]
+    assert not warning or any(warning in line for line in report["warnings"]), report["warnings"]
     at = report
     for key in place:
         at = at[key]
@@ -148,3 +153,34 @@ def test_nothing_usable_ends_with_2(check) -> None:
     assert (code, out) == (2, "") and "no usable row" in err
     code, _, err = check([])
     assert code == 2 and "Error" in err
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny model that has a chat template; a byte is a token."""
+    folder = save_base(tmp_path_factory.mktemp("model") / "base")
+    place = folder / "tokenizer_config.json"
+    template = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+                "{% if add_generation_prompt %}<assistant>{% endif %}")
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"chat_template": template}))
+    return folder
+
+
+def test_a_model_shows_its_tokens_template_and_limit(check, base) -> None:
+    content = rows()
+    content[0]["chosen"] += " at length" * 12
+    code, out, _ = check(content, "--json", "--model", str(base))
+    report = json.loads(out)
+    assert code == 0 and report["template"] == "plain"
+    assert report["rendered"] == content[0]["prompt"] + content[0]["chosen"]
+    assert report["tokens"] == report["characters"]
+    assert report["max_tokens"] < 100 and "data.max_tokens" in report["limit"]
+    assert report["fit"]["read"] == 240 and report["fit"]["answers_cut"] == 1
+    questions = [{"question": row.pop("prompt"), **row} for row in content]
+    report = json.loads(check(questions, "--json", "--model", str(base))[1])
+    assert report["template"] == "chat"
+    asked, answer = questions[0]["question"], questions[0]["chosen"].strip()
+    assert report["rendered"] == f"<user>{asked}<assistant>{answer}"
+    code, out, _ = check(questions, "--model", str(base), "data.max_tokens=30")
+    assert code == 0 and "As chat template" in out and "data.max_tokens=30" in out
+    assert "an answer that does not fit into 30 tokens" in out

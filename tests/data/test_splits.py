@@ -112,6 +112,9 @@ def test_an_implicit_prompt_is_known_where_answers_begin_alike(i: int) -> None:
     assert [pair.prompt[len(question) :] for pair in pairs] == [" The film is", " A", ""]
     assert together(pairs)
     assert together(pairs[:2])  # the question alone is no pair's prompt
+    short = read({"chosen": f"Why {i}? The b", "rejected": f"Why {i}? The c"},
+                 {"chosen": f"Why {i}? Yes", "rejected": f"Why {i}? No"})
+    assert together(short)
     bare = [replace(pair, prompt=pair.prompt.replace("?", "")) for pair in pairs]
     assert together([bare[0], bare[2]])
 
