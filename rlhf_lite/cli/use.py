@@ -16,6 +16,7 @@ REFERENCE_HELP = "NAME or MODEL that KL is from (default: the first one's base m
 REWARD_HELP = "run or reward model whose scores are shown too"
 JUDGE_HELP = "who decides win rates: gold, vader or reward (default: gold)"
 TIE_HELP = "smaller differences are ties, judge's unit"
+CHAT_HELP = "put prompts into the chat template (default: if a policy was trained on it)"
 TOXICITY_HELP = "profanity-check (default), detoxify, or MODEL#LABEL"
 
 
@@ -65,7 +66,7 @@ def compare(
     judge: Annotated[str | None, typer.Option(help=JUDGE_HELP)] = None,
     tie_margin: Annotated[float, typer.Option(min=0.0, help=TIE_HELP)] = 0.0,
     toxicity: Annotated[str | None, typer.Option(help=TOXICITY_HELP)] = None,
-    chat: Annotated[bool, typer.Option(help="put prompts into the chat template")] = False,
+    chat: Annotated[bool | None, typer.Option(help=CHAT_HELP)] = None,
     n_samples: Annotated[int, typer.Option("--n-samples", "-n", min=1, help="texts per prompt")] = 1,
     max_new_tokens: MaxNewTokens = 40, temperature: Temperature = 1.0, seed: SampleSeed = 0,
     on_error: OnError = "raise", precision: Precision = "auto",

@@ -102,7 +102,13 @@ class DataConfig(Section):
     source: Place = Field("reviews", description='"reviews" (the human ratings asset) or a preference file')
     prompt_words_min: Count = Field(3, description="shortest opening used as a prompt, words")
     prompt_words_max: Count = Field(6, description="longest opening used as a prompt, words")
-    max_tokens: TwoOrMore = Field(40, description="longer texts are cut, tokens")
+    max_tokens: TwoOrMore | None = Field(
+        None, description="longer texts are cut, tokens; null = 40 for the reviews, from the texts of a file"
+    )
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="chat = the model's chat template, plain = texts as they are; auto = chat if the "
+                            "model has a template and every row is a conversation"
+    )
     on_error: Literal["raise", "skip"] = Field("raise", description="what to do with a broken row")
 
     @model_validator(mode="after")
@@ -128,7 +134,9 @@ class SFTConfig(Section):
 class RewardConfig(Section):
     """The reward model, trained on human preference pairs."""
 
-    pairs: Count = Field(960, description="training pairs made from the ratings")
+    pairs: Count | None = Field(
+        None, description="training pairs, spread evenly; null = 960 of the reviews, all of a file"
+    )
     min_gap: NonNegative = Field(1.5, description="smallest gap of mean ratings in a pair, in points")
     prompt_words: CountOrZero = Field(1, description="both reviews start with the same N words; 0 = any two")
     batch_size: PairsPerPass = 16
@@ -179,7 +187,9 @@ class DPOConfig(Section):
     source: Literal["human", "policy"] = Field(
         "human", description="pairs of human texts, or of the SFT policy's texts, judged by the reward model"
     )
-    pairs: Count = Field(960, description="training pairs")
+    pairs: Count | None = Field(
+        None, description="training pairs, spread evenly; null = 960 of the reviews, all of a file"
+    )
     min_gap: NonNegative = Field(1.5, description="human pairs: smallest gap of mean ratings, in points")
     candidates: TwoOrMore = Field(
         4, description="policy pairs: texts sampled for each prompt; the best and the worst become the pair"
@@ -231,6 +241,10 @@ class CheckpointConfig(Section):
     save_merged: bool = Field(True, description="also write the PPO policy with the adapter merged in")
 
 
+# The sizes of the book's own run.
+_OF_REVIEWS = {"data": {"max_tokens": 40}, "reward": {"pairs": 960}, "dpo": {"pairs": 960}}
+
+
 class PipelineConfig(Section):
     """All settings of a run: SFT, reward model, PPO or DPO, and evaluation."""
 
@@ -254,6 +268,32 @@ class PipelineConfig(Section):
             raise ValueError(f"reward.eval_min_gap ({gap:g}) must be below 2 for a preference file: it has "
                              "no ratings, its chosen texts count as +1 and the rejected ones as -1")
         return self
+
+    @model_validator(mode="after")
+    def _reviews_have_their_sizes(self) -> PipelineConfig:
+        """What is null means the sizes of the book for its own data; for a file it stays null."""
+        if self.data.source == "reviews":
+            for name, sizes in _OF_REVIEWS.items():
+                section = getattr(self, name)
+                missing = {key: size for key, size in sizes.items() if getattr(section, key) is None}
+                filled = section.model_copy(update=missing)
+                # Nobody asked for these: on_file must not carry them over to other data.
+                filled.model_fields_set.difference_update(missing)
+                self.__dict__[name] = filled
+        return self
+
+    def on_file(self, source: str, *, model: str | None = None) -> PipelineConfig:
+        """The same settings for a preference file: what nobody has set takes the file's defaults.
+
+        Args:
+            source: file, folder or Hub id.
+            model: base model; None keeps the settings' own.
+        """
+        given = self.model_dump(exclude_unset=True)
+        given["data"] = given.get("data", {}) | {"source": source}
+        if model is not None:
+            given["model"] = given.get("model", {}) | {"name": model}
+        return type(self).model_validate(given)
 
 
 def load_config(path: Path | str | None, overrides: Sequence[str] = ()) -> PipelineConfig:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.types import Dialogue, Message, Preference
 
 if TYPE_CHECKING:
@@ -234,6 +235,19 @@ def fit_lengths(prompt: int, answer: int, max_tokens: int, *, least: int | None 
         least = min(max(max_tokens // 4, 20), max_tokens * 2 // 3)
     kept = min(prompt, max(max_tokens - answer, least))
     return kept, min(answer, max_tokens - kept)
+
+
+def fit_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, answer: int, max_tokens: int,
+                counts: RowCounts | None = None) -> list[list[int]]:
+    """Token ids of prompts to be answered with ``answer`` tokens, cut by :func:`fit_lengths`."""
+    counts, head = RowCounts() if counts is None else counts, start_tokens(tokenizer)
+    rows = []
+    for ids in encode_prompts(tokenizer, prompts):
+        kept, _ = fit_lengths(len(ids), answer, max_tokens)
+        counts.measure(len(ids) + answer)
+        counts.use(prompt_cut=kept < len(ids))
+        rows.append(keep_end(ids, kept, head))
+    return rows
 
 
 class WholeText(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_lite.errors import DataError
 
+BROKEN = "a broken row"
 TOO_LONG = "the answer does not fit"
 EQUAL = "both texts are equal"
 EQUAL_AFTER_CUT = "both texts are equal after the cut"
@@ -67,27 +68,24 @@ class RowCounts:
                 "answers_cut": self.answers_cut, "used": self.used, "max_tokens": self.max_tokens,
                 "longest_tokens": longest}
 
-    def check(self, *, most: int | None = None) -> str | None:
+    def check(self, source: str, *, refuse: bool = True) -> str | None:
         """A warning if many rows are lost to the limit or cut.
 
         Args:
-            most: tokens that the model can read, if it says so.
+            source: the file, for the error.
+            refuse: raise if most rows are.
 
         Raises:
-            DataError: if most rows are.
+            DataError: see ``refuse``.
         """
         hurt = self.answers_cut + sum(self.left_out[reason] for reason in _BY_LENGTH)
         if not self.read or hurt <= _MANY * self.read:
             return None
         wanted = int(np.ceil(np.percentile(self.lengths, 99))) if self.lengths else 0
-        if most is not None:
-            wanted = min(wanted, most)
         problem = f"{hurt} of {self.read} rows have an answer that does not fit into {self.max_tokens} tokens"
-        fix = "shorten the answers: the model reads no more"
-        if wanted > (self.max_tokens or 0):
-            fix = f"set data.max_tokens={wanted}, with which 99 % of the rows fit"
-        if hurt > _MOST * self.read:
-            raise DataError(f"{problem}: what is left is not what people judged", fix=fix)
+        fix = f"set data.max_tokens={wanted}, with which 99 % of the rows fit"
+        if refuse and hurt > _MOST * self.read:
+            raise DataError(f"{problem}: what is left is not what people judged", file=source, fix=fix)
         return f"{problem}; {fix}"
 
 
@@ -97,6 +95,8 @@ def rows_line(record: Mapping[str, Any]) -> str:
     for reason, n in record["left_out"].items():
         parts.append(f"{n:,} left out ({reason})")
     limit = "" if record.get("max_tokens") is None else f" at {record['max_tokens']:,} tokens"
+    if record.get("repeated"):
+        parts.append(f"{record['repeated']:,} repeat an earlier row")
     for name, what in (("prompts_cut", "prompts lost their beginning"),
                        ("answers_cut", "answers lost their end")):
         if record.get(name):

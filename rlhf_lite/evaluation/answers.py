@@ -109,7 +109,7 @@ class Answers:
 
 @torch.no_grad()
 def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_new_tokens: int,
-            temperature: float = 1.0, samples: int = 1, seed: int,
+            max_tokens: int | None = None, temperature: float = 1.0, samples: int = 1, seed: int,
             stop: Sequence[str] = (), with_coherence: bool = False, batch_size: int = 100) -> Answers:
     """Let a policy answer prompts, and ask every judge.
 
@@ -123,6 +123,7 @@ def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_n
         prompts: opening words, or in a chat a user's messages.
         judges: who judges.
         max_new_tokens: length limit of an answer.
+        max_tokens: most tokens of prompt and answer, as in training; None is the model's window.
         temperature: of the sampling; 0 is greedy decoding, which has no KL.
         samples: answers to each prompt.
         seed: of every random number.
@@ -141,7 +142,7 @@ def measure(policy: EvalPolicy, prompts: Sequence[str], judges: Judges, *, max_n
             f"{policy.name} is a best of {policy.best_of}: that needs a reward to choose by, one answer to "
             "each prompt, and is measured for the reference policy only, from which its KL is known"
         )
-    read = encode_for(policy, prompts, max_new_tokens=max_new_tokens, chat=judges.chat)
+    read = encode_for(policy, prompts, max_new_tokens=max_new_tokens, max_tokens=max_tokens, chat=judges.chat)
     rollouts = write(policy, read.ids, max_new_tokens=max_new_tokens, temperature=temperature,
                      seeds=row_seeds(seed, _EVALUATION, rows=len(prompts) * samples * policy.best_of),
                      samples=samples, stop=stop, reward=judges.reward, batch_size=batch_size)

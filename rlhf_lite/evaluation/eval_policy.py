@@ -19,11 +19,18 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_lite.data.collate import pad_left, pad_right
-from rlhf_lite.data.formatting import chat_template, encode_prompts, keep_end, prompt_turns, start_tokens
+from rlhf_lite.data.formatting import (
+    chat_template,
+    encode_prompts,
+    fit_lengths,
+    keep_end,
+    prompt_turns,
+    start_tokens,
+)
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.functional import sequence_logps
 from rlhf_lite.models.adapters import lowest_adapted, merged, using_adapter
-from rlhf_lite.models.output import causal_model
+from rlhf_lite.models.output import causal_model, window_of
 from rlhf_lite.models.policy import PolicyScorer, end_tokens
 from rlhf_lite.rollout.best_of_n import best_of_n
 from rlhf_lite.rollout.rewards import Reward, text_decoder
@@ -87,8 +94,7 @@ class EvalPolicy:
 
     def window(self) -> int | None:
         """Most tokens of prompt and answer together; None if the model states no limit."""
-        limit = getattr(causal_model(self.model).config.get_text_config(), "max_position_embeddings", None)
-        return limit if isinstance(limit, int) and limit > 0 else None
+        return window_of(causal_model(self.model).config)
 
 
 def same_vocabulary(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
@@ -124,13 +130,14 @@ class PromptRows:
 
 
 def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: int,
-               chat: bool = False) -> PromptRows:
+               max_tokens: int | None = None, chat: bool = False) -> PromptRows:
     """Prompts as token ids. One that is too long keeps its end, as in training.
 
     Args:
         policy: whose tokenizer and window count.
         prompts: opening words, or with ``chat`` the user's messages or transcripts of conversations.
         max_new_tokens: room that the answer needs.
+        max_tokens: most tokens of both, as in training; None is the window.
         chat: put each prompt into the chat template as a user's turn; a model without one gets the plain
             transcript of `data.formatting`.
 
@@ -148,6 +155,8 @@ def encode_for(policy: EvalPolicy, prompts: Sequence[str], *, max_new_tokens: in
         raise ComparisonError(f"{policy.name} has a window of {window} tokens, and "
                               f"max_new_tokens={max_new_tokens} leaves no room for a "
                               "prompt: ask for fewer new tokens")
+    if max_tokens is not None:
+        room = fit_lengths(room, max_new_tokens, max_tokens)[0]
     rows = encode_prompts(policy.tokenizer, texts, rendered=template == "chat")
     cut, head = [number for number, row in enumerate(rows) if len(row) > room], start_tokens(policy.tokenizer)
     return PromptRows([keep_end(row, room, head) for row in rows], texts, cut, template)

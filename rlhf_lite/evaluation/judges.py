@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_lite.data.formatting import plain_text, prompt_turns
+from rlhf_lite.data.formatting import Template, chat_template, plain_text, prompt_turns
 from rlhf_lite.data.words import normalise_for_judges
 from rlhf_lite.errors import ComparisonError, ToxicityError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
@@ -220,6 +220,11 @@ class ModelJudge:
 
     takes_prompts = True
 
+    @property
+    def template(self) -> Template | None:
+        """The chat template that the model was trained on; None if that was plain text."""
+        return chat_template(self.model.tokenizer) if self.model.template == "chat" else None
+
     def __call__(self, texts: Sequence[str], prompts: Sequence[str] | None = None) -> NDArray[np.float64]:
         """Scores ``[n]`` of whole texts, which begin with their prompts."""
         return self.model.score_texts(texts, prompts).double().numpy()
@@ -238,7 +243,7 @@ class Judges:
         fluency: whose perplexity tells whether text still reads as language; the reference if None.
         toxicity: see `toxicity_judge`.
         chat: prompts are a user's messages, or transcripts of conversations; judges of whole texts read the
-            plain transcript.
+            plain transcript, or the chat template that they were trained on.
     """
 
     reference: EvalPolicy
@@ -260,14 +265,21 @@ class Judges:
             ComparisonError: if a judge gives another number of scores.
         """
         scores = {"vader": vader_scores(texts), "toxicity": self.toxicity(texts)}
-        heads = list(prompts)
-        if self.chat:
-            heads = [plain_text(prompt_turns(prompt), True) + " " for prompt in prompts]
-        whole = [head + text for head, text in zip(heads, texts, strict=True)]
         for name, judge in (("gold", self.gold), ("reward", self.reward_of_texts)):
             if judge is not None:
+                heads = self._heads(judge, prompts)
+                whole = [head + text for head, text in zip(heads, texts, strict=True)]
                 scores[name] = _checked(ask(judge, whole, heads), len(texts), name)
         return scores
+
+    def _heads(self, judge: Scores, prompts: Sequence[str]) -> list[str]:
+        """The prompts as a judge reads them: in a chat by the template it knows, or as a transcript."""
+        template = getattr(judge, "template", None)
+        if not self.chat:
+            return list(prompts)
+        if template is not None:
+            return [template(prompt_turns(prompt), True) for prompt in prompts]
+        return [plain_text(prompt_turns(prompt), True) + " " for prompt in prompts]
 
 
 def deciding_judge(judge: str | None, *, has_gold: bool, has_reward: bool) -> str:

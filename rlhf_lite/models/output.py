@@ -38,6 +38,12 @@ def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def window_of(config: PretrainedConfig) -> int | None:
+    """Most tokens that a model reads; None if it states no limit."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit if isinstance(limit, int) and limit > 0 else None
+
+
 def _apply(config: PretrainedConfig, logits: Tensor) -> Tensor:
     scale, cap = output_rule(config)
     if scale != 1.0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -36,6 +37,9 @@ class RewardModel(nn.Module):
         name: folder or Hub id of the base model.
         top_layers: how many layers carry adapters.
         max_tokens: longer texts are cut by ``formatting.fit_lengths``.
+
+    Attributes:
+        template: how it was taught to read conversations, "chat" or "plain"; see ``data.chat``.
     """
 
     def __init__(self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, *, name: str,
@@ -44,6 +48,7 @@ class RewardModel(nn.Module):
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.top_layers, self.max_tokens = top_layers, max_tokens
         self.mean, self.std = 0.0, 1.0
+        self.template: Literal["chat", "plain"] = "plain"
         base = model.get_base_model()
         self._shared: tuple[SplitBody, nn.Module] = (split_body(base.base_model, top_layers), base.score)
 
@@ -100,7 +105,7 @@ class RewardModel(nn.Module):
         """Write adapter, score head, tokenizer and scale into ``folder``."""
         save_adapter(self.model, folder, ADAPTER, base=self.name)
         self.tokenizer.save_pretrained(str(folder))
-        fields = ("mean", "std", "top_layers", "max_tokens")
+        fields = ("mean", "std", "top_layers", "max_tokens", "template")
         write_json(folder / SCALE_FILE, {name: getattr(self, name) for name in fields})
 
 
@@ -149,4 +154,5 @@ def load_reward_model(folder: Path, *, precision: Precision = "auto",
     reward = RewardModel(peft_model, tokenizer, name=name, top_layers=scale["top_layers"],
                          max_tokens=scale["max_tokens"])
     reward.mean, reward.std = scale["mean"], scale["std"]
+    reward.template = scale.get("template", "plain")
     return reward

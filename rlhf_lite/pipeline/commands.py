@@ -12,6 +12,8 @@ import torch
 from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.config import PipelineConfig, load_config
 from rlhf_lite.data import load_preferences, refuse_leaks, split_preferences
+from rlhf_lite.data.chat import read_template, render_chats
+from rlhf_lite.data.row_counts import rows_line
 from rlhf_lite.errors import PhaseError
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, encode_for
 from rlhf_lite.files import at_home, write_json, write_json_lines
@@ -21,15 +23,16 @@ from rlhf_lite.models.policy import Precision, load_policy, resolve_precision
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.outputs import require_file, require_folder
-from rlhf_lite.pipeline.context import Run, Texts, whole_texts
+from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.folder import METRICS, open_run
-from rlhf_lite.pipeline.judging import judge_reward_model
+from rlhf_lite.pipeline.judging import judge_reward_model, scorable
 from rlhf_lite.pipeline.phases import check_model, load_run_reward, run_reward
 from rlhf_lite.pipeline.run import run_phases
+from rlhf_lite.pipeline.source import read_source
+from rlhf_lite.pipeline.texts import Texts, thin, whole_texts
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.tracking import run_info
 from rlhf_lite.training.reward import score_pairs
-from rlhf_lite.types import Preference
 
 _SCALE_TEXTS = 200
 # The built-in model by its short name, and where it comes from.
@@ -123,14 +126,6 @@ def find_reward_model(folder: Path) -> Path:
                      "give the folder of a run, or make one with: rlhf-lite reward --data FILE --output DIR")
 
 
-def read_pairs(data: str, on_error: str) -> list[Preference]:
-    """The preferences of a file; what was skipped and which columns were not used is listed on stderr."""
-    loaded = load_preferences(data, on_error=on_error, skip_with="--on-error skip")
-    if loaded.report.skipped or loaded.report.unused:
-        print(loaded.report.summary(), file=sys.stderr)
-    return list(loaded.records)
-
-
 def train_reward_file(data: str, model: str | None, output: Path, config: PipelineConfig, *,
                       resume: bool = False) -> dict[str, Any]:
     """Train a reward model on a preference file and measure it on the file's own test split.
@@ -154,36 +149,40 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
         DataError: if a row is broken and ``data.on_error`` is "raise", or the file cannot be split.
     """
     require_folder(output)
-    sections: dict[str, Any] = {"data": config.data.model_copy(update={"source": at_home(data)})}
-    if model is not None:
-        sections["model"] = config.model.model_copy(update={"name": at_home(model)})
-    config = config.model_copy(update=sections)
-    pairs = read_pairs(data, config.data.on_error)
+    config = config.on_file(at_home(data), model=model and at_home(model))
+    pairs, source = read_source(config, skip_with="--on-error skip")
     divided = split_preferences(pairs, source=str(data), held_out=("test",))
-    train, test = divided.pairs["train"], divided.pairs["test"]
+    train, test = (source.render(divided.pairs[name]) for name in ("train", "test"))
     if len(train) < config.reward.batch_size:
         raise PhaseError(f"{data} gives {len(train)} training pairs, fewer than one batch of "
                          f"{config.reward.batch_size}: add pairs, or lower that number with "
                          f"reward.batch_size=N ({divided.report.summary()})")
     refuse_leaks({name: [text for pair in rows for text in whole_texts(pair)]
                   for name, rows in (("training", train), ("testing", test))}, source=str(data))
-    train = train[: config.reward.pairs]
-    scale = [pair.prompt + text for pair in train[:_SCALE_TEXTS] for text in (pair.chosen, pair.rejected)]
+    scale = [(pair.prompt, text) for pair in thin(train, _SCALE_TEXTS)
+             for text in (pair.chosen, pair.rejected)]
 
     def judge(run: Run) -> dict[str, Any]:
-        return judge_reward_model(load_run_reward(run), test, min_gap=0.0)
+        reward = load_run_reward(run)
+        kept, counts = scorable(reward, test)
+        run.account("evaluation", counts, refuse=False)
+        return judge_reward_model(reward, kept, min_gap=0.0)
 
     check_model(config.model.name, config.lora, reward=True)
     with open_run(config, output, resume=resume) as run:
         # Taken now: by the end somebody may have changed the checkout.
         info = run_info(seed=config.seed) | {"precision": run.precision}
-        run.texts = Texts([], [], train, test, [], [], scale, [], [], divided.report)
+        if run.is_main:
+            source.tell()
+        run.texts = Texts([], [], train, test, [], [], scale, [], [], divided.report, source)
         run.keep_split()
         quality = run_phases(run, ("reward", "evaluation"), {"reward": run_reward}, judge)
-        seconds = (read_phase(output / "reward") or {})["seconds"]
-        quality |= {"n_train_pairs": len(train), "seconds": round(seconds, 1)}
+        record = read_phase(output / "reward") or {}
+        rows = {"data": source.record(), "reward": record.get("rows"), "evaluation": run.rows["evaluation"]}
+        quality |= {"n_train_pairs": (record.get("rows") or {}).get("used"), "max_tokens": run.max_tokens,
+                    "seconds": round(record["seconds"], 1)}
         if run.is_main:
-            write_json(output / METRICS, {"schema": 1, **info, "split": asdict(divided.report),
+            write_json(output / METRICS, {"schema": 1, **info, "split": asdict(divided.report), "rows": rows,
                                          "reward_model": quality})
     return quality
 
@@ -196,22 +195,28 @@ def score_file(model_dir: Path, data: str, *, on_error: str = "raise", output: P
         model_dir: a run, or a reward model.
         data: preference file.
         on_error: "raise" or "skip" broken rows.
-        output: where to write one JSON line per pair (texts, both rewards, probability); or None.
+        output: where to write one JSON line per pair (texts, both rewards, probability); or None. A pair
+            whose texts are equal where the model cuts them is there, but not in the accuracy.
         precision: of the weights; what it was is in the result.
     """
     if output is not None:
         require_file(output)
-    pairs = read_pairs(data, on_error)
+    loaded = load_preferences(data, on_error=on_error, skip_with="--on-error skip")
+    if loaded.report.skipped or loaded.report.unused:
+        print(loaded.report.summary(), file=sys.stderr)
     precision = resolve_precision(precision)
     place = find_reward_model(Path(model_dir))
     model = load_reward_model(place, precision=precision, device=compute_device())
-    quality = judge_reward_model(model, pairs, min_gap=0.0) | {"precision": precision}
+    pairs = render_chats(loaded.records, model.tokenizer, model.template, source=loaded.report.source)
+    kept, counts = scorable(model, pairs)
+    print(f"score: {rows_line(counts.record())}", file=sys.stderr)
+    quality = judge_reward_model(model, kept, min_gap=0.0) | {"precision": precision, "rows": counts.record()}
     if output is not None:
         chosen, rejected = score_pairs(model, pairs)
         # Not called scores or ratings: read again as data, a model's opinion must not pass for people's.
-        rows = [{"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected,
+        rows = [{"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected,
                  "reward_chosen": float(a), "reward_rejected": float(b), "p_chosen": float((a - b).sigmoid())}
-                for pair, a, b in zip(pairs, chosen, rejected, strict=True)]
+                for row, a, b in zip(loaded.records, chosen, rejected, strict=True)]
         write_json_lines(output, rows)
     return quality
 
@@ -223,7 +228,8 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
     Args:
         model_dir: what `locate_policy` understands: a run folder (its PPO policy, else its DPO
             policy, else its SFT policy), RUN/PHASE, a PEFT adapter, a model folder, a Hub id, or "smollm2".
-        prompt: opening words; may be empty.
+        prompt: opening words; may be empty. For a policy that was trained on its chat template, a user's
+            message, or a transcript with several turns.
         max_new_tokens: length limit.
         temperature: 0 takes the likeliest token each time.
         samples: how many continuations.
@@ -231,7 +237,7 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
         precision: of the weights.
 
     Returns:
-        Whole texts, prompt and continuation.
+        Whole texts, prompt and continuation; in a chat the answers.
 
     Raises:
         PhaseError: if the folder holds no policy, or a reward model.
@@ -241,8 +247,9 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
     adapter = None if place.adapter is None else "policy"
     tokenizer = policy.tokenizer
     network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")
+    chat = read_template(place.adapter or Path(place.base)) == "chat"
     writer = EvalPolicy(place.label, network, tokenizer, adapter)
-    rows = encode_for(writer, [prompt], max_new_tokens=max_new_tokens)
+    rows = encode_for(writer, [prompt], max_new_tokens=max_new_tokens, chat=chat)
     if rows.cut:
         print(f"The prompt does not fit the {writer.window()} tokens of the model: its beginning was cut "
               "off.", file=sys.stderr)
@@ -253,4 +260,5 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
                          pad_token_id=tokenizer.pad_token_id, seeds=row_seeds(seed, rows=samples),
                          temperature=temperature)
     tokens = rollout.response_ids.where(rollout.response_mask, tokenizer.pad_token_id)
-    return [prompt + text for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    return texts if chat else [prompt + text for text in texts]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rlhf_lite.config import PipelineConfig, load_config
+from rlhf_lite.data.chat import read_template
 from rlhf_lite.errors import ComparisonError
 from rlhf_lite.evaluation.compare import compare_policies
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
@@ -23,8 +24,9 @@ from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_prec
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
-from rlhf_lite.pipeline.context import Texts, bar, review_texts
+from rlhf_lite.pipeline.context import bar
 from rlhf_lite.pipeline.judging import judge_reward_model
+from rlhf_lite.pipeline.texts import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
 _BINS = 5  # of the reliability diagram of the gold judge
@@ -120,7 +122,7 @@ def optimised_by(place: Located, reward: Path | None) -> tuple[str, ...]:
 def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit: int | None = None,
                     baseline: str | None = None, reference: str | None = None, reward: Path | None = None,
                     with_gold: bool = True, judge: str | None = None, toxicity: str | None = None,
-                    chat: bool = False, seed: int = 0, on_error: Literal["raise", "skip"] = "raise",
+                    chat: bool | None = None, seed: int = 0, on_error: Literal["raise", "skip"] = "raise",
                     precision: Precision = "auto", command: str | None = None, visible: bool = True,
                     **sampling: Any) -> dict[str, Any]:
     """Compare policies and write the report. See `evaluation.compare.compare_policies` for the measures.
@@ -137,9 +139,10 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
         toxicity: see `evaluation.judges.toxicity_judge`.
         on_error: "raise" at a broken row of the prompts, or "skip" and list it.
         precision: of all models' weights; what it was is in the report.
+        chat: see `compare_policies`; None is a chat if a policy was trained on its chat template.
         command: what the user typed.
         visible: show progress.
-        judge, chat, seed: see `compare_policies`.
+        judge, seed: see `compare_policies`.
         **sampling: ``tie_margin``, ``max_new_tokens``, ``temperature``, ``n_samples`` of `compare_policies`.
 
     Returns:
@@ -158,6 +161,8 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     known = [one.name for one in named]
     if baseline is not None and baseline not in known:
         raise ComparisonError(f"baseline {baseline!r} is none of the policies: {', '.join(known)}")
+    if chat is None:
+        chat = any(read_template(one.place.adapter or Path(one.place.base)) == "chat" for one in named)
     deciding_judge(judge, has_gold=with_gold and not chat, has_reward=place is not None)
     extra = None
     if reference is not None and reference not in known:

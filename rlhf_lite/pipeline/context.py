@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +19,7 @@ from accelerate import Accelerator
 from rich import progress as rich
 from rich.console import Console
 from torch import Tensor
+from transformers import AutoConfig
 
 from rlhf_lite.checkpoint import (
     PHASE_FILE,
@@ -32,141 +31,23 @@ from rlhf_lite.checkpoint import (
     write_phase,
 )
 from rlhf_lite.config import PipelineConfig
-from rlhf_lite.data import (
-    SplitReport,
-    load_preferences,
-    load_ratings,
-    make_pairs,
-    refuse_leaks,
-    split_preferences,
-    split_prompts,
-    split_ratings,
-)
-from rlhf_lite.data.pairs import normalised
+from rlhf_lite.data import SplitReport
+from rlhf_lite.data.chat import TemplateKind, write_template
+from rlhf_lite.data.row_counts import RowCounts, rows_line
 from rlhf_lite.errors import ConfigError, PhaseError
 from rlhf_lite.files import atomic_folder, fingerprint, write_json
 from rlhf_lite.models.adapters import checksums
-from rlhf_lite.models.policy import Policy, load_policy, resolve_precision
+from rlhf_lite.models.names import resolve_model
+from rlhf_lite.models.output import window_of
+from rlhf_lite.models.policy import Policy, load_policy, load_tokenizer, resolve_precision
 from rlhf_lite.models.runtime import compute_device, use_cpu
+from rlhf_lite.pipeline.limits import limit_from_texts
+from rlhf_lite.pipeline.texts import Texts, run_texts
 from rlhf_lite.tracking import MetricsLog
 from rlhf_lite.training.settings import Hooks, Resume, RunSettings, pick
-from rlhf_lite.types import Preference, Rating
 
 # What a run decided at its start and keeps.
 STATE_FILE = "state.json"
-_VALIDATION_TEXTS, _SCALE_TEXTS, _CHECK_TEXTS = 64, 200, 300
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What each phase may see. No text is in two of train, validation, test and gold.
-
-    Attributes:
-        sft_train: (prompt, completion) for supervised fine-tuning.
-        sft_validation: the same, for its held-out loss.
-        train_pairs: preferences for the reward model.
-        test_pairs: preferences for its accuracy.
-        ppo_prompts: prompts to sample from in PPO (training split).
-        test_prompts: prompts for the evaluation (test split).
-        scale_texts: human texts that fix the reward's zero and unit (validation split).
-        gold: rated texts, or preferences, for the gold judge alone.
-        gold_check: the same from the test split, to measure the judge's agreement with people.
-        split: how a preference file was split; None for the ratings.
-    """
-
-    sft_train: list[tuple[str, str]]
-    sft_validation: list[tuple[str, str]]
-    train_pairs: list[Preference]
-    test_pairs: list[Preference]
-    ppo_prompts: list[str]
-    test_prompts: list[str]
-    scale_texts: list[str]
-    gold: Sequence[Rating] | Sequence[Preference]
-    gold_check: Sequence[Rating] | Sequence[Preference]
-    split: SplitReport | None = None
-
-
-def thin(rows: list, n: int) -> list:
-    """At most ``n`` rows, spread evenly: the reviews are ordered, the first ones are all positive."""
-    return rows if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
-
-
-def rating_pairs(ratings: Sequence[Rating], settings: str, **options: Any) -> list[Preference]:
-    """`data.make_pairs`; what cannot be made is an error that names the ``settings`` it was to follow.
-
-    Raises:
-        ConfigError: if so many pairs cannot be made.
-    """
-    try:
-        return make_pairs(ratings, **options)
-    except ValueError as error:
-        raise ConfigError([f"{settings}: {error}"]) from error
-
-
-def review_texts(config: PipelineConfig) -> Texts:
-    """Texts from the human ratings of movie reviews."""
-    splits = split_ratings(load_ratings("movie"))
-    words = {"words_min": config.data.prompt_words_min, "words_max": config.data.prompt_words_max}
-    cut = {name: split_prompts(rows, **words, unique_prompts=name == "test") for name, rows in splits.items()}
-    reward = config.reward
-    test_prompts = [prompt for prompt, _ in cut["test"]]
-    return Texts(sft_train=cut["train"], sft_validation=thin(cut["validation"], _VALIDATION_TEXTS),
-                 train_pairs=rating_pairs(
-                     splits["train"], "reward.pairs, reward.min_gap, reward.prompt_words", n=reward.pairs,
-                     min_gap=reward.min_gap, prompt_words=reward.prompt_words, seed=config.seed),
-                 test_pairs=rating_pairs(
-                     splits["test"], "reward.eval_pairs, reward.eval_min_gap, reward.prompt_words",
-                     n=reward.eval_pairs, min_gap=reward.eval_min_gap, prompt_words=reward.prompt_words),
-                 ppo_prompts=[prompt for prompt, _ in cut["train"]],
-                 test_prompts=thin(test_prompts, config.evaluation.prompts),
-                 scale_texts=[rating.text for rating in thin(splits["validation"], _SCALE_TEXTS)],
-                 gold=thin(splits["gold"], config.evaluation.gold_texts),
-                 gold_check=thin(splits["test"], _CHECK_TEXTS))
-
-
-def preference_texts(config: PipelineConfig) -> Texts:
-    """Texts from a preference file: its chosen answers, its pairs and its prompts."""
-    records = load_preferences(config.data.source, on_error=config.data.on_error).records
-    divided = split_preferences(records, source=config.data.source)
-    splits = divided.pairs
-    prompts = {name: list(dict.fromkeys(r.prompt for r in rows)) for name, rows in splits.items()}
-    asked = {normalised(prompt) for prompt in prompts["train"]}
-    unseen = [prompt for prompt in prompts["test"] if normalised(prompt) not in asked]
-    return Texts(sft_train=[(r.prompt, r.chosen) for r in splits["train"]],
-                 sft_validation=[(r.prompt, r.chosen) for r in thin(splits["validation"], _VALIDATION_TEXTS)],
-                 train_pairs=thin(splits["train"], config.reward.pairs),
-                 test_pairs=thin(splits["test"], config.reward.eval_pairs), ppo_prompts=prompts["train"],
-                 test_prompts=thin(unseen or prompts["test"], config.evaluation.prompts),
-                 scale_texts=[r.prompt + r.chosen for r in thin(splits["validation"], _SCALE_TEXTS)],
-                 gold=thin(splits["gold"], config.evaluation.gold_texts),
-                 gold_check=thin(splits["test"], _CHECK_TEXTS), split=divided.report)
-
-
-def run_texts(config: PipelineConfig) -> Texts:
-    """The texts of a run, from the human ratings or from the preference file that the settings name.
-
-    Raises:
-        ConfigError: there is no such file.
-        DataError: the file cannot be used, or a text is in two splits.
-    """
-    source = config.data.source
-    if source != "reviews" and not Path(source).exists() and "/" not in source:
-        raise ConfigError([f'data.source is {source!r}: neither "reviews" nor an existing file or folder '
-                           "nor a Hub id"])
-    texts = review_texts(config) if source == "reviews" else preference_texts(config)
-    used = {"training": [*texts.sft_train, *texts.train_pairs],
-            "validation": [*texts.sft_validation, *texts.scale_texts],
-            "testing": [*texts.test_pairs, *texts.gold_check], "the gold judge": texts.gold}
-    refuse_leaks({name: itertools.chain.from_iterable(map(whole_texts, rows)) for name, rows in used.items()},
-                 source=source)
-    return texts
-
-
-def whole_texts(row: Preference | Rating | tuple[str, str] | str) -> list[str]:
-    """The texts that a row of any kind holds: prompt and answer in one."""
-    if isinstance(row, Preference):
-        return [row.prompt + row.chosen, row.prompt + row.rejected]
-    return [row.text if isinstance(row, Rating) else "".join(row)]
 
 
 class Run:
@@ -183,6 +64,7 @@ class Run:
         self.accelerator = make_accelerator(config.model.threads)
         self.log = MetricsLog(output / "metrics.jsonl" if self.is_main else os.devnull)
         self.seconds: dict[str, float] = {}
+        self.rows: dict[str, dict[str, Any]] = {}  # by phase, see account
 
     @property
     def is_main(self) -> bool:
@@ -198,10 +80,18 @@ class Run:
         precision = self.config.model.precision
         if precision != "auto":
             return precision
-        if self.is_main and "precision" not in self._state():
-            write_json(self.output / STATE_FILE, self._state() | {"precision": resolve_precision(precision)})
-        self.accelerator.wait_for_everyone()
-        return resolve_precision(self._state()["precision"])
+        return resolve_precision(self._settled("precision", lambda: resolve_precision(precision)))
+
+    def _settled(self, name: str, decide: Callable[[], Any]) -> Any:
+        """What the run decided at its start, and keeps."""
+        state = self._state()
+        if name not in state:
+            decided = decide()
+            state = self._state() | {name: decided}
+            if self.is_main:
+                write_json(self.output / STATE_FILE, state)
+            self.accelerator.wait_for_everyone()
+        return state[name]
 
     @property
     def device(self) -> torch.device:
@@ -221,7 +111,62 @@ class Run:
     @cached_property
     def texts(self) -> Texts:
         """The texts of the run, by split."""
-        return run_texts(self.config)
+        texts = run_texts(self.config)
+        if texts.source is not None and self.is_main and self.visible:
+            texts.source.tell()
+        return texts
+
+    @property
+    def template(self) -> TemplateKind:
+        """How the run writes conversations."""
+        source = self.texts.source if isinstance(self.config, PipelineConfig) else None
+        return "plain" if source is None else source.template
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """Most tokens of prompt and answer. What the texts gave at the start of the run holds to its end.
+
+        Raises:
+            ConfigError: if the settings ask for more than the model reads.
+        """
+        name = resolve_model(self.config.model.name)
+        model = AutoConfig.from_pretrained(name)
+        given, window = self.config.data.max_tokens, window_of(model)
+        if given is not None:
+            if window is not None and given > window:
+                raise ConfigError([f"data.max_tokens: got {given}, but the model reads {window} tokens; set "
+                                   f"data.max_tokens={window} or less"])
+            return given
+
+        def decide() -> int:
+            pairs, precision = self.texts.train_pairs, self.precision
+            limit = limit_from_texts(load_tokenizer(name), pairs, model, self.config, precision=precision)
+            self._say(str(limit))
+            return limit.tokens
+
+        return self._settled("max_tokens", decide)
+
+    def account(self, phase: str, counts: RowCounts, *, refuse: bool = True) -> None:
+        """Say what became of a phase's rows, and keep it for its record.
+
+        Args:
+            phase: whose rows they are.
+            counts: what became of them.
+            refuse: an error if most rows of somebody's file are lost or cut; else it is only said.
+
+        Raises:
+            DataError: see ``refuse``.
+        """
+        # A constitutional run has prompts of its own.
+        source, self.rows[phase] = getattr(self.config.data, "source", "reviews"), counts.record()
+        self._say(f"{phase}: {rows_line(self.rows[phase])}")
+        if source != "reviews" and (warning := counts.check(Path(source).name, refuse=refuse)):
+            self.rows[phase]["warning"] = warning
+            self._say(f"{phase}: warning: {warning}")
+
+    def _say(self, line: str) -> None:
+        if self.visible and self.is_main:
+            print(line, file=sys.stderr, flush=True)
 
     @property
     def split(self) -> SplitReport | None:
@@ -286,7 +231,9 @@ class Run:
     def settings(self, phase: str) -> dict[str, Any]:
         """The settings that a phase's result depends on, besides the model's."""
         section = getattr(self.config, phase).model_dump(mode="json")
-        return section | {"seed": self.config.seed, "data": self.config.data.model_dump(mode="json")}
+        # The template is kept with the settings of the run; records of older runs do not have it.
+        data = self.config.data.model_dump(mode="json", exclude={"template"})
+        return section | {"seed": self.config.seed, "data": data}
 
     @contextmanager
     def training(self, phase: str, status: str, **settings: Any) -> Iterator[RunSettings]:
@@ -338,6 +285,10 @@ class Run:
         # Another process writes what nobody will see: a context cannot leave its block out.
         with atomic_folder(self.output / phase) if self.is_main else TemporaryDirectory() as folder:
             yield Path(folder)
+            for name in ("adapter", "merged"):
+                write_template(Path(folder) / name, self.template)
+            if phase in self.rows:
+                extra["rows"] = self.rows[phase]
             record = {"phase": phase, "seconds": self.seconds.get(phase), "settings": self.settings(phase)}
             write_phase(Path(folder), record | self.identity | extra)
         if self.is_main:

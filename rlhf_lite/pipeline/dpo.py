@@ -16,10 +16,12 @@ import torch
 
 from rlhf_lite.data import load_ratings, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.data.formatting import EncodedPair, encode_prompts
+from rlhf_lite.data.formatting import EncodedPair, fit_prompts
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.models.policy import Policy, PolicyScorer, end_tokens
 from rlhf_lite.pipeline import phases
-from rlhf_lite.pipeline.context import Run, rating_pairs, thin
+from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.texts import rating_pairs, thin
 from rlhf_lite.rollout.rewards import Completions, evaluate, text_decoder
 from rlhf_lite.rollout.sampler import row_seeds, sample
 from rlhf_lite.training.batches import epoch_steps
@@ -37,7 +39,7 @@ def human_preferences(run: Run) -> list[Preference]:
     """Pairs of human texts for DPO, from the texts that training may see."""
     config = run.config
     if config.data.source != "reviews":
-        return run.texts.train_pairs[: config.dpo.pairs]
+        return thin(run.texts.train_pairs, config.dpo.pairs)
     return rating_pairs(split_ratings(load_ratings("movie"))["train"],
                         "dpo.pairs, dpo.min_gap, reward.prompt_words", n=config.dpo.pairs,
                         min_gap=config.dpo.min_gap, prompt_words=max(1, config.reward.prompt_words),
@@ -45,17 +47,20 @@ def human_preferences(run: Run) -> list[Preference]:
 
 
 @torch.no_grad()
-def policy_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies,
-                 prompts: Sequence[str]) -> tuple[list[EncodedPair], list[Preference]]:
+def policy_pairs(run: Run, policy: Policy, adapters: phases.AdapterPolicies, prompts: Sequence[str],
+                 counts: RowCounts | None = None) -> tuple[list[EncodedPair], list[Preference]]:
     """One pair for each prompt: of several continuations the best and the worst for the reward model.
 
     Prompts whose candidates are all the same text give no pair. Responses keep the end token only where the
-    policy wrote it, so that a text that was cut does not teach to stop.
+    policy wrote it, so that a text that was cut does not teach to stop. ``counts`` takes down the prompts
+    that were cut.
     """
     settings, tokenizer = run.config.dpo, policy.tokenizer
     reward = phases.shared_reward(run, phases.load_run_reward(run), policy)
     trunk = PolicyScorer(adapters.model, top_layers=run.config.lora.top_layers).body.trunk
-    encoded, ends, pairs, texts = encode_prompts(tokenizer, prompts), end_tokens(*policy[:2]), [], []
+    encoded = fit_prompts(tokenizer, prompts, answer=settings.max_new_tokens, max_tokens=run.max_tokens,
+                          counts=counts)
+    ends, pairs, texts = end_tokens(*policy[:2]), [], []
     n, per_pass = settings.candidates, max(1, _ROWS // settings.candidates)
     seeds = row_seeds(run.config.seed, _PAIRS, rows=len(prompts) * n)
     for start in range(0, len(prompts), per_pass):
@@ -97,12 +102,14 @@ def run_dpo(run: Run) -> None:
     config, settings = run.config, run.config.dpo
     policy = run.load_policy()
     adapters = phases.build_adapter_policies(run, policy, trained=False)
-    texts: list[Preference] = []
+    texts, counts = [], RowCounts(run.max_tokens)
     if settings.source == "human":
         human = human_preferences(run)
-        pairs = encode_preferences(policy.tokenizer, human, max_tokens=config.data.max_tokens).pairs
+        pairs = encode_preferences(policy.tokenizer, human, max_tokens=run.max_tokens, counts=counts).pairs
     else:
-        pairs, texts = policy_pairs(run, policy, adapters, thin(run.texts.ppo_prompts, settings.pairs))
+        prompts = thin(run.texts.ppo_prompts, settings.pairs)
+        pairs, texts = policy_pairs(run, policy, adapters, prompts, counts)
+    run.account("dpo", counts)
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:
         raise ValueError("dpo: no pair is left to learn from; raise dpo.pairs or data.max_tokens")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.evaluation.answers import Answers, measure
 from rlhf_lite.evaluation.compare import compare, summarise
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, PromptRows
@@ -29,6 +30,7 @@ from rlhf_lite.models.policy import Policy
 from rlhf_lite.models.reward_model import RewardModel
 from rlhf_lite.pipeline import phases
 from rlhf_lite.pipeline.context import Run, bar
+from rlhf_lite.training.pairs import encode_texts
 from rlhf_lite.training.reward import score_pairs
 from rlhf_lite.types import Preference
 
@@ -88,7 +90,7 @@ class EvaluationCache:
 
 def fit_run_judge(run: Run, policy: Policy, cache: EvaluationCache) -> GoldJudge:
     """The gold judge of a run: fitted now, or before on the same texts and then found in the cache."""
-    max_tokens = run.config.data.max_tokens
+    max_tokens = run.max_tokens
 
     def fit() -> dict[str, np.ndarray]:
         judge = fit_gold_judge(policy.model, policy.tokenizer, run.texts.gold, max_tokens=max_tokens)
@@ -97,6 +99,13 @@ def fit_run_judge(run: Run, policy: Policy, cache: EvaluationCache) -> GoldJudge
     line = cache.arrays("gold", fit)
     body = judge_body(policy.model)
     return GoldJudge(body, policy.tokenizer, line["weights"], float(line["bias"]), max_tokens)
+
+
+def scorable(model: RewardModel, pairs: Sequence[Preference]) -> tuple[list[Preference], RowCounts]:
+    """The pairs whose texts still differ where the reward model cuts them, and what became of all of them."""
+    counts = RowCounts(model.max_tokens)
+    refused = encode_texts(model.tokenizer, pairs, max_tokens=model.max_tokens, counts=counts).refused
+    return [pair for i, pair in enumerate(pairs) if i not in set(refused)], counts
 
 
 def judge_reward_model(model: RewardModel, pairs: list[Preference], *, min_gap: float,
@@ -156,7 +165,9 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         raw = None
         if has_reward:
             reward = phases.load_run_reward(run)
-            quality = partial(judge_reward_model, reward, texts.test_pairs, min_gap=gap)
+            test, counts = scorable(reward, texts.test_pairs)
+            run.account("evaluation", counts, refuse=False)
+            quality = partial(judge_reward_model, reward, test, min_gap=gap)
             judged["reward_model"] = cache.record("reward_model", quality)
             raw = phases.shared_reward(run, reward, policy)
             show(2, f"reward model accuracy {judged['reward_model']['accuracy']:.3f}")
@@ -166,7 +177,7 @@ def run_evaluation(run: Run, *, shared: Path | None = None) -> dict[str, Any]:
         answers: dict[str, Answers] = {}
         for name, one in policies.items():
             ask = partial(measure, one, texts.test_prompts, judges, max_new_tokens=settings.max_new_tokens,
-                          temperature=settings.temperature, seed=seed)
+                          max_tokens=run.max_tokens, temperature=settings.temperature, seed=seed)
             answers[name] = ask() if name in ("ppo", "dpo") else cache.answers(one, ask)
             gold_reward = answers[name].scores["gold"].mean()
             show(2 + len(answers), f"{name}: gold reward {gold_reward:+.2f}")

@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlhf_lite.config.settings import LoraConfig
-from rlhf_lite.data.formatting import encode_prompts
+from rlhf_lite.data.formatting import fit_prompts
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.models.adapters import (
     add_adapter,
     load_adapter,
@@ -38,6 +39,7 @@ from rlhf_lite.models.reward_model import RewardModel, load_reward_model, new_re
 from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import norm_name
 from rlhf_lite.pipeline.context import Run
+from rlhf_lite.pipeline.texts import thin
 from rlhf_lite.rollout.rewards import Mixture, Part, Reward, Scale, model_reward, text_decoder
 from rlhf_lite.training.batches import epoch_steps
 from rlhf_lite.training.pairs import encode_texts
@@ -92,8 +94,11 @@ def save_policy(model: PeftModel, policy: Policy, folder: Path) -> None:
 def run_sft(run: Run) -> None:
     """Fine-tune the model on openings and their human continuations; writes ``sft/adapter``."""
     policy, model = adapter_to_train(run)
-    encode = partial(encode_examples, policy.tokenizer, max_tokens=run.config.data.max_tokens)
-    fine_tune(run, policy, model, encode(run.texts.sft_train), validation=encode(run.texts.sft_validation))
+    encode = partial(encode_examples, policy.tokenizer, max_tokens=run.max_tokens)
+    counts = RowCounts(run.max_tokens)
+    examples = encode(run.texts.sft_train, counts=counts)
+    run.account("sft", counts)
+    fine_tune(run, policy, model, examples, validation=encode(run.texts.sft_validation))
 
 
 def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Example], /, *,
@@ -119,10 +124,12 @@ def fine_tune(run: Run, policy: Policy, model: PeftModel, examples: Sequence[Exa
 
 def run_reward(run: Run) -> None:
     """Train the reward model on human pairs; writes ``reward/adapter``."""
-    config, max_tokens = run.config, run.config.data.max_tokens
+    config, max_tokens, counts = run.config, run.max_tokens, RowCounts(run.max_tokens)
     model = new_reward_model(config.model.name, precision=run.precision, max_tokens=max_tokens,
                              seed=config.seed, device=run.device, **config.lora.model_dump())
-    pairs = encode_texts(model.tokenizer, run.texts.train_pairs, max_tokens=max_tokens).pairs
+    given = thin(run.texts.train_pairs, config.reward.pairs)
+    pairs = encode_texts(model.tokenizer, given, max_tokens=max_tokens, counts=counts).pairs
+    run.account("reward", counts)
     steps = epoch_steps(len(pairs), batch_size=config.reward.batch_size, epochs=config.reward.epochs)
 
     status = "loss {loss/nats_per_pair:.3f} nats/pair, accuracy {accuracy/fraction:.2f}"
@@ -130,7 +137,9 @@ def run_reward(run: Run) -> None:
         train_reward(model, pairs, pick(RewardSettings, config.reward),
                      optimiser=pick(OptimiserSettings, config.reward), run=settings)
     model.eval()
-    scores = model.score_texts(run.texts.scale_texts)
+    model.template = run.template
+    scale = run.texts.scale_texts
+    scores = model.score_texts([prompt + text for prompt, text in scale], [prompt for prompt, _ in scale])
     model.mean, model.std = float(scores.mean()), float(scores.std())
     with run.result("reward", steps=steps) as folder:
         model.save(folder / "adapter")
@@ -251,11 +260,14 @@ def build_ppo_setup(run: Run, *, trained: bool, reward: RewardModel | None = Non
 
 def run_ppo(run: Run) -> None:
     """Train the policy against the reward model; writes ``ppo/adapter``, the critic, and a merged model."""
-    config, setup = run.config, build_ppo_setup(run, trained=False)
+    config, setup, counts = run.config, build_ppo_setup(run, trained=False), RowCounts(run.max_tokens)
+    prompts = fit_prompts(setup.policy.tokenizer, run.texts.ppo_prompts, answer=config.ppo.max_new_tokens,
+                          max_tokens=run.max_tokens, counts=counts)
+    run.account("ppo", counts)
     status = "reward {reward/rm_raw:+.2f}, KL {kl/nats_per_seq:.1f} nats/sequence"
     with run.training("ppo", status, batch_size=config.ppo.prompts_per_step) as settings:
-        train_ppo(setup.training, encode_prompts(setup.policy.tokenizer, run.texts.ppo_prompts),
-                  pick(PPOSettings, config.ppo), optimiser=pick(OptimiserSettings, config.ppo), run=settings)
+        train_ppo(setup.training, prompts, pick(PPOSettings, config.ppo),
+                  optimiser=pick(OptimiserSettings, config.ppo), run=settings)
     save_run_ppo(run, setup)
 
 

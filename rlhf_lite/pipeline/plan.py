@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.errors import ConfigError, RlhfLiteError
 from rlhf_lite.evaluation.gold import as_ratings
-from rlhf_lite.pipeline.context import Run, Texts
+from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import human_preferences
+from rlhf_lite.pipeline.texts import Texts, thin
 from rlhf_lite.training.dpo import DPOSettings
 from rlhf_lite.training.settings import pick
 
@@ -54,13 +55,14 @@ def loss_problems(config: PipelineConfig, phases: Sequence[str]) -> Iterator[str
 
 def _too_few(run: Run, texts: Texts, phases: Sequence[str]) -> Iterator[str]:
     """Batches that cannot be filled, and measurements that nothing can be measured on."""
-    config, pairs = run.config, texts.train_pairs
+    config, pairs = run.config, thin(texts.train_pairs, run.config.reward.pairs)
+    learned = pairs
     if "dpo" in phases:
         pairs = human_preferences(run) if config.dpo.source == "human" else texts.ppo_prompts
     source = config.data.source
     for phase, rows, what, fewest, why in (
         ("sft", texts.sft_train, "training texts", config.sft.batch_size, "sft.batch_size"),
-        ("reward", texts.train_pairs, "training pairs", config.reward.batch_size, "reward.batch_size"),
+        ("reward", learned, "training pairs", config.reward.batch_size, "reward.batch_size"),
         ("reward", texts.scale_texts, "texts that fix the reward's scale", 2, ""),
         ("ppo", texts.ppo_prompts, "training prompts", config.ppo.prompts_per_step, "ppo.prompts_per_step"),
         ("dpo", pairs, "pairs for DPO", config.dpo.batch_size, "dpo.batch_size"),

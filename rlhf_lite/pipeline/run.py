@@ -137,8 +137,11 @@ def collect_metrics(run: Run, judged: dict[str, Any], *, info: dict[str, Any], c
         seconds["evaluation"] = run.seconds["evaluation"]
     seconds["load"] = max(0.0, wall - sum(run.seconds.values()))
     seconds["total"] = sum(value for value in seconds.values() if value is not None)
+    rows = {phase: record["rows"] for phase, record in records.items() if "rows" in record} | run.rows
+    if run.texts.source is not None:
+        rows = {"data": run.texts.source.record()} | rows
     split = {} if run.split is None else {"split": asdict(run.split)}
-    return metrics_of(info, command, **judged, **split, checks=checks(judged),
+    return metrics_of(info, command, **judged, **split, rows=rows, checks=checks(judged),
                       seconds={name: value and round(value, 2) for name, value in seconds.items()},
                       steps={phase: record.get("steps") for phase, record in records.items()})
 

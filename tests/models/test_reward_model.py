@@ -128,4 +128,5 @@ def test_a_folder_that_is_no_reward_model_is_an_error(base, tmp_path, missing):
 def test_the_scale_file_is_json(base, tmp_path):
     new(base).save(tmp_path)
     scale = json.loads((tmp_path / "reward_scale.json").read_text())
-    assert scale == {"mean": 0.0, "std": 1.0, "top_layers": 2, "max_tokens": MAX_TOKENS}
+    expected = {"mean": 0.0, "std": 1.0, "top_layers": 2, "max_tokens": MAX_TOKENS, "template": "plain"}
+    assert scale == expected

@@ -127,7 +127,7 @@ def test_reports(finished):
 
 
 def test_no_text_is_in_two_splits(settings):
-    from rlhf_lite.pipeline.context import run_texts
+    from rlhf_lite.pipeline.texts import run_texts
 
     texts = run_texts(settings())
     train = {p for p, _ in texts.sft_train} | set(texts.ppo_prompts) | {p.prompt for p in texts.train_pairs}
@@ -141,7 +141,7 @@ def test_no_text_is_in_two_splits(settings):
 
 def test_prompts_that_answers_follow_in_training_are_not_tested(settings, tmp_path):
     """One prompt in three is common to the file: it is asked in training, so it is no test prompt."""
-    from rlhf_lite.pipeline.context import run_texts
+    from rlhf_lite.pipeline.texts import run_texts
 
     content = [row | ({"prompt": "Say something:"} if i % 3 == 0 else {}) for i, row in enumerate(rows())]
     content = [row | {"chosen": f"{row['chosen']} {i}"} for i, row in enumerate(content)]

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rlhf_lite.data.row_counts import rows_line
 from rlhf_lite.evaluation.report import figures
 from rlhf_lite.evaluation.report.render import (
     MISSING,
@@ -173,6 +174,8 @@ def report_context(run: Run) -> dict[str, Any]:
         "versions": _mapping(run.get("versions")), "machine": _mapping(run.get("hardware")),
         "seconds": [(_PHASES.get(name, name), value) for name, value in seconds.items()
                     if name != "total" and numeric(value) is not None],
+        "rows": [(_PHASES.get(name, name), rows_line(record))
+                 for name, record in _mapping(run.get("rows")).items() if isinstance(record, Mapping)],
         "problems": run.problems,
     }  # fmt: skip
 

@@ -22,6 +22,7 @@ from rlhf_lite.constitutional.principles import load_prompts
 from rlhf_lite.constitutional.revise import revise
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair, encode_prompts, token_ids
+from rlhf_lite.data.row_counts import RowCounts
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare
 from rlhf_lite.evaluation.eval_policy import EvalPolicy
@@ -98,18 +99,18 @@ def sft_phase(run: Run) -> None:
     Chains in which no revision changed anything are left out: they would teach the first answers.
 
     Raises:
-        ValueError: if no text was changed, or ``data.max_tokens`` leaves no room for an answer.
+        ValueError: if no text was changed.
     """
     run.verify("revise")
     chains = [chain for chain in rounds.read_chains(run.output) if chain.texts[-1] != chain.first]
     policy, model = adapter_to_train(run)
     limit, tokenizer = run.config.revise.max_new_tokens, policy.tokenizer
     texts = [(chain.prompt, line(tokenizer, chain.texts[-1], max_new_tokens=limit)) for chain in chains]
-    max_tokens = run.config.data.max_tokens
-    examples = encode_examples(tokenizer, texts, max_tokens=max_tokens, end=False) if texts else []
-    if not examples:
-        raise ValueError("sft: no revision to learn from; look at revise/chains.jsonl, or raise "
-                         "data.max_tokens")
+    if not texts:
+        raise ValueError("sft: no revision to learn from; look at revise/chains.jsonl")
+    max_tokens, counts = run.config.data.max_tokens, RowCounts(run.config.data.max_tokens)
+    examples = encode_examples(tokenizer, texts, max_tokens=max_tokens, end=False, counts=counts)
+    run.account("sft", counts)
     fine_tune(run, policy, model, examples, examples=len(examples))
 
 
