@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,9 @@ from rlhf_lite.data.files.cells import Place
 from rlhf_lite.data.files.columns import require_prompt
 from rlhf_lite.data.files.formats import prompt_from_row
 from rlhf_lite.data.files.kinds import EXTENSIONS, check_start, kind_of
-from rlhf_lite.data.files.readers import line_text, lines_of, read_rows
+from rlhf_lite.data.files.readers import line_text, lines_of, or_error, read_rows
 from rlhf_lite.data.files.schema import each_row
-from rlhf_lite.data.files.tables import Row, Rows
+from rlhf_lite.data.files.tables import Rows
 from rlhf_lite.data.formatting import plain_text, prompt_turns
 from rlhf_lite.errors import DataError
 from rlhf_lite.files import at_home
@@ -102,17 +102,13 @@ def _text_lines(path: Path) -> Rows:
         fix = f"use .txt for a prompt in each line, or one of {', '.join(EXTENSIONS)}"
         raise DataError("has an unknown ending", file=path.name, value=path.suffix, fix=fix)
     check_start(path)
+    rows = ((place.row or 0, raw if isinstance(raw, DataError) else or_error(_text_line, raw, place))
+            for place, raw in lines_of(path))
+    return Rows(path.name, rows, "text, a prompt in each line")
 
-    def rows() -> Iterator[Row]:
-        for place, raw in lines_of(path):
-            try:
-                if isinstance(raw, DataError):
-                    raise raw
-                yield place.row or 0, {"prompt": line_text(raw, place).rstrip("\r\n")}
-            except DataError as error:
-                yield place.row or 0, error
 
-    return Rows(path.name, rows(), "text, a prompt in each line")
+def _text_line(raw: bytes, place: Place) -> Mapping[str, Any]:
+    return {"prompt": line_text(raw, place).rstrip("\r\n")}
 
 
 def _prompt(row: Mapping[str, Any], place: Place, *, chat: bool) -> str:

@@ -237,8 +237,7 @@ def test_ratings_become_the_margin_and_other_fields_stay() -> None:
         ({"system": "", "prompt": "Good?"}, "\n\nHuman: Good?\n\nAssistant:"),
         ({"conversations": [USER]}, "\n\nHuman: Hi there\n\nAssistant:"),
         ({"input": {"messages": [USER]}}, "\n\nHuman: Hi there\n\nAssistant:"),
-        ({"instruction": "More", "history": [["Hi there", "Hello"]]},
-         "\n\nHuman: Hi there\n\nAssistant: Hello\n\nHuman: More\n\nAssistant:"),
+        ({"instruction": "More", "history": []}, "\n\nHuman: More\n\nAssistant:"),
     ],
 )
 def test_other_names_for_the_prompt(row: dict[str, Any], prompt: str) -> None:
@@ -260,8 +259,8 @@ def test_other_names_for_the_prompt(row: dict[str, Any], prompt: str) -> None:
         ({"system": "Be brief."}, "'system' has no prompt beside it"),
         ({"conversations": [USER, GOOD]}, "ends with an answer"),
         ({"question": ""}, "'question' is empty"),
-        ({"system": "A", "prompt": [{"role": "system", "content": "B"}, USER]}, "begins otherwise"),
-        ({"prompt": "A", "history": "B"}, "is no list of questions with their answers"),
+        ({"system": "A", "prompt": [{"role": "system", "content": "B"}, USER]}, "another system turn"),
+        ({"prompt": "A", "history": "B"}, "'history' holds turns in a form"),
     ],
 )
 def test_a_prompt_is_never_guessed(row: dict[str, Any], words: str) -> None:

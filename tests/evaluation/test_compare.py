@@ -313,6 +313,10 @@ def test_chat_uses_the_template_or_says_that_there_is_none(policies):
     with_template.chat_template = TEMPLATE
     chatty = EvalPolicy("chatty", policies[0].model, with_template)
     assert encode_for(chatty, ["Hi"], chat=True, max_new_tokens=4).texts == ["<user>Hi<a>"]
+    talk = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Go\n\nAssistant:"
+    rendered = "<user>Hi<assistant>Yes?<user>Go<a>"
+    assert encode_for(chatty, [talk], chat=True, max_new_tokens=4).texts == [rendered]
+    assert encode_for(policies[0], [talk], chat=True, max_new_tokens=4).texts == [talk]
     seen = []
 
     def reward(texts):

@@ -119,7 +119,7 @@ def test_prompts_from_parquet_and_a_saved_dataset(tmp_path):
     [
         {"messages": CHAT},
         {"prompt": json.dumps(CHAT)},
-        {"question": "Go", "history": [["Hi", "Yes?"]]},
+        {"Conversations": CHAT},
         {"chosen": [*CHAT, A], "rejected": [*CHAT, B]},
     ],
 )

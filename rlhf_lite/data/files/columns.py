@@ -5,7 +5,7 @@ Names count whatever their capitals, with ``-`` or a space for ``_``. Each stand
 ======================================  ==============================================================
 ``prompt``, ``chosen``, ``rejected``    TRL, Anthropic/hh-rlhf, HuggingFaceH4/ultrafeedback_binarized
 ``question``, ``system``                Intel/orca_dpo_pairs
-``instruction``, ``input``              rasbt/LLMs-from-scratch, LLaMA-Factory (which adds ``history``)
+``instruction``, ``input``              rasbt/LLMs-from-scratch, LLaMA-Factory
 ``query``                               ms-swift, with the answers ``response`` and ``rejected_response``
 ``conversations``, ``messages``         llamafactory/DPO-En-Zh-20k; HuggingFaceH4/ultrafeedback_binarized
 ``input.messages``                      OpenAI's preference files, with ``preferred_output``
@@ -163,23 +163,20 @@ class Columns:
         return first
 
     def opening(self) -> tuple[Message, ...]:
-        """The turns before the prompt that stand in columns of their own: a system text, and a history."""
-        turns: tuple[Message, ...] = ()
-        for name in self._filled_names(SYSTEMS)[:1]:
-            turns = (Message("system", self.take(name).filled("is blank", "fill it in, or leave it empty")),)
+        """The system turn, where the system text stands in a column of its own.
+
+        Raises:
+            DataError: there are earlier turns in ``history``, which has no one form.
+        """
         for name in self._filled_names(["history"]):
-            cell = self.take(name)
-            if not isinstance(cell.value, list) or not all(_is_exchange(pair) for pair in cell.value):
-                raise cell.error("is no list of questions with their answers",
-                                 "put the turns before the prompt into a list of messages called 'prompt'")
-            pairs = [{"role": role, "content": text} for pair in cell.value
-                     for role, text in zip(("user", "assistant"), pair, strict=True)]
-            turns += Cell(cell.name, pairs, self.place).messages()
-        return turns
+            fix = "put the turns before the prompt into a list of messages called 'prompt'"
+            raise self.take(name).error("holds turns in a form that is not understood", fix)
+        return tuple(Message("system", self.take(name).filled("is blank", "fill it in, or leave it empty"))
+                     for name in self._filled_names(SYSTEMS)[:1])
 
     def is_chat(self, prompt: Cell) -> bool:
         """Whether the columns' names say that a prompt given as text is a question and not an opening."""
-        return plain_name(prompt.name) != "prompt" or any(name in self for name in (*SYSTEMS, "history"))
+        return plain_name(prompt.name) != "prompt" or any(name in self for name in SYSTEMS)
 
     def refuse_questions(self) -> None:
         """Without a prompt, no other column may look like one.
@@ -249,10 +246,6 @@ def _holds(one: Cell, other: Cell) -> bool:
     """Whether all that a second candidate for the prompt says stands in the first one."""
     whole = _contents(one.value)
     return all(any(text.strip() in held for held in whole) for text in _contents(other.value))
-
-
-def _is_exchange(pair: object) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
 
 
 def _could_be_question(value: object) -> bool:

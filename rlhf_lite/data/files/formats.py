@@ -199,12 +199,11 @@ def _turns(given: Cell) -> tuple[Message, ...]:
 
 
 def _after(opening: tuple[Message, ...], turns: tuple[Message, ...], cell: Cell) -> tuple[Message, ...]:
-    """The turns with those of other columns before them, if the turns do not begin with these."""
+    """The turns with the system turn of its own column before them, if they do not begin with it."""
     if turns[: len(opening)] == opening:
         return turns
-    if turns[0].role == "system" or (len(turns) > 1 and opening[-1].role != "system"):
-        fix = "take that column out, or make the two agree"
-        raise cell.error(f"begins otherwise than the column with the {opening[0].role} turn says", fix)
+    if turns[0].role == "system":
+        raise cell.error("begins with another system turn than its column says", "take one of them out")
     return (*opening, *turns)
 
 

@@ -124,7 +124,7 @@ def _decoded(raw: bytes, start: Place) -> str:
         raise place.error(problem, fix, value=around) from None
 
 
-def _or_error(parse: Callable[..., Mapping[str, Any]], *given: Any) -> Mapping[str, Any] | DataError:
+def or_error(parse: Callable[..., Mapping[str, Any]], *given: Any) -> Mapping[str, Any] | DataError:
     """What ``parse`` makes of one row, or its error, which concerns that row only and may be skipped."""
     try:
         return parse(*given)
@@ -156,7 +156,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         if isinstance(raw, DataError):
             yield place.row, raw
         elif raw.strip():
-            yield place.row, _or_error(_json_object, raw, place)
+            yield place.row, or_error(_json_object, raw, place)
 
 
 def _json_object(raw: bytes, place: Place) -> Mapping[str, Any]:
@@ -238,7 +238,7 @@ def _read_json_whole(path: Path, needs: Needs) -> Rows:
         fix = "write a list of flat objects"
         raise Place(path.name, None).error(f"is not usable JSON: {error}", fix) from None
     values, form = (value, "JSON list") if isinstance(value, list) else _unwrapped(value, path.name, needs)
-    rows = ((number, _or_error(_checked, one, Place(path.name, number)))
+    rows = ((number, or_error(_checked, one, Place(path.name, number)))
             for number, one in enumerate(values, start=1))
     return Rows(path.name, rows, form)
 
@@ -319,7 +319,7 @@ def _csv_rows(path: Path, lines: Iterator[str], separator: str, before: int, nee
         if header is None:
             header = _header([cell.strip() for cell in record], place, needs)
         elif any(cell.strip() for cell in record):
-            yield place.row, _or_error(_csv_row, header, record, place)
+            yield place.row, or_error(_csv_row, header, record, place)
 
 
 def _csv_line(numbered: tuple[Place, bytes | DataError]) -> str:
