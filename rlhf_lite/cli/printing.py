@@ -32,7 +32,7 @@ def show_numbers(numbers: dict[str, Any], title: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, show_header=False)
+    table = Table(title=_text(title), show_header=False)
     for name, value in numbers.items():
         if isinstance(value, (str, int, float)) or (isinstance(value, list) and len(value) <= 2):
             table.add_row(name, _text(value))

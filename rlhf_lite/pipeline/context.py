@@ -341,6 +341,6 @@ def bar(name: str, total: int, *, visible: bool = True) -> Iterator[PhaseProgres
         columns = (rich.SpinnerColumn(), rich.TextColumn("{task.description:<12}"),
                    rich.BarColumn(bar_width=24), rich.MofNCompleteColumn(), rich.TimeElapsedColumn(),
                    rich.TextColumn("left"), rich.TimeRemainingColumn(),
-                   rich.TextColumn("{task.fields[status]}"))
+                   rich.TextColumn("{task.fields[status]}", markup=False))
         with rich.Progress(*columns, console=console) as progress:
             yield PhaseProgress(name, total, progress)

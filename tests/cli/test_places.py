@@ -154,6 +154,18 @@ def test_what_the_system_refuses_is_one_message(call, monkeypatch, code, said):
     assert exit_code == 1 and said in err and "runs/x/config.yaml" in err and err.count("\n") == 1
 
 
+def test_a_name_is_not_read_as_markup(capsys, monkeypatch):
+    from rlhf_lite.cli.printing import show_numbers
+    from rlhf_lite.pipeline.context import bar
+
+    show_numbers({"n": 1}, "Reward model in runs/[/b][red]x")
+    assert "runs/[/b][red]x" in capsys.readouterr().out
+    monkeypatch.setattr("rich.console.Console.is_terminal", True)
+    with bar("eval", 2) as show:
+        show(1, "a policy called [/b]")
+    assert "[/b]" in capsys.readouterr().err
+
+
 def test_a_text_that_the_terminal_cannot_show_is_printed_all_the_same(monkeypatch, capsys):
     fake = types.ModuleType("rlhf_lite.pipeline")
     fake.generate_text = lambda *_, **__: ["a film \U0001f600", "na\xefve"]

@@ -120,3 +120,13 @@ def test_the_cycle_of_the_sheet_tells_series_apart_without_colour():
     assert len({style["marker"] for style in seven}) == len({style["color"].lower() for style in seven}) == 7
     known = {colour.lower() for colour in plotting.OKABE_ITO.values()}
     assert {"#" + style["color"].lower().lstrip("#") for style in seven} < known
+
+
+@pytest.mark.parametrize("name", ["a$x_{$b", "we_ird%$1^$", r"x\frac$y$", "100 % & <b>"])
+def test_a_name_is_never_read_as_a_formula(name):
+    """Names of models and folders are drawn as they are, not as the mathematics of matplotlib."""
+    from rlhf_lite.plotting.comparisons import policy_comparison
+
+    figure = policy_comparison([name, "other"], [0.1, 0.2], xlabel=name, low=[0.0, 0.1], high=[0.2, 0.3])
+    drawn = plotting.to_svg(figure)
+    assert drawn.startswith("<svg") and len(plotting.to_png(figure)) > 1000
