@@ -20,6 +20,9 @@ from rlhf_lite.errors import ConfigError
 from rlhf_lite.files import write_text
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+# What PyYAML raises of a text: its own errors, those of an impossible date or number, and of nesting. Our
+# own error for a key given twice is a ValueError.
+_NOT_YAML = (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError)
 
 
 # --- Reading -----------------------------------------------------------------
@@ -52,7 +55,7 @@ def _read_yaml(path: Path) -> dict[Any, Any]:
         values = yaml.load(text, Loader=_UniqueKeyLoader)
     except ConfigError as error:
         raise ConfigError([f"{path}, {line}" for line in error.problems]) from None
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise ConfigError([f"{path}: not valid YAML: {' '.join(str(error).split())}"]) from error
     if values is None:
         return {}
@@ -69,16 +72,16 @@ def read_model(model: type[ModelT], path: Path) -> ModelT:
     """
     try:
         return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read as UTF-8 text ({error})"]) from error
     except ValidationError as error:
         problems = [
             f"{path}: {'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}, got {str(e['input'])[:60]!r}"
             for e in error.errors()
         ]
         raise ConfigError(problems) from error
+    except _NOT_YAML as error:  # after its kind, a wrong value
+        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
 
 
 def build(model: type[ModelT], path: Path | None, overrides: Sequence[str]) -> ModelT:
@@ -137,7 +140,7 @@ def _parse_override(model: type[BaseModel], text: str, problems: list[str]) -> t
         return None
     try:
         value = yaml.load(raw, Loader=_UniqueKeyLoader)
-    except (yaml.YAMLError, ConfigError):  # not YAML, so the text itself; its type is checked later
+    except _NOT_YAML:  # the text itself; its type is checked later
         value = raw
     # On the command line everything is text, so output=2024 and output=no mean those texts.
     if value is not None and not isinstance(value, str) and _takes_only_text(field.annotation):
