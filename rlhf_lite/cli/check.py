@@ -7,17 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
+from rlhf_lite.cli.options import Settings, load_settings
+from rlhf_lite.files import at_home
+
+_MODEL_HELP = "folder, Hub id or smollm2: also count its tokens, and show its chat template"
 _SHOWN = 400  # characters of a text
 
 
 def check(
     data: Annotated[str, typer.Argument(metavar="FILE", help="preference file, datasets folder or Hub id")],
+    model: Annotated[str | None, typer.Option("--model", help=_MODEL_HELP)] = None, settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="machine-readable")] = False,
 ) -> None:
     """What a preference file holds: columns, rows, lengths, repetitions, splits. Trains nothing."""
     from rlhf_lite.pipeline import check_file
+    from rlhf_lite.pipeline.commands import BUNDLED
 
-    found = check_file(data)
+    config = load_settings(None, settings)
+    named = model or config.model.name
+    config = config.on_file(at_home(data), model=None if named == BUNDLED else named)
+    found = check_file(config, model=named is not None)
     if as_json:
         typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:
@@ -49,6 +58,7 @@ def show(found: dict[str, Any]) -> None:
 
 
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    from rlhf_lite.data.row_counts import rows_line
     from rlhf_lite.pipeline.check import percent
 
     file, rows, repeats = found["file"], found["rows"], found["repeats"]
@@ -74,6 +84,13 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     for use, what in (("run", "Split for a run"), ("reward", "For a reward model")):
         split = found["splits"][use]
         lines.append((what, split.get("summary", "not possible, see the warnings")))
+    if "model" in found:
+        kind = "chat template" if found["template"] == "chat" else "plain text"
+        lines += [(f"As {kind}", _shortened(found["rendered"])),
+                  ("Length limit", found["limit"] or f"data.max_tokens={found['max_tokens']}"),
+                  ("With it", rows_line(found["fit"]))]
+    else:
+        lines.append(("Tokens", "name a model to see them, and the length limit of a run: --model smollm2"))
     return lines
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from tiny_models import save_base
+
 from rlhf_lite import cli
 
 Check = Callable[..., tuple[int, str, str]]
@@ -150,3 +153,34 @@ def test_nothing_usable_ends_with_2(check) -> None:
     assert (code, out) == (2, "") and "no usable row" in err
     code, _, err = check([])
     assert code == 2 and "Error" in err
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny model that has a chat template; a byte is a token."""
+    folder = save_base(tmp_path_factory.mktemp("model") / "base")
+    place = folder / "tokenizer_config.json"
+    template = ("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+                "{% if add_generation_prompt %}<assistant>{% endif %}")
+    place.write_text(json.dumps(json.loads(place.read_text()) | {"chat_template": template}))
+    return folder
+
+
+def test_a_model_shows_its_tokens_template_and_limit(check, base) -> None:
+    content = rows()
+    content[0]["chosen"] += " at length" * 12
+    code, out, _ = check(content, "--json", "--model", str(base))
+    report = json.loads(out)
+    assert code == 0 and report["template"] == "plain"
+    assert report["rendered"] == content[0]["prompt"] + content[0]["chosen"]
+    assert report["tokens"] == report["characters"]
+    assert report["max_tokens"] < 100 and "data.max_tokens" in report["limit"]
+    assert report["fit"]["read"] == 240 and report["fit"]["answers_cut"] == 1
+    questions = [{"question": row.pop("prompt"), **row} for row in content]
+    report = json.loads(check(questions, "--json", "--model", str(base))[1])
+    assert report["template"] == "chat"
+    asked, answer = questions[0]["question"], questions[0]["chosen"].strip()
+    assert report["rendered"] == f"<user>{asked}<assistant>{answer}"
+    code, out, _ = check(questions, "--model", str(base), "data.max_tokens=30")
+    assert code == 0 and "As chat template" in out and "data.max_tokens=30" in out
+    assert "an answer that does not fit into 30 tokens" in out
