@@ -11,6 +11,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from itertools import groupby
@@ -99,6 +100,10 @@ def _machine(info: dict[str, Any]) -> Iterator[Check]:
     yield Check("Machine", "memory", known(hardware["memory_gb"], " GB"))
     yield Check("Machine", "torch threads", known(hardware["torch_threads"]))
     yield Check("Machine", "GPU", hardware["gpu"] or "none that torch sees; none is needed")
+    with suppress(Exception):  # of a library that is missing or broken: its own line says so
+        from rlhf_lite.models.runtime import compute_device
+
+        yield Check("Machine", "runs and commands use", str(compute_device()))
 
 
 def _python(info: dict[str, Any]) -> Iterator[Check]:

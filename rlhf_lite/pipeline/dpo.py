@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from rlhf_lite.data import load_ratings, save_preferences, split_ratings
 from rlhf_lite.data.collate import pad_left
@@ -108,7 +109,9 @@ def run_dpo(run: Run) -> None:
         pairs = encode_preferences(policy.tokenizer, human, max_tokens=run.max_tokens, counts=counts).pairs
     else:
         prompts = thin(run.texts.ppo_prompts, settings.pairs)
-        pairs, texts = policy_pairs(run, policy, adapters, prompts, counts)
+        made = policy_pairs(run, policy, adapters, prompts, counts)
+        # What processes sample may differ by rounding: all of them learn from what the main one has.
+        pairs, texts = broadcast_object_list([made])[0]
     run.account("dpo", counts)
     pairs = with_label_noise(pairs, settings.label_noise, seed=config.seed)
     if not pairs:

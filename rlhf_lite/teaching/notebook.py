@@ -7,6 +7,7 @@ as a plain script.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,7 +129,12 @@ def picture(figure: Figure, width: int = 560) -> Image:
 
 
 def quiet() -> None:
-    """Silence what other libraries say about themselves: progress bars, advice, coming renames."""
+    """Silence what other libraries say about themselves, and keep the chapter on the CPU.
+
+    A chapter's cells put their tensors there, and its numbers were made there. Whoever wants a GPU sets
+    ``ACCELERATE_USE_CPU=false`` before.
+    """
+    os.environ.setdefault("ACCELERATE_USE_CPU", "true")  # see models.runtime.compute_device
     warnings.filterwarnings("ignore", category=FutureWarning)
     import transformers
 

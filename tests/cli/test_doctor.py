@@ -32,6 +32,7 @@ def test_here_everything_needed_is_found() -> None:
     assert missing == []
     assert report["ok"] is True
     assert by_name(report)["torch"]["value"] == metadata.version("torch")
+    assert by_name(report)["runs and commands use"]["value"] in ("cpu", "cuda:0")
     groups = [check["group"] for check in report["checks"]]
     assert list(dict.fromkeys(groups)) == ["Machine", "Python", "Libraries", "Extras", "Cache", "Tools"]
     json.dumps(report, allow_nan=False)

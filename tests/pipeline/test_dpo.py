@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from rlhf_lite.checkpoint import read_phase
 from rlhf_lite.data import load_preferences
 from rlhf_lite.data.formatting import EncodedPair
 from rlhf_lite.models.adapters import adapter_parameters
 from rlhf_lite.models.policy import load_policy
-from rlhf_lite.pipeline import run_pipeline
+from rlhf_lite.pipeline import dpo, run_pipeline
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import policy_pairs, with_label_noise
 from rlhf_lite.pipeline.phases import DPO, REFERENCE, build_adapter_policies
@@ -92,6 +94,28 @@ def test_sampled_pairs_are_ordered_as_the_reward_model_orders_them(both: tuple[P
     assert [pair.chosen_ids for pair in pairs] == [pair.chosen_ids for pair in again]  # seeded
     assert all(pair.chosen_ids != pair.rejected_ids and pair.margin > 0 for pair in pairs)
     assert [text.prompt for text in texts] == [p for p in prompts if p in {t.prompt for t in texts}]
+
+
+def test_all_processes_learn_from_the_pairs_of_the_main_one(
+    both: tuple[Path, dict], settings, tmp_path: Path, monkeypatch
+) -> None:
+    """What each samples may differ by rounding, in number too: then they would wait for each other."""
+    shutil.copytree(both[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "dpo")
+    config = settings(SMALL | {"method": "both", "dpo.source": "policy", "dpo.pairs": 16})
+    told = []
+
+    def from_the_main_one(made: list) -> list:
+        [(pairs, texts)] = made
+        told.append((pairs[-4:], texts[-4:]))
+        return told
+
+    monkeypatch.setattr(dpo, "broadcast_object_list", from_the_main_one)
+    run = Run(config, tmp_path / "run", visible=False)
+    dpo.run_dpo(run)
+    assert read_phase(run.output / "dpo")["pairs"] == 4
+    records = load_preferences(run.output / "dpo" / "pairs.jsonl").records
+    assert [r.chosen for r in records] == [text.chosen for text in told[0][1]]
 
 
 def test_dpo_moves_its_own_adapter_only(both: tuple[Path, dict], settings) -> None:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from transformers import PreTrainedModel
 
 from rlhf_lite.pipeline.context import Run
@@ -21,6 +22,7 @@ def whole_models() -> int:
     return sum(issubclass(kind, PreTrainedModel) and kind.__name__.endswith(ends) for kind in kinds)
 
 
+@pytest.mark.slow
 def test_a_finished_phase_leaves_no_model_behind(settings: Callable, tmp_path: Path) -> None:
     config = settings({"dpo.source": "policy", "dpo.pairs": 8, "dpo.batch_size": 4})
     run = Run(config, tmp_path, visible=False)

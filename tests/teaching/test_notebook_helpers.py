@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+import transformers
 
+from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.teaching import notebook
 
 
@@ -20,6 +22,18 @@ def test_budget_is_fast_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLHF_LITE_BUDGET", "ful")
     with pytest.raises(ValueError, match="'ful'"):
         notebook.budget()
+
+
+def test_a_chapter_stays_on_the_cpu_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells put their tensors there; models that were loaded elsewhere could not read them."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "false")  # so that it is put back
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for name in ("set_verbosity_error", "disable_progress_bar"):
+        monkeypatch.setattr(transformers.utils.logging, name, lambda: None)
+    assert compute_device().type == "cuda"
+    notebook.quiet()
+    assert compute_device().type == "cpu"
 
 
 @pytest.mark.parametrize("value", [0.5, np.float64(0.5), torch.tensor(0.5)])
