@@ -1,32 +1,38 @@
-"""Does a reward model learn from the answers of somebody's dialogues, with nothing set?
+"""Does a reward model learn from somebody's own file, and DPO a policy, with nothing set?
 
-    python -m benchmarks.own_data              # seeds 0, 1 and 2 into results/own_data/
+    python -m benchmarks.own_data              # bare reviews and long dialogues, seeds 0, 1 and 2
     python -m benchmarks.own_data --seed 1
+    python -m benchmarks.own_data forms        # one file in four forms, seed 0
+    python -m benchmarks.own_data policy       # DPO on one of them, and its evaluation, seed 0
 
 People's ratings of movie reviews as two preference files: the bare reviews, and dialogues of the form and
 length of Anthropic's HH-RLHF (median about 500 characters, a tenth above 1,500) with the review as the last
 answer. Everything before it is the same for both answers and says nothing about them. The command is
 `rlhf-lite reward --data FILE` with its defaults, but for the seed; the accuracy is measured on pairs of
-reviews that are in neither file. If length or cutting hid the answers, it would be one half.
+reviews that are in neither file. If length or cutting hid the answers, it would be one half. The forms are
+those of `benchmarks/example_files.py`. Records go into results/own_data/; the book's page "Your own data"
+shows them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import math
 import random
-import shutil
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT
+from benchmarks.example_files import FORMS, review_pairs, write_files
 from rlhf_lite.config import load_config
 from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.files import write_json, write_json_lines
-from rlhf_lite.pipeline import score_file, train_reward_file
+from rlhf_lite.pipeline import run_pipeline, score_file, train_reward_file
 from rlhf_lite.tracking import run_info
 from rlhf_lite.types import Preference, Rating
 
@@ -74,31 +80,59 @@ def measure(seed: int, *, train: int = TRAIN_PAIRS, test: int = TEST_PAIRS,
     lengths = sorted(len(p.chosen) for p in talks["train"])
     record: dict[str, Any] = {"median_characters": statistics.median(lengths),
                               "ninth_decile_characters": lengths[int(0.9 * len(lengths))]}
-    folder = Path(tempfile.mkdtemp())
-    try:
+    with tempfile.TemporaryDirectory() as place:
         for name, rows in (("bare", bare), ("dialogues", talks)):
-            data = {split: write(folder / f"{name}-{split}.jsonl", rows[split]) for split in rows}
-            config = load_config(None, [f"seed={seed}", *settings])
-            trained = train_reward_file(data["train"], None, folder / name, config)
-            found = score_file(folder / name, data["test"])
-            record[name] = {key: found[key] for key in ("accuracy", "ci95", "n_pairs")}
-            record[name] |= {key: trained[key] for key in ("n_train_pairs", "max_tokens", "seconds")}
-    finally:
-        shutil.rmtree(folder)
+            data = {split: write(Path(place) / f"{name}-{split}.jsonl", rows[split]) for split in rows}
+            record[name] = trained_on(data["train"], data["test"], Path(place) / name, seed, settings)
     return record
+
+
+def trained_on(train: str, test: str, folder: Path, seed: int, settings: Sequence[str]) -> dict[str, Any]:
+    """A reward model by default settings: its accuracy on another file, what became of the rows, the time."""
+    trained = train_reward_file(train, None, folder, load_config(None, [f"seed={seed}", *settings]))
+    found = score_file(folder, test)
+    record = {key: found[key] for key in ("accuracy", "ci95", "n_pairs")}
+    record["rows"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["rows"]
+    return record | {key: trained[key] for key in ("n_train_pairs", "max_tokens", "seconds")}
+
+
+def measure_forms(seed: int, *, sizes: Mapping[str, int] | None = None,
+                  settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The same for one file in each of the forms that people use; returns the record of one seed."""
+    with tempfile.TemporaryDirectory() as place:
+        write_files(Path(place), review_pairs(seed=seed, sizes=sizes))
+        return {form: trained_on(f"{place}/{form}.jsonl", f"{place}/fresh-{form}.jsonl", Path(place) / form,
+                                 seed, settings) for form in FORMS}
+
+
+def measure_policy(seed: int, *, sizes: Mapping[str, int] | None = None,
+                   settings: Sequence[str] = ()) -> dict[str, Any]:
+    """DPO on the conversations of the same file; returns the record of the run."""
+    data, output = "my-data/messages.jsonl", "runs/my-dpo"
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):  # the record names relative paths
+        write_files(Path(data).parent, review_pairs(seed=seed, sizes=sizes))
+        config = load_config(None, ["method=dpo", f"data.source={data}", f"seed={seed}", *settings])
+        command = f"rlhf-lite dpo --data {data} --output {output} --seed {seed}"
+        return run_pipeline(config, output=Path(output), command=command)
 
 
 def main() -> None:
     """Write one record for each seed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", nargs="?", choices=("dialogues", "forms", "policy"), default="dialogues")
     parser.add_argument("--seed", type=int, action="append", help="only this seed (repeatable)")
-    for seed in parser.parse_args().seed or (0, 1, 2):
-        info = run_info(seed=seed)
-        record = measure(seed)
-        write_json(RESULTS / f"seed{seed}.json", info | {"command": "python -m benchmarks.own_data"} | record)
-        for name in ("bare", "dialogues"):
-            low, high = record[name]["ci95"]
-            print(f"seed {seed}, {name}: accuracy {record[name]['accuracy']:.3f} ({low:.3f} to {high:.3f})")
+    given = parser.parse_args()
+    for seed in given.seed or ((0, 1, 2) if given.what == "dialogues" else (0,)):
+        info = run_info(seed=seed) | {"command": f"python -m benchmarks.own_data {given.what} --seed {seed}"}
+        if given.what == "policy":
+            write_json(RESULTS / f"policy-seed{seed}.json", measure_policy(seed))
+            continue
+        record = measure(seed) if given.what == "dialogues" else measure_forms(seed)
+        write_json(RESULTS / f"{given.what}-seed{seed}.json", info | record)
+        for name, found in record.items():
+            if isinstance(found, dict):
+                low, high = found["ci95"]
+                print(f"seed {seed}, {name}: accuracy {found['accuracy']:.3f} ({low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
