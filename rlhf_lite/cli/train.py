@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -40,8 +40,8 @@ def quickstart(
     """The whole path on real human ratings, in about five minutes."""
     config = load_settings(None, settings, output=output, seed=seed, method=method)
     folder = Path(config.output)
-    if not resume and "output" not in config.model_fields_set:
-        folder = _free(folder)
+    if "output" not in config.model_fields_set:
+        folder = _last(folder) if resume else _free(folder)
     _run(config, folder, resume=resume)
 
 
@@ -169,7 +169,18 @@ def _run(config: PipelineConfig, folder: Path, *, resume: bool, **phases: Sequen
         typer.echo(f"Report: {folder / 'report.html'}")
 
 
+def _numbered(folder: Path) -> Iterator[Path]:
+    """The folder itself, ``folder-2``, ``folder-3``, ..."""
+    return (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in count(1))
+
+
 def _free(folder: Path) -> Path:
-    """The folder itself, or ``folder-2``, ``folder-3``, ...: the first that holds no run yet."""
-    candidates = (folder if n == 1 else folder.with_name(f"{folder.name}-{n}") for n in count(1))
-    return next(place for place in candidates if not (place / "config.yaml").exists())
+    """The first of the numbered folders that holds no run yet."""
+    return next(place for place in _numbered(folder) if not (place / "config.yaml").exists())
+
+
+def _last(folder: Path) -> Path:
+    """The last of the numbered folders that was started and not finished, else the last one, or the first."""
+    started = [*takewhile(lambda place: (place / "config.yaml").exists(), _numbered(folder))] or [folder]
+    return ([place for place in started if not (place / "metrics.json").exists()] or started)[-1]
+

@@ -136,6 +136,24 @@ def test_a_tilde_in_the_name_of_a_model_or_data(monkeypatch, tmp_path):
     assert load_config(None, ["model.name=org/name"]).model.name == "org/name"
 
 
+def test_resume_takes_up_the_quickstart_that_was_stopped(call, monkeypatch, tmp_path):
+    """The folder was chosen by the program, so the advice to add --resume must find it again."""
+    seen = []
+    fake = types.ModuleType("rlhf_lite.pipeline")
+    fake.run_pipeline = lambda _, *, output, **__: seen.append(output.as_posix()) or {}
+    monkeypatch.setitem(sys.modules, "rlhf_lite.pipeline", fake)
+    for name, done in (("quickstart", True), ("quickstart-2", False), ("quickstart-3", True)):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "config.yaml").touch()
+        if done:
+            (tmp_path / "runs" / name / "metrics.json").touch()
+    call("quickstart")
+    call("quickstart", "--resume")
+    (tmp_path / "runs" / "quickstart-2" / "metrics.json").touch()
+    call("quickstart", "--resume")
+    assert seen == ["runs/quickstart-4", "runs/quickstart-2", "runs/quickstart-3"]
+
+
 # --- What the machine refuses
 
 
