@@ -505,8 +505,9 @@ TWO_LISTS = b'{"train": [{"a": 1}], "test": [{"a": 2}]}'
 COLUMNS = b'{"prompt": {"0": "A"}, "chosen": {"0": "b"}, "rejected": {"0": "c"}}'
 STRANGERS: list[tuple[str, bytes, str, str]] = [
     # name, content, part of the problem, part of the fix
-    ("p.jsonl", gzip.compress(line(OK)), "is packed with gzip", "end in .gz"),
-    ("p.jsonl.gz", gzip.compress(gzip.compress(line(OK))), "packed twice", "gunzip < p.jsonl.gz > once-p"),
+    ("p.jsonl", gzip.compress(line(OK), mtime=0), "is packed with gzip", "end in .gz"),
+    ("p.jsonl.gz", gzip.compress(gzip.compress(line(OK), mtime=0), mtime=0), "packed twice",
+     "gunzip < p.jsonl.gz > once-p"),
     ("p.csv.gz", LFS, "pointer of Git LFS", "git lfs pull"),
     ("p.parquet", LFS, "pointer of Git LFS", "git lfs pull"),
     ("p.json", LFS, "pointer of Git LFS", "git lfs pull"),
