@@ -74,6 +74,11 @@ class DataError(RlhfLiteError, ValueError):
         self.args = (f"{str(self)[:-1]}; {how} leaves such rows out and lists them.",)
         return self
 
+    def of_all(self, rows: int) -> DataError:
+        """This error, which also says that all rows of the file have it."""
+        self.args = (f"{self} For this reason the file has no usable row among {rows:,}.",)
+        return self
+
 
 class ComparisonError(RlhfLiteError, ValueError):
     """A comparison that cannot be made as asked; the message says what to change."""

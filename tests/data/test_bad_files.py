@@ -253,7 +253,7 @@ BAD_LINES: list[tuple[str, bytes, str | None, str, str]] = [
     ("cut off", line(OK)[:-8] + b"\n", None, "not valid JSON", "put"),
     ("trailing comma", line(OK)[:-1] + b",\n", None, "ends with a comma", "no commas between"),
     ("a list", b'["a", "b"]\n', None, "of type list, expected an object", "one object"),
-    ("two objects", line(OK)[:-1] + line(OK), None, "not valid JSON: Extra data", "one complete JSON object"),
+    ("two objects", line(OK)[:-1] + line(OK), None, "not valid JSON: Extra data", "jq -c ."),
     (
         "duplicate key",
         b'{"chosen": "a", "chosen": "b", "rejected": "c"}\n',
@@ -516,6 +516,13 @@ STRANGERS: list[tuple[str, bytes, str, str]] = [
     ("p.jsonl", b"BZh91AY&SYx", "bzip2", "gzip"),
     ("p.json", b"\n<!DOCTYPE html><html>", "web page", "the file itself"),
     ("p.csv", b"chosen,rejected\ra,b\r", "new-line character", "tr '\\r' '\\n' < p.csv > new-p.csv"),
+    ("p.jsonl", line(OK).replace(b"\n", b"\r") * 2, "Extra data", "tr '\\r' '\\n' < p.jsonl > new-p.jsonl"),
+    ("p.jsonl", line(OK).strip() * 2, "Extra data", "jq -c . p.jsonl > lines.jsonl"),
+    ("p.json", json.dumps(OK, indent=1).encode() * 2, "Extra data", "jq -c . p.json > lines.jsonl"),
+    ("p.csv", line(OK), "holds JSON and no table", "end in .json"),
+    ("p.tsv", b"[\n " + line(OK) + b"]", "holds JSON and no table", "end in .json"),
+    ("p.jsonl", b"[" + line(OK).strip() + b"]", "is of type list", "one list, let its name end in .json"),
+    ("p.jsonl", b"chosen,rejected\na,b\n", "not valid JSON", "a table, let its name end in .csv"),
     ("p.json", TWO_LISTS, "it holds 'train', 'test'", "into a file of its own"),
     ("p.json", COLUMNS, "by columns", "orient='records'"),
     ("p.json", b'{"chosen":\n ["a"], "rejected": ["b"]}', "by columns", "orient='records'"),
@@ -531,6 +538,45 @@ def test_a_file_of_another_kind_is_named(
     for on_error in ("raise", "skip"):
         error = fails(tmp_path / name, on_error=on_error)
         assert problem in error.problem and fix in error.fix
+
+
+SHAPES: list[tuple[str, str]] = [
+    # columns, what the fix says beside "write a row per pair"
+    ("prompt response_0 response_1 better_response_id safer_response_id",
+     "which of 'response_0' and 'response_1' is better differs from row to row (by 'better_response_id', "),
+    ("history human_ref_A human_ref_B labels score_A score_B", "'human_ref_A' and 'human_ref_B'"),
+    ("conversation_a conversation_b winner", "(by 'winner')"),
+    ("question answer_0 score_0 answer_1 score_1", "(by 'score_0', 'score_1')"),
+    ("instruction input output_1 output_2 preference", "'output_1' and 'output_2'"),
+    ("prompt response_1 response_2 preference_strength", "(by 'preference_strength')"),
+    ("prompt answers", "'answers' holds the answers of a row"),
+    ("info summaries choice", "(by 'choice')"),
+    ("prompt response helpfulness", "one answer, 'response', so take two rows with the same prompt"),
+    ("prompt completion label", "(by 'label')"),
+]
+
+
+@pytest.mark.parametrize(("columns", "fix"), SHAPES)
+def test_no_advice_to_rename_what_is_better_only_sometimes(tmp_path: Path, columns: str, fix: str) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(line(dict.fromkeys(columns.split(), "a b")) * 3)
+    error = fails(path, on_error="skip")
+    assert error.problem.startswith("missing 'chosen' and 'rejected'") and error.row == 1
+    assert error.fix.startswith("write a row per pair") and fix in error.fix
+    assert str(error).count("Fix:") == 1 and str(error).endswith("no usable row among 3.")
+
+
+def test_a_list_over_several_lines_is_no_jsonl(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps([OK], indent=1))
+    assert fails(path).fix.endswith("if the file is JSON over several lines, let its name end in .json")
+    assert len(load_preferences(path.rename(tmp_path / "p.json"))) == 1
+
+
+def test_two_names_for_better_and_worse_are_to_be_renamed(tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(line({"prompt": "a", "accept": "b", "reject": "c"}))
+    assert fails(path).fix.startswith("rename the fields")
 
 
 def test_the_advice_works_when_typed(tmp_path: Path) -> None:

@@ -302,6 +302,38 @@ def test_ultrafeedback_and_text_cells(tmp_path: Path) -> None:
     assert preferences_from_rows([answer])[0].chosen == answer["chosen"]
 
 
+def test_a_turn_may_hold_its_text_as_one_part() -> None:
+    part = {"type": "text", "text": "Hi", "image": None}
+    row = {"prompt": [{"role": "user", "content": [part]}], "chosen": [{"role": "assistant", "content": "a"}],
+           "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "b"}]}]}
+    assert preferences_from_rows([row])[0].dialogue == Dialogue(
+        (Message("user", "Hi"),), Message("assistant", "a"), Message("assistant", "b"))
+    for parts, problem in (([part, {"type": "image", "image": "a.png"}], "holds parts that are no text"),
+                           ([part, part], "holds 2 texts"), ([], "holds 0 texts")):
+        with pytest.raises(DataError, match=problem):
+            preferences_from_rows([row | {"prompt": [{"role": "user", "content": parts}]}])
+
+
+def test_answers_that_repeat_the_prompt_are_refused() -> None:
+    row = {"prompt": "The film was", "chosen": "The film was good", "rejected": "The film was bad"}
+    with pytest.raises(DataError, match="begins with the whole prompt"):
+        preferences_from_rows([row])
+    question = {"question": row["prompt"], "chosen": row["chosen"], "rejected": row["rejected"]}
+    bare = {"chosen": row["chosen"], "rejected": row["rejected"]}
+    assert preferences_from_rows([question])[0].chosen == " The film was good"
+    assert preferences_from_rows([bare])[0].prompt == row["prompt"]
+    assert len(preferences_from_rows([{"prompt": "I", "chosen": "I do", "rejected": "I do not"}])) == 1
+
+
+def test_a_prompt_that_no_blank_ends_is_asked_for() -> None:
+    asked = "\u554f\uff1a\u4f60\u89c9\u5f97\u8fd9\u90e8\u7535\u5f71\u600e\u4e48\u6837\uff1f"
+    row = {"chosen": f"{asked}\u5f88\u597d", "rejected": f"{asked}\u65e0\u804a"}
+    with pytest.raises(DataError, match=r"without a blank.*add a column 'prompt'"):
+        preferences_from_rows([row])
+    assert preferences_from_rows([row | {"prompt": ""}])[0].prompt == ""
+    assert preferences_from_rows([{"chosen": "\u8fd9\u597d", "rejected": "\u8fd9\u574f"}])[0].prompt == ""
+
+
 # --- reports --------------------------------------------------------------------------------------
 
 
@@ -349,6 +381,19 @@ def test_splits_of_a_dataset_folder(tmp_path: Path) -> None:
     assert load_preferences(tmp_path / "d", split="test").records == EXPECTED[1:]
     with pytest.raises(DataError, match=r"'gold'.*use one of"):
         load_preferences(tmp_path / "d", split="gold")
+
+
+def test_a_split_is_named_behind_a_colon(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list([{"prompt": "a b c", "chosen": " d", "rejected": " e"}] * 2)
+    datasets.DatasetDict({"train_prefs": rows, "test_prefs": rows.select([0])}).save_to_disk(tmp_path / "d")
+    with pytest.raises(DataError, match="behind a colon, as in d:train_prefs"):
+        load_preferences(tmp_path / "d")
+    assert len(load_preferences(f"{tmp_path}/d:train_prefs")) == 2
+    assert load_preferences(f"{tmp_path}/d:test_prefs").report.format == "data set, split 'test_prefs'"
+    with pytest.raises(DataError, match="no such split"):
+        load_preferences(f"{tmp_path}/d:train")
 
 
 def test_a_hub_id_goes_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:

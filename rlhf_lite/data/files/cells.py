@@ -113,8 +113,21 @@ class Cell:
         keys = _TURN_KEYS["from" in turn and "role" not in turn]
         role, content = (Cell(f"{self.name}.{key}", turn.get(key), self.place) for key in keys)
         speaker = role.filled("is empty", "name the speaker: system, user or assistant")
+        content = replace(content, value=content.part())
         text = content.filled("is an empty turn", "fill the turn, or take the row out")
         return Message(_ROLES.get(speaker.strip().lower(), speaker), text)
+
+    def part(self) -> Any:
+        """What a turn holds: of a list with one part of ``{"type": "text", "text": ...}``, that text."""
+        if not isinstance(self.value, list):
+            return self.value
+        texts = [part.get("text") for part in self.value if isinstance(part, Mapping) and not any(
+            held for key, held in part.items() if key not in ("type", "text"))]
+        if len(texts) != len(self.value):
+            raise self.error("holds parts that are no text", "take the row out: only texts are read")
+        if len(texts) != 1:
+            raise self.error(f"holds {len(texts)} texts", "join them into one text")
+        return texts[0]
 
     def number(self, text_only: bool) -> float:
         """A finite number; of a format without types (``text_only``) also one written as text."""

@@ -28,6 +28,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlhf_lite.data.files.cells import Cell, Place, is_conversation
+from rlhf_lite.data.files.shapes import other_shape
 from rlhf_lite.types import Message
 
 ANSWERS = (("chosen", "rejected"), ("chosen_response", "rejected_response"),
@@ -58,6 +59,8 @@ def require_answers(names: Iterable[object], place: Place) -> None:
     if not any(plain.issuperset(pair) for pair in ANSWERS):
         missing = [repr(name) for name in ANSWERS[0] if name not in plain]
         fix = "rename the fields with the preferred and the other answer to 'chosen' and 'rejected'"
+        if len(missing) == len(ANSWERS[0]):
+            fix = other_shape({plain_name(name): str(name) for name in names}) or fix
         raise place.error(f"missing {' and '.join(missing)}; the fields are {listed(names)}", fix)
 
 
@@ -186,7 +189,7 @@ class Columns:
         """
         known = {*self.used, *(self._names.get(name) for name in (*RATINGS, *SCORES, "margin", "meta"))}
         for name, value in self.row.items():
-            if name not in known and _could_be_question(value):
+            if name not in known and may_be_question(value):
                 problem = f"may be the prompt, but no column says so; the fields are {listed(self.row)}"
                 fix = "call the prompt's column 'prompt'; take out others, or put them into 'meta'"
                 raise self.place.error(problem, fix, field=name, value=value)
@@ -248,7 +251,7 @@ def _holds(one: Cell, other: Cell) -> bool:
     return all(any(text.strip() in held for held in whole) for text in _contents(other.value))
 
 
-def _could_be_question(value: object) -> bool:
+def may_be_question(value: object) -> bool:
     """A conversation, or text that is no mere name: three words, a question mark, another script."""
     if isinstance(value, str):
         return len(value.split()) > 2 or "?" in value or "？" in value or (

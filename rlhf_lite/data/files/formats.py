@@ -17,11 +17,12 @@ becomes the margin. All other fields are kept in ``meta``.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rlhf_lite.data.files.cells import Cell, Place
-from rlhf_lite.data.files.columns import ANSWERS, Columns, require_prompt
+from rlhf_lite.data.files.columns import ANSWERS, Columns, may_be_question, require_prompt
 from rlhf_lite.data.formatting import (
     ANSWER_MARKER,
     common_length,
@@ -36,6 +37,8 @@ from rlhf_lite.errors import DataError
 from rlhf_lite.types import Dialogue, Message, Preference
 
 _SAME_PROMPT = "let chosen and rejected differ in the assistant's last turn only"
+# Common characters of a script without blanks that are no chance: two answers to a question not taken apart.
+_UNSPACED = 8
 _COMPLETE = "complete the conversation, or take the row out"
 Texts = tuple[str, str, str]
 Form = Literal["explicit", "implicit", "question", "conversation", "transcript"]
@@ -122,6 +125,11 @@ def _from_answers(chosen: Cell, rejected: Cell, opening: tuple[Message, ...]) ->
     good, bad = chosen.value, rejected.value
     _require_different(good, bad, chosen.place)
     prompt = common_opening(good, bad)
+    more = good[len(prompt) : common_length(good, bad)]
+    if sum(unicodedata.east_asian_width(letter) in "WF" for letter in more) >= _UNSPACED:
+        problem = "begins as the other answer does, without a blank that could end a prompt"
+        fix = "add a column 'prompt' (empty where there is none)"
+        raise chosen.error(problem, fix)
     return prompt, good[len(prompt) :], bad[len(prompt) :]
 
 
@@ -140,6 +148,12 @@ def _from_texts(given: Cell, chosen: Cell, rejected: Cell) -> tuple[Texts, Dialo
     prompt = given.text()
     if prompt and not prompt.strip():
         raise given.error("holds only white space", "write a prompt, or leave it empty")
+    start = prompt.strip()
+    if may_be_question(prompt) and good.lstrip().startswith(start) and bad.lstrip().startswith(start):
+        fix = ("take it off both answers, or leave the prompt's column out; if answers must repeat it, call "
+               "that column 'question'")
+        problem = f"begins with the whole {given.name}, as the other answer does: it would be read twice"
+        raise chosen.error(problem, fix)
     talk = prompt and looks_like_transcript(prompt) and prompt.rstrip().endswith(ANSWER_MARKER)
     return (prompt, good, bad), _dialogue(_turns(given), good, bad) if talk else None
 

@@ -58,6 +58,8 @@ def check_start(path: Path) -> None:
         raise DataError(problem, file=path.name, fix=once if twice else "let its name end in .gz")
     if is_packed(path) and start is outside:
         raise DataError("is not gzip, in spite of its name", file=path.name, fix="take .gz off its name")
+    if kind_of(path) in (".csv", ".tsv") and re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*)?\{\s*"', start):
+        raise DataError("holds JSON and no table", file=path.name, fix="let its name end in .json")
     # UTF-16 and UTF-32 have a mark, or zero bytes between the characters of plain English.
     utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.count(0) > len(start) // 3
     if utf16 and kind_of(path) != ".parquet":

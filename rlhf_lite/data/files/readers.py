@@ -29,6 +29,7 @@ _BOM = b"\xef\xbb\xbf"
 _BROKEN_GZIP = (EOFError, zlib.error, gzip.BadGzipFile)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SEPARATORS = ",;\t|"
+_OLD_MAC = "turn old Mac line ends into new ones: tr '\\r' '\\n' < {0} > new-{0}"
 _SHOWN = {"\t": "tabs", ",": "commas"}
 
 
@@ -36,7 +37,8 @@ def read_rows(source: str | Path, *, split: str | None = None, needs: Needs = re
     """Rows of a file, a ``datasets`` folder or a Hub data set.
 
     Args:
-        source: a path, or a Hub id such as ``Anthropic/hh-rlhf``.
+        source: a path, or a Hub id such as ``Anthropic/hh-rlhf``; the split of a data set may follow behind
+            a colon (``HuggingFaceH4/ultrafeedback_binarized:train_prefs``).
         split: for data sets only; ``train`` by default.
         needs: raises if the columns, where the file lists them, lack one that is needed.
 
@@ -44,6 +46,10 @@ def read_rows(source: str | Path, *, split: str | None = None, needs: Needs = re
         DataError: the source as a whole cannot be read.
     """
     path = Path(at_home(source))
+    before, _, behind = str(source).rpartition(":")
+    if split is None and before and not os.path.exists(path) and (
+            os.path.isdir(at_home(before)) or _HUB_ID.fullmatch(before)):
+        return read_rows(before, split=behind, needs=needs)
     name = path.name or str(path)
     if os.path.isdir(path):
         return read_folder(path, split, needs)
@@ -169,7 +175,7 @@ def _json_object(raw: bytes, place: Place) -> Mapping[str, Any]:
             fix = "JSON lines have no commas between records"
             raise place.error("ends with a comma", fix, value=text[-40:]) from None
         problem = f"is not valid JSON: {error.msg} at character {error.pos + 1}"
-        fix = "correct the line: one complete JSON object per line"
+        fix = _more_than_one(error, place) or _other_ending(text, place)
         raise place.error(problem, fix, value=line[max(0, error.pos - 20) : error.pos + 20]) from None
     except (RecursionError, ValueError) as error:
         fix = "correct the line: one JSON object of text fields per line"
@@ -177,11 +183,34 @@ def _json_object(raw: bytes, place: Place) -> Mapping[str, Any]:
     return _checked(value, place)
 
 
+def _more_than_one(error: json.JSONDecodeError, place: Place) -> str | None:
+    """What to do with records that follow each other without a line end."""
+    before, after = error.doc[: error.pos], error.doc[error.pos :]
+    if error.msg != "Extra data" or before.rstrip()[-1:] != "}" or not after.startswith("{"):
+        return None
+    if before.endswith("\r"):
+        return _OLD_MAC.format(place.file)
+    return f"write each record into a line of its own, for example: jq -c . {place.file} > lines.jsonl"
+
+
+def _other_ending(text: str, place: Place) -> str:
+    """What to do with a line that is no JSON object."""
+    fix = "correct the line: one complete JSON object per line"
+    if place.row == 1 and text in ("[", "{", "[{"):
+        return f"{fix}; if the file is JSON over several lines, let its name end in .json"
+    if place.row == 1 and "{" not in text and any(separator in text for separator in _SEPARATORS):
+        return f"{fix}; if the file is a table, let its name end in .csv"
+    return fix
+
+
 def _checked(value: Any, place: Place) -> Mapping[str, Any]:
     """A JSON value if it is an object without repeated keys (at its top or in a turn of a conversation)."""
     if not isinstance(value, dict):
         problem = f"is of type {type(value).__name__}, expected an object"
-        raise place.error(problem, "write one object with 'chosen' and 'rejected' per record", value=value)
+        fix = "write one object with 'chosen' and 'rejected' per record"
+        if place.row == 1 and isinstance(value, list) and value and isinstance(value[0], dict):
+            fix += "; if the file is one list, let its name end in .json"
+        raise place.error(problem, fix, value=value)
     turns = [turn for field in value.values() if isinstance(field, list) for turn in field]
     for part in (value, *value.values(), *turns):
         if isinstance(part, _Repeated):
@@ -232,6 +261,7 @@ def _read_json_whole(path: Path, needs: Needs) -> Rows:
         before, after = error.doc[: error.pos], error.doc[error.pos :]
         comma = before.rstrip().endswith(",") or error.msg.startswith("Illegal trailing comma")
         fix = "remove the comma before the closing bracket" if comma else "correct the file at that place"
+        fix = _more_than_one(error, start) or fix
         problem = f"is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         raise Place(path.name, error.lineno).error(problem, fix, value=before[-20:] + after[:20]) from None
     except (RecursionError, ValueError) as error:
@@ -314,7 +344,7 @@ def _csv_rows(path: Path, lines: Iterator[str], separator: str, before: int, nee
         except csv.Error as error:
             fix = "quote fields with commas, quotes or line ends, and double the quotes within"
             if "new-line character" in str(error):
-                fix = f"turn old Mac line ends into new ones: tr '\\r' '\\n' < {path.name} > new-{path.name}"
+                fix = _OLD_MAC.format(path.name)
             raise place.error(f"is not valid CSV: {error}", fix) from None
         if header is None:
             header = _header([cell.strip() for cell in record], place, needs)

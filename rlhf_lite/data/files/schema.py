@@ -170,7 +170,10 @@ def each_row(source: Rows, parse: Callable[[Mapping[str, Any], Place], T], *, on
             break
     if not kept:
         what = "holds no rows" if total == 0 else f"has no usable row among {total}"
-        reasons = "; ".join(str(error) for error in skipped[:3])
+        first = list({(error.field, error.problem): error for error in reversed(skipped)}.values())[::-1]
+        if len(first) == 1:
+            raise first[0].of_all(total)
+        reasons = "; ".join(str(error) for error in first[:3])
         fix = f"see the first reasons: {reasons}" if reasons else "check how the file was made"
         raise DataError(what, file=source.name, fix=fix.rstrip("."))
     return kept, skipped, total

@@ -104,7 +104,8 @@ def _dataset_rows(data: Any, name: str, split: str | None, needs: Needs) -> Rows
     if isinstance(data, Mapping):
         split = split or "train"
         if split not in data:
-            fix = f"use one of {list(data)}"
+            fix = (f"use one of {list(data)}; where a file is named, put it behind a colon, as in "
+                   f"{name}:{next(iter(data), 'train')}")
             raise DataError("has no such split", file=name, field="split", value=split, fix=fix)
         data = data[split]
     elif split is not None:
