@@ -17,7 +17,7 @@ from rlhf_lite.data import load_ratings, make_pairs, split_ratings
 from rlhf_lite.files import write_json_lines
 from rlhf_lite.types import Preference
 
-PAIRS = {"": 1200, "fresh-": 200}
+PAIRS = {"": 1000, "fresh-": 200}
 
 
 # [forms]
@@ -56,19 +56,19 @@ FLAWED = "flawed"
 def flawed(pairs: Sequence[Preference]) -> list[dict[str, object]]:
     """The first form with an empty answer, longer chosen answers, repetitions and contradictions."""
     rows = [explicit(pair) for pair in pairs]
-    for row in rows[::3]:
+    for row in rows[::2]:
         row["chosen"] = f"{row['chosen']} It is well worth the price of the ticket and the time."
     rows[5]["rejected"] = ""
     swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows[30:40]]
     return rows + rows[10:30] + swapped
 
 
-def review_pairs(*, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, list[Preference]]:
+def review_pairs(*, seed: int = 0) -> dict[str, list[Preference]]:
     """Pairs of reviews that begin with the same word; by the beginning of their files' names."""
     splits = split_ratings(load_ratings("movie"))
     ratings = {"": [*splits["train"], *splits["test"]], "fresh-": splits["validation"]}
     return {name: make_pairs(ratings[name], n=n, min_gap=1.5, prompt_words=1, seed=seed)
-            for name, n in (sizes or PAIRS).items()}
+            for name, n in PAIRS.items()}
 
 
 def write_files(folder: Path, pairs: Mapping[str, Sequence[Preference]]) -> list[Path]:

@@ -71,14 +71,14 @@ def _load(folder: Path) -> dict[str, dict[str, Any]]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """A Markdown table whose first ``left`` columns are text."""
     marks = ["---"] * left + ["--:"] * (len(head) - left)
     lines = [head, marks, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def _places(records: Sequence[dict[str, Any]]) -> str:
+def machines(records: Sequence[dict[str, Any]]) -> str:
     """Machines and commits of records, one line each."""
     found = set()
     for record in records:
@@ -112,7 +112,7 @@ def lab_page(root: Path) -> str:
             text += f"\n## {title}\n\n" + _lab_table(chosen)
     aims = dict.fromkeys((row["algorithm"], row["aims_at"]) for row in rows)
     text += LAB_TAIL + "\n".join(f"- `{name}`: {aim}." for name, aim in aims) + "\n"
-    return text + _places([record["run"]])
+    return text + machines([record["run"]])
 
 
 def _lab_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -136,7 +136,7 @@ def _lab_table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     distances = ("KL to optimum, nats", "KL to reference, nats")
     head = ("algorithm", "world", "share of the possible", *distances, "s", "bar")
-    return _table(head, lines, left=2)
+    return table(head, lines, left=2)
 
 
 # --- Speed
@@ -155,7 +155,7 @@ def speed_page(root: Path) -> str:
         text += _sampling(found["sampling"])
     if "ablation" in found:
         text += _ablation(found["ablation"])
-    return text + "\n## Where it was measured\n" + _places(list(found.values()))
+    return text + "\n## Where it was measured\n" + machines(list(found.values()))
 
 
 def _ratio(value: dict[str, float]) -> str:
@@ -180,7 +180,7 @@ def _training_table(records: Sequence[dict[str, Any]]) -> str:
         )
     seconds = ("ours, s", "TRL, s")
     head = ("task", "weights, layers", *seconds, "times faster", "less memory", "first step", "losses")
-    return _table(head, rows, left=2)
+    return table(head, rows, left=2)
 
 
 def _sampling(record: dict[str, Any]) -> str:
@@ -204,7 +204,7 @@ def _sampling(record: dict[str, Any]) -> str:
                 )
             )
     head = ("side", "rows", "tokens/s", "ours is faster by", "peak MB", "of the roofline")
-    text += _table(head, rows) + _machine(record["machine"])
+    text += table(head, rows) + _machine(record["machine"])
     if "levers" in record:
         lines = [
             (
@@ -220,7 +220,7 @@ def _sampling(record: dict[str, Any]) -> str:
             "\nWhat each part contributes, on groups of four completions per prompt of which half end early. "
             "Each line adds one thing to the line above:\n\n"
         )
-        text += _table(("", "tokens/s", "this line", "all so far", "peak MB"), lines)
+        text += table(("", "tokens/s", "this line", "all so far", "peak MB"), lines)
     return text
 
 
@@ -249,5 +249,5 @@ def _ablation(record: dict[str, Any]) -> str:
     return (
         "\n## From written plainly to as shipped\n\n"
         "One policy-gradient step on 32 completions of 20 tokens. Each line adds one optimisation to the "
-        "line above and really runs that way.\n\n" + _table(head, rows)
+        "line above and really runs that way.\n\n" + table(head, rows)
     )

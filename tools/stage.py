@@ -18,11 +18,11 @@ if __package__ in (None, ""):  # run as a script
 from tools import state
 from tools.make_student import BEGIN, END, replace_solution
 from tools.measured import lab_page, speed_page
+from tools.own_data import own_data_parts
 from tools.recorded import recorded_page
 
 SOURCES = ("_config.yml", "_toc.yml", "book", "notebooks")
 PAGES = {"recorded": recorded_page, "optimum": lab_page, "speed": speed_page}
-GENERATED = ("book/timings.md", *(f"book/{name}.md" for name in PAGES))
 
 
 def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
@@ -34,7 +34,7 @@ def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
             False right after executing: an edit made in between must not leave a chapter without results.
     """
     target = root / "stage"
-    wanted: set[Path] = {target / name for name in GENERATED}
+    wanted: set[Path] = {target / "book" / "timings.md"}  # the build writes it
     for source in _sources(root):
         copy = target / source.relative_to(root)
         wanted.add(copy)
@@ -44,8 +44,10 @@ def stage(root: Path = state.REPOSITORY, *, only_fresh: bool = True) -> Path:
         copy = target / notebook.relative_to(root)
         wanted.add(copy)
         _write_if_changed(copy, _site_copy(root, notebook, shared, only_fresh))
-    for name, page in PAGES.items():
-        _write_if_changed(target / "book" / f"{name}.md", page(root).encode())
+    made = {f"book/{name}.md": page(root) for name, page in PAGES.items()} | own_data_parts(root)
+    for name, text in made.items():
+        wanted.add(target / name)
+        _write_if_changed(target / name, text.encode())
     for path in sorted(target.rglob("*")):
         if path.is_file() and path not in wanted:
             path.unlink()

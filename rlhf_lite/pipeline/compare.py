@@ -157,12 +157,12 @@ def evaluate_models(models: Sequence[str], prompts: str, output: Path, *, limit:
     named = parse_models(models)
     place = None if reward is None else find_reward_model(Path(reward))
     tox = toxicity_judge(toxicity)
+    if chat is None:
+        chat = any(read_template(one.place.adapter or Path(one.place.base)) == "chat" for one in named)
     given = read_prompts(prompts, limit=limit, on_error=on_error, chat=chat)
     known = [one.name for one in named]
     if baseline is not None and baseline not in known:
         raise ComparisonError(f"baseline {baseline!r} is none of the policies: {', '.join(known)}")
-    if chat is None:
-        chat = any(read_template(one.place.adapter or Path(one.place.base)) == "chat" for one in named)
     deciding_judge(judge, has_gold=with_gold and not chat, has_reward=place is not None)
     extra = None
     if reference is not None and reference not in known:
