@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlhf_lite.data.row_counts import RowCounts
+from rlhf_lite.errors import PhaseError
 from rlhf_lite.types import Dialogue, Message, Preference
 
 if TYPE_CHECKING:
@@ -155,10 +156,19 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *,
         tokenizer: of the model that reads.
         texts: n texts; an empty one has the start tokens alone, often no token.
         start: False for texts that follow another one, such as answers.
+
+    Raises:
+        PhaseError: if a text holds a token that the model has no row for (``policy.load_tokenizer``).
     """
     if not texts:
         return []
     rows = [list(row) for row in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+    limit = getattr(tokenizer, "model_rows", None)
+    beyond = None if limit is None else next((i for row in rows for i in row if i >= limit), None)
+    if beyond is not None:
+        raise PhaseError(f"a text holds {tokenizer.convert_ids_to_tokens(beyond)!r}, the tokenizer's number "
+                         f"{beyond}, and the model has {limit} tokens: take the token out of the texts, or "
+                         "save the model after model.resize_token_embeddings(len(tokenizer))")
     head = start_tokens(tokenizer) if start else []
     if not head:
         return rows

@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, load_peft_weights, set_p
 from peft.tuners import lora
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import WEIGHTS_NAME
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -85,6 +86,8 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
     """
     with loading(str(folder), "an adapter"):
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        if not any((folder / file).is_file() for file in (TENSOR_FILE, WEIGHTS_NAME)):
+            raise PhaseError(f"the adapter in {folder} has no weights: {TENSOR_FILE} is missing; copy it there")
     beyond = {}
     if config.get("task_type") != "SEQ_CLS":  # a reward model of ours: LoRA and its score
         beyond = beyond_lora(config)
@@ -101,6 +104,9 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
             raise _refusal(folder, beyond, "it changes the input instead of the weights")
         # Once more, for the names that PEFT passes over.
         tensors = load_peft_weights(str(folder), device="cpu")
+        if broken := [key for key, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+            raise PhaseError(f"the adapter in {folder} cannot be used: its tensor {broken[0]} holds numbers "
+                             "that are infinite or NaN. Its training broke down, or its file is damaged")
         found = set_peft_model_state_dict(model, tensors, adapter_name=name)
         parts = dict(model.named_parameters(remove_duplicate=False))
         there = {id(part) for key, part in parts.items() if key not in found.missing_keys}

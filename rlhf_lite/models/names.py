@@ -91,6 +91,7 @@ def loading(name: str, what: str = "a model") -> Iterator[None]:
     except RlhfLiteError:
         raise
     except Exception as error:  # what transformers and PEFT raise has no common kind
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        told = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])  # torch names the tensor below
+        reason = f"{type(error).__name__}: {told}" if told else type(error).__name__
         raise PhaseError(f"{name} cannot be loaded as {what} ({reason})") from error

@@ -22,8 +22,10 @@ from rlhf_lite.models.names import loading, resolve_model
 from rlhf_lite.models.output import causal_model, check_output, final_logits
 from rlhf_lite.models.runtime import has_bfloat16, quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
+from rlhf_lite.models.weights import load_weights
 
 Precision = Literal["auto", "fp32", "bf16"]
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 VALUE_FILE = "value_head.safetensors"
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -58,11 +60,16 @@ def pick_dtype(precision: Precision) -> torch.dtype:
     return _DTYPES[resolve_precision(precision)]
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, model: PreTrainedModel | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id, able to pad.
 
+    Args:
+        name: folder or Hub id.
+        model: what it writes for. Tokens that this model has no row for are refused where a text holds one
+            (``formatting.token_ids``): several published models have such tokens, for images say.
+
     Raises:
-        PhaseError: if it does not load, or has no end token.
+        PhaseError: if it does not load, has no end token, or one that the model does not have.
     """
     with loading(name, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -72,6 +79,13 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         # Padding is masked out everywhere, so any id will do.
         tokenizer.pad_token = tokenizer.eos_token
+    if model is not None:
+        tokenizer.model_rows = rows = model.get_input_embeddings().weight.shape[0]
+        if tokenizer.pad_token_id >= rows:
+            tokenizer.pad_token = tokenizer.eos_token
+        if tokenizer.eos_token_id >= rows:
+            raise PhaseError(f"the tokenizer of {name} does not fit the model: its end token has the id "
+                             f"{tokenizer.eos_token_id}, and the model has {rows} tokens")
     return tokenizer
 
 
@@ -94,18 +108,28 @@ def load_policy(name_or_path: str | None = None, *, precision: Precision = "auto
             a way that is not supported (``models.output``).
     """
     name = resolve_model(name_or_path)
+    model = load_weights(AutoModelForCausalLM, name, dtype=pick_dtype(precision))
     with quiet_loading(), loading(name):
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=pick_dtype(precision))
         model.to(device).eval().requires_grad_(False)
         check_output(model)
-    tokenizer = load_tokenizer(name)
-    rows = model.get_input_embeddings().weight.shape[0]
-    if tokenizer.pad_token_id >= rows:
-        tokenizer.pad_token = tokenizer.eos_token
-    if tokenizer.eos_token_id >= rows:
-        raise PhaseError(f"the tokenizer of {name} does not fit the model: its end token has the id "
-                         f"{tokenizer.eos_token_id}, and the model has {rows} tokens")
-    return Policy(model, tokenizer, name)
+    ends = _listed_ends(model)
+    if wrong := [end for end in ends if type(end) is not int or end < 0]:
+        raise PhaseError(f"generation_config.json of {name} lists {wrong[0]!r} as eos_token_id: write the "
+                         "token's id there, a number, or a list of ids")
+    return Policy(model, load_tokenizer(name, model=model), name)
+
+
+def tokenizer_of(policy: Policy, adapter: Path | None) -> PreTrainedTokenizerBase:
+    """The tokenizer that an adapter was trained with: its folder's own where it holds one, else the model's.
+
+    Training may have given a base model a chat template, an end of turn, or other tokens.
+
+    Raises:
+        PhaseError: if it does not load or does not fit the model.
+    """
+    if adapter is None or not any((adapter / file).is_file() for file in _TOKENIZER_FILES):
+        return policy.tokenizer
+    return load_tokenizer(str(adapter), model=causal_model(policy.model))
 
 
 def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -114,9 +138,13 @@ def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int
     A chat model often has two (end of turn, end of text), of which its tokenizer knows one; transformers'
     ``generate`` stops at all that ``generation_config.json`` lists.
     """
+    return list(dict.fromkeys([tokenizer.eos_token_id, *_listed_ends(model)]))
+
+
+def _listed_ends(model: nn.Module) -> list[int]:
+    """The end tokens that a model's generation settings name."""
     listed = getattr(getattr(causal_model(model), "generation_config", None), "eos_token_id", None)
-    listed = listed if isinstance(listed, list) else [listed]
-    return [i for i in dict.fromkeys([tokenizer.eos_token_id, *listed]) if i is not None]
+    return [end for end in (listed if isinstance(listed, list) else [listed]) if end is not None]
 
 
 class ValueHead(nn.Module):

@@ -18,8 +18,8 @@ from rlhf_lite.files import write_json
 from rlhf_lite.models.adapters import add_adapter, load_adapter, lora_config, save_adapter
 from rlhf_lite.models.names import base_of, loading, resolve_model
 from rlhf_lite.models.policy import Precision, load_tokenizer, pick_dtype
-from rlhf_lite.models.runtime import quiet_loading
 from rlhf_lite.models.trunk import SplitBody, split_body
+from rlhf_lite.models.weights import load_weights
 
 ADAPTER = "default"
 SCALE_FILE = "reward_scale.json"
@@ -111,12 +111,12 @@ class RewardModel(nn.Module):
 
 def _classifier(name: str, precision: Precision,
                 device: torch.device | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    with quiet_loading(), loading(name, "a reward model"):
-        dtype = pick_dtype(precision)
-        model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1, dtype=dtype)
+    model = load_weights(AutoModelForSequenceClassification, name, dtype=pick_dtype(precision), new_head=True,
+                         num_labels=1)
+    with loading(name, "a reward model"):
         model.to(device).requires_grad_(False)
         model.score.float()
-    tokenizer = load_tokenizer(name)
+    tokenizer = load_tokenizer(name, model=model)
     model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 

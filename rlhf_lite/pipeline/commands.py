@@ -19,7 +19,7 @@ from rlhf_lite.evaluation.eval_policy import EvalPolicy, encode_for
 from rlhf_lite.files import at_home, write_json, write_json_lines
 from rlhf_lite.models.adapters import is_classifier, load_adapter
 from rlhf_lite.models.names import base_of, find_model, resolve_model
-from rlhf_lite.models.policy import Precision, load_policy, resolve_precision
+from rlhf_lite.models.policy import Precision, load_policy, resolve_precision, tokenizer_of
 from rlhf_lite.models.reward_model import SCALE_FILE, load_reward_model
 from rlhf_lite.models.runtime import compute_device
 from rlhf_lite.outputs import require_file, require_folder
@@ -89,6 +89,9 @@ def locate_policy(spec: str) -> Located:
         return Located(folder.resolve().name, resolve_model(spec))
     if folder.is_file():
         raise PhaseError(f"{folder} is a file; a policy is a folder or a Hub id")
+    if inner := sorted(str(file.parent) for file in folder.glob("*/adapter_config.json")):  # PEFT's, by name
+        raise PhaseError(f"{folder} holds adapters in folders of their own: give one of them, "
+                         f"{' or '.join(inner)}")
     if folder.is_dir():
         raise PhaseError(f"{folder} holds neither a run, nor an adapter, nor a model (no config.json)")
     if spec.startswith((".", "/", "~")) or spec.count("/") != 1 or _run_of(folder.parent):
@@ -245,7 +248,7 @@ def generate_text(model_dir: str, prompt: str, *, max_new_tokens: int, temperatu
     place = locate_policy(model_dir)
     policy = load_policy(place.base, precision=precision, device=compute_device())
     adapter = None if place.adapter is None else "policy"
-    tokenizer = policy.tokenizer
+    tokenizer = tokenizer_of(policy, place.adapter)
     network = policy.model if place.adapter is None else load_adapter(policy.model, place.adapter, "policy")
     chat = read_template(place.adapter or Path(place.base)) == "chat"
     writer = EvalPolicy(place.label, network, tokenizer, adapter)

@@ -20,7 +20,7 @@ from rlhf_lite.evaluation.prompts import read_prompts
 from rlhf_lite.evaluation.report.comparison import check_output, write_comparison
 from rlhf_lite.models.adapters import load_adapter
 from rlhf_lite.models.names import resolve_model
-from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_precision
+from rlhf_lite.models.policy import Policy, Precision, load_policy, resolve_precision, tokenizer_of
 from rlhf_lite.models.reward_model import load_reward_model
 from rlhf_lite.models.runtime import compute_device, use_cpu
 from rlhf_lite.pipeline.commands import Located, find_reward_model, locate_policy
@@ -97,7 +97,8 @@ class ModelLoader:
             adapters.append(name)
         loaded = []
         for named, adapter in zip(models, adapters, strict=True):
-            place, tokenizer = named.place, self.base(named.place.base).tokenizer
+            place = named.place
+            tokenizer = tokenizer_of(self.base(place.base), place.adapter)
             # A Hub id or a folder's name; never the path of somebody's machine.
             source = place.label if Path(place.base).exists() or place.adapter else place.base
             trained_by = optimised_by(place, reward)
