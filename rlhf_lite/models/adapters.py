@@ -87,7 +87,7 @@ def load_adapter(model: PreTrainedModel | PeftModel, folder: Path, name: str, *,
     with loading(str(folder), "an adapter"):
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         if not any((folder / file).is_file() for file in (TENSOR_FILE, WEIGHTS_NAME)):
-            raise PhaseError(f"the adapter in {folder} has no weights: {TENSOR_FILE} is missing; copy it there")
+            raise PhaseError(f"the adapter in {folder} has no weights: copy its {TENSOR_FILE} there")
     beyond = {}
     if config.get("task_type") != "SEQ_CLS":  # a reward model of ours: LoRA and its score
         beyond = beyond_lora(config)

@@ -94,4 +94,5 @@ def loading(name: str, what: str = "a model") -> Iterator[None]:
         lines = [line.strip() for line in str(error).strip().splitlines()]
         told = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])  # torch names the tensor below
         reason = f"{type(error).__name__}: {told}" if told else type(error).__name__
-        raise PhaseError(f"{name} cannot be loaded as {what} ({reason})") from error
+        hub = "" if Path(name).exists() else f". There is no folder {name} here: it was taken for a Hub id"
+        raise PhaseError(f"{name} cannot be loaded as {what} ({reason}){hub}") from error

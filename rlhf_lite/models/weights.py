@@ -49,13 +49,14 @@ def load_weights(kind: Any, name: str, *, dtype: torch.dtype, new_head: bool = F
                          f"{lacking[0]}, and random ones would take their place: give a folder that holds "
                          "the whole model, with the config.json that was saved with it")
     surplus = sorted(key for key in found["unexpected_keys"]
-                     if _IN_A_BLOCK.search(key) or not new_head and key.startswith(_SCORES))
+                     if _IN_A_BLOCK.search(key) or (not new_head and key.startswith(_SCORES)))
     if surplus:
         raise PhaseError(f"{name} holds {len(surplus)} weights that {type(model).__name__} has no place for, "
                          f"first {surplus[0]}: give a folder whose config.json belongs to its weights, and "
                          "a model that writes texts, not one that classifies them")
-    broken = next((key for key, weight in model.named_parameters() if not bool(weight.isfinite().all())), None)
-    if broken is not None:
-        raise PhaseError(f"{name} cannot be used: its weight {broken} holds numbers that are infinite or NaN "
-                         f"in {str(dtype).removeprefix('torch.')}. Get the file again, or give another model")
+    broken = [key for key, weight in model.named_parameters() if not bool(weight.isfinite().all())]
+    if broken:
+        raise PhaseError(f"{name} cannot be used: its weight {broken[0]} holds numbers that are infinite or "
+                         f"NaN in {str(dtype).removeprefix('torch.')}. Get the file again, or give another "
+                         "model")
     return model

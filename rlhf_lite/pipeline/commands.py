@@ -177,6 +177,7 @@ def train_reward_file(data: str, model: str | None, output: Path, config: Pipeli
         info = run_info(seed=config.seed) | {"precision": run.precision}
         if run.is_main:
             source.tell()
+        _ = run.identity  # loads the model, as the end of a phase must: one that is not whole is found now
         run.texts = Texts([], [], train, test, [], [], scale, [], [], divided.report, source)
         run.keep_split()
         quality = run_phases(run, ("reward", "evaluation"), {"reward": run_reward}, judge)

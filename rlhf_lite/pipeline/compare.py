@@ -30,7 +30,7 @@ from rlhf_lite.pipeline.texts import Texts, review_texts
 from rlhf_lite.tracking import run_info
 
 _BINS = 5  # of the reliability diagram of the gold judge
-_NAME = re.compile(r"([A-Za-z0-9][\w .+-]*)=(.+)", re.DOTALL)
+_NAME = re.compile(r"(\w[\w .+-]*)=(.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -84,10 +84,15 @@ def test_a_base_that_is_gone_is_an_error_and_the_bundled_one_is_found(home, monk
         base_of(home / "a")
 
 
-def test_whatever_a_library_raises_becomes_one_message():
+def test_whatever_a_library_raises_becomes_one_message(tmp_path):
+    place = str(tmp_path)
     for error in (OSError("a\nb"), KeyError("a"), ImportError("a")):
-        with pytest.raises(PhaseError, match=r"^x cannot be loaded as a model \(\w+: '?a'?\)$"), loading("x"):
+        told = rf"^{place} cannot be loaded as a model \(\w+: '?a'?\)$"
+        with pytest.raises(PhaseError, match=told), loading(place):
             raise error
+    told = r"\(RuntimeError: in loading: of h\.0\)\. There is no folder x here"
+    with pytest.raises(PhaseError, match=told), loading("x"):
+        raise RuntimeError("in loading:\n\tof h.0\n\tof h.1")
     with pytest.raises(PhaseError, match=r"^mine$"), loading("x"):
         raise PhaseError("mine")
     with pytest.raises(PhaseError, match=r"no/such cannot be loaded as a model \(OSError: "):

@@ -188,6 +188,20 @@ def test_an_adapter_that_does_not_fit_is_one_message(tmp_path):
         load_adapter(model(), tmp_path, "mine")
 
 
+def test_an_adapter_without_weights_or_with_broken_ones_is_one_message(tmp_path):
+    made(tmp_path, LoraConfig(r=4, **Q), model())
+    file = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(str(file))
+    first = next(iter(tensors))
+    tensors[first][0, 0] = float("inf")
+    save_file(tensors, str(file))
+    with pytest.raises(PhaseError, match=rf"tensor {first} holds numbers that are infinite or NaN"):
+        load_adapter(model(), tmp_path, "mine")
+    file.unlink()
+    with pytest.raises(PhaseError, match=r"has no weights: copy its adapter_model\.safetensors there"):
+        load_adapter(model(), tmp_path, "mine")
+
+
 def test_a_vocabulary_of_its_own_is_one_message(tmp_path):
     larger = model()
     larger.resize_token_embeddings(70)

@@ -40,7 +40,7 @@ def lose(folder: Path) -> None:
 
 
 def spoil(folder: Path) -> None:
-    tensors(folder, lambda weights: weights["model.layers.2.mlp.up_proj.weight"].view(-1)[7:].fill_(float("nan")))
+    tensors(folder, lambda weights: weights["model.layers.2.mlp.up_proj.weight"][1].fill_(float("nan")))
 
 
 def body_alone(folder: Path) -> None:

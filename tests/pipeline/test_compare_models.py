@@ -85,9 +85,17 @@ def test_what_is_no_policy_is_refused(home, monkeypatch, spec, words):
         locate_policy(spec)
 
 
+def test_adapters_in_folders_of_their_own_are_named(tmp_path):
+    for name in ("second", "first"):  # as PEFT saves adapters that are not called default
+        (tmp_path / "both" / name).mkdir(parents=True)
+        (tmp_path / "both" / name / "adapter_config.json").write_text("{}")
+    with pytest.raises(PhaseError, match=r"give one of them, \S*both/first or \S*both/second$"):
+        locate_policy(str(tmp_path / "both"))
+
+
 def test_names(home):
-    models = [str(home / "a"), f"mine={home / 'a'}", str(home / "a")]
-    assert [one.name for one in parse_models(models)] == ["a", "mine", "a (2)"]
+    models = [str(home / "a"), f"mine={home / 'a'}", str(home / "a"), f"größer={home / 'a'}"]
+    assert [one.name for one in parse_models(models)] == ["a", "mine", "a (2)", "größer"]
     with pytest.raises(ComparisonError, match="two policies are called 'x'"):
         parse_models([f"x={home / 'a'}", f"x={home / 'b'}"])
 
