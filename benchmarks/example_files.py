@@ -38,8 +38,10 @@ def question(pair: Preference) -> str:
 
 def messages(pair: Preference) -> dict[str, object]:
     """A conversation: a list of turns before the answer, and one for each answer."""
-    good, bad = ([{"role": "assistant", "content": text}] for text in implicit(pair).values())
-    return {"prompt": [{"role": "user", "content": question(pair)}], "chosen": good, "rejected": bad}
+    asked = [{"role": "user", "content": question(pair)}]
+    answers = {name: [{"role": "assistant", "content": text}]
+               for name, text in implicit(pair).items()}
+    return {"prompt": asked, **answers}
 
 
 def transcript(pair: Preference) -> dict[str, object]:

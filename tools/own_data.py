@@ -35,20 +35,32 @@ ESCAPED = "\\|"  # in a cell of a table
 WIDTH = 84  # of an output, so that it fits beside the navigation
 
 # What a form is, by its name in the code, with two rows.
-_TWO = (Preference("The film", " is a quiet joy.", " is two hours too long."),
+_TWO = (Preference("The film", " is a quiet joy.", " is far too long."),
         Preference("The cast", " is splendid.", " sleeps through it all."))
-_QUESTIONS = [{"question": "How is the film?", "chosen": "A quiet joy.", "rejected": "Two hours too long."},
-              {"question": "And the cast?", "chosen": "Splendid.", "rejected": "Half asleep."}]
+_TALK = (("How is the film?", "A quiet joy.", "Too long."), ("And the cast?", "Splendid.", "Half asleep."))
+
+
+def _as_turns(question: str, *answers: str) -> dict[str, Any]:
+    good, bad = ([{"role": "assistant", "content": text}] for text in answers)
+    return {"prompt": [{"role": "user", "content": question}], "chosen": good, "rejected": bad}
+
+
+def _as_text(question: str, *answers: str) -> dict[str, Any]:
+    good, bad = (f"\n\nHuman: {question}\n\nAssistant: {text}" for text in answers)
+    return {"chosen": good, "rejected": bad}
+
+
 EXAMPLES: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "explicit": ("Three texts, joined as they are: mind the space at the beginning of an answer.",
                  [FORMS["explicit"](pair) for pair in _TWO]),
-    "implicit": ("Two whole texts. The prompt is what both begin with, whole words only.",
-                 [FORMS["implicit"](pair) for pair in _TWO]),
-    "question": ("A question and two answers to it. It becomes a conversation.", _QUESTIONS),
+    "implicit": ("Two whole texts. The prompt is what both begin with, whole words only, so it may come out "
+                 "longer than the one you had in mind.", [FORMS["implicit"](pair) for pair in _TWO]),
+    "question": ("A question and two answers to it. They become a conversation.",
+                 [dict(zip(("question", "chosen", "rejected"), row, strict=True)) for row in _TALK]),
     "conversation": ("Lists of turns, each with its role. Only the last turn may differ. The prompt may also "
-                     "stand at the beginning of both lists.", [FORMS["messages"](pair) for pair in _TWO]),
+                     "stand at the beginning of both lists.", [_as_turns(*row) for row in _TALK]),
     "transcript": ("Two whole conversations as text, as in Anthropic's HH-RLHF.",
-                   [FORMS["transcript"](pair) for pair in _TWO])}
+                   [_as_text(*row) for row in _TALK])}
 
 # What is refused: why, and a row that shows it.
 _GOOD = {"prompt": "The film", "chosen": " is a quiet joy.", "rejected": " is too long."}

@@ -53,8 +53,8 @@ Place = Annotated[Text, AfterValidator(_as_place)]
 TwoOrMore = Annotated[int, Field(ge=2)]
 Seed = Annotated[int, Field(ge=0, lt=2**32, description="seeds everything random")]
 
-PairsPerPass = Annotated[Count, Field(description="pairs per forward pass")]
-Accumulation = Annotated[Count, Field(description="forward passes per optimiser step")]
+PairsPerStep = Annotated[Count, Field(description="pairs per optimiser step")]
+Accumulation = Annotated[Count, Field(description="parts a batch is computed in, to save memory")]
 LearningRate = Annotated[Positive, Field(description="peak learning rate (AdamW)")]
 WarmupSteps = Annotated[CountOrZero, Field(description="steps of linear warm-up")]
 MaxGradNorm = Annotated[Positive, Field(description="gradients are clipped to this norm")]
@@ -123,7 +123,7 @@ class SFTConfig(Section):
     """Supervised fine-tuning on openings and their continuations."""
 
     steps: Count = Field(30, description="optimiser steps")
-    batch_size: Count = Field(16, description="texts per forward pass")
+    batch_size: Count = Field(16, description="texts per optimiser step")
     accumulation: Accumulation = 1
     learning_rate: LearningRate = 1e-3
     warmup_steps: WarmupSteps = 5
@@ -139,7 +139,7 @@ class RewardConfig(Section):
     )
     min_gap: NonNegative = Field(1.5, description="smallest gap of mean ratings in a pair, in points")
     prompt_words: CountOrZero = Field(1, description="both reviews start with the same N words; 0 = any two")
-    batch_size: PairsPerPass = 16
+    batch_size: PairsPerStep = 16
     accumulation: Accumulation = 1
     epochs: Count = Field(1, description="passes over the training pairs")
     learning_rate: LearningRate = 1e-3
@@ -206,7 +206,7 @@ class DPOConfig(Section):
     )
     sft_coef: NonNegative = Field(0.0, description="weight of the chosen text's loss in nats per token")
     epochs: Count = Field(1, description="passes over the pairs")
-    batch_size: PairsPerPass = 16
+    batch_size: PairsPerStep = 16
     accumulation: Accumulation = 1
     learning_rate: LearningRate = 5e-4
     warmup_steps: WarmupSteps = 5

@@ -124,6 +124,16 @@ def test_the_forms_are_those_of_the_reader() -> None:
     assert text.count("```json") == len(EXAMPLES) and "`rejected_response`" in text
 
 
+def test_the_two_forms_of_a_conversation_are_one(tmp_path: Path) -> None:
+    from rlhf_lite.data import load_preferences, load_ratings, make_pairs
+
+    pairs = make_pairs(load_ratings("movie"), n=50)
+    example_files.write_files(tmp_path, {"": pairs})
+    one, other = (load_preferences(tmp_path / f"{form}.jsonl").records for form in ("messages", "transcript"))
+    assert [row.dialogue for row in one] == [row.dialogue for row in other]
+    assert [(row.prompt, row.chosen) for row in one] == [(row.prompt, row.chosen) for row in other]
+
+
 def test_what_is_refused_is_shown_with_its_message() -> None:
     text = refused_part(REPOSITORY)
     assert text.count("\n") == len(REFUSED) + 2

@@ -19,7 +19,7 @@ from rlhf_lite.config.settings import (
     MaxGradNorm,
     ModelConfig,
     NonNegative,
-    PairsPerPass,
+    PairsPerStep,
     Place,
     Positive,
     Section,
@@ -78,7 +78,7 @@ class CAIDPOConfig(Section):
 
     beta: Positive = Field(0.1, description="price of one nat of KL that the loss stands for")
     epochs: Count = Field(2, description="passes over the pairs")
-    batch_size: PairsPerPass = 16
+    batch_size: PairsPerStep = 16
     accumulation: Accumulation = 1
     learning_rate: LearningRate = 5e-4
     warmup_steps: WarmupSteps = 2
