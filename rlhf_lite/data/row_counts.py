@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from rlhf_lite.errors import DataError
 
@@ -81,7 +80,7 @@ class RowCounts:
         hurt = self.answers_cut + sum(self.left_out[reason] for reason in _BY_LENGTH)
         if not self.read or hurt <= _MANY * self.read:
             return None
-        wanted = int(np.ceil(np.percentile(self.lengths, 99))) if self.lengths else 0
+        wanted = sorted(self.lengths)[math.ceil(0.99 * len(self.lengths)) - 1] if self.lengths else 0
         problem = f"{hurt} of {self.read} rows have an answer that does not fit into {self.max_tokens} tokens"
         fix = f"set data.max_tokens={wanted}, with which 99 % of the rows fit"
         if refuse and hurt > _MOST * self.read:

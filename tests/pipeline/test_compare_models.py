@@ -153,7 +153,7 @@ def test_nothing_is_loaded_before_the_request_is_checked(home, tmp_path, monkeyp
     prompts, models = str(home / "prompts.txt"), [str(home / "a")]
     with pytest.raises(ComparisonError, match="holds something else"):
         evaluate_models(models, prompts, tmp_path, **OPTIONS)
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match=r"none\.txt: does not exist"):
         evaluate_models(models, "none.txt", tmp_path / "out", **OPTIONS)
     with pytest.raises(PhaseError, match="holds no reward model"):
         evaluate_models(models, prompts, tmp_path / "out", reward=home / "b", **OPTIONS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_lite.config import load_config
-from rlhf_lite.errors import ConfigError, PhaseError
+from rlhf_lite.errors import ConfigError, PhaseError, RlhfLiteError
 from rlhf_lite.outputs import held
 from rlhf_lite.pipeline import context, run_pipeline
 from rlhf_lite.pipeline.commands import train_reward_file
@@ -73,11 +73,20 @@ def test_a_killed_dpo_run_resumes_to_the_same_bytes(settings, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_run_that_failed_at_once_is_started_anew(settings, data, base, tmp_path, resume):
+def test_a_run_that_failed_at_once_is_started_anew(settings, data, base, tmp_path, resume, monkeypatch):
     output = tmp_path / "rm"
-    for slip in ({"model.name": str(tmp_path / "nowhere")}, {"lora.top_layers": 99}):
-        with pytest.raises(PhaseError, match=r"(?s)phase reward failed.*--resume"):
+
+    def full(*_, **__):
+        raise OSError("No space left on device")
+
+    for slip, said in (({"model.name": str(tmp_path / "nowhere")}, "nowhere is not there"),
+                       ({"lora.top_layers": 99}, "99")):
+        with pytest.raises(RlhfLiteError, match=said):
             train_reward_file(str(data), None, output, settings(slip))
+    failed = pytest.raises(PhaseError, match=r"(?s)phase reward failed.*--resume")
+    with monkeypatch.context() as patch, failed:
+        patch.setattr("rlhf_lite.pipeline.phases.train_reward", full)
+        train_reward_file(str(data), None, output, settings({"reward.epochs": 2}))
     assert (output / "error.log").is_file()
     train_reward_file(str(data), None, output, settings(), resume=resume)
     assert not (output / "error.log").exists()
