@@ -12,6 +12,10 @@ from rlhf_lite.files import at_home
 
 _MODEL_HELP = "folder, Hub id or smollm2: also count its tokens, and show its chat template"
 _SHOWN = 400  # characters of a text
+# The forms of rows (data.files.formats) in plain words.
+_FORMS = {"explicit": "prompt and answers as text", "implicit": "answers that begin with their prompt",
+          "question": "a question and two answers", "conversation": "lists of turns",
+          "transcript": "transcripts (Human: ... Assistant: ...)"}
 
 
 def check(
@@ -63,10 +67,10 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
 
     file, rows, repeats = found["file"], found["rows"], found["repeats"]
     columns = [name if name == role else f"{name} as {role}" for name, role in file["used"].items()]
-    forms = ", ".join(f"{n:,} {form}" for form, n in file["forms"].items())
+    forms = ", ".join(f"{n:,} of {_FORMS[form]}" for form, n in file["forms"].items())
     lines = [("File", f"{file['source']}, {file['format']}: {forms}"), ("Columns", ", ".join(columns))]
     if file["unused"]:
-        lines.append(("Not used", ", ".join(file["unused"])))
+        lines.append(("Not used", ", ".join(name or "(no name)" for name in file["unused"])))
     lines += [("Note", note) for note in file["notes"]]
     lines.append(("Rows", f"{rows['read']:,} read, {rows['kept']:,} can be used, {rows['skipped']:,} cannot"))
     lines += [("", f"{reason['rows']:,} x {reason['first']}") for reason in rows["reasons"]]
@@ -80,7 +84,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         cue = found["cues"][name]
         low, high = map(percent, cue["ci95"])
         lines.append((what, f"is chosen in {percent(cue['accuracy'])} of the pairs (95 % interval {low} to "
-                      f"{high}); 50 % says nothing"))
+                      f"{high}); 50 % would be no hint"))
     for use, what in (("run", "Split for a run"), ("reward", "For a reward model")):
         split = found["splits"][use]
         lines.append((what, split.get("summary", "not possible, see the warnings")))

@@ -13,6 +13,8 @@ from rlhf_lite.data.files.schema import LoadReport, PreferenceData
 from rlhf_lite.data.pairs import normalised, text_keys
 from rlhf_lite.types import Preference
 
+# What spreadsheets and pandas write where there is no value, or no formula in spite of a "=" or "-" in front.
+_NO_VALUE = {"nan", "none", "null", "<na>", "#n/a", "#name?", "#ref!", "#value!", "#div/0!"}
 _REASONS, _PHRASES, _PHRASE_WORDS, _SPREAD = 5, 3, 2, 0.1
 
 
@@ -61,6 +63,7 @@ def repeats(pairs: Sequence[Preference]) -> dict[str, int]:
     Returns:
         ``repeated``: rows beyond the first of each ordered pair of texts; ``both_ways``: pairs of texts of
         which either was called the better one, and ``both_ways_rows``; ``equal``: rows with two equal texts;
+        ``tied``: rows with a margin of 0; ``no_value``: rows with an answer such as ``nan`` or ``#NAME?``;
         ``run_together``: rows with no white space between prompt and answer, other than conversations.
     """
     ways = Counter(map(text_keys, pairs))
@@ -68,6 +71,9 @@ def repeats(pairs: Sequence[Preference]) -> dict[str, int]:
     return {"repeated": ways.total() - len(ways), "both_ways": len(both),
             "both_ways_rows": sum(ways[way] + ways[way[::-1]] for way in both),
             "equal": sum(n for (chosen, rejected), n in ways.items() if chosen == rejected),
+            "tied": sum(pair.margin == 0 for pair in pairs),
+            "no_value": sum(not _NO_VALUE.isdisjoint((pair.chosen.strip().lower(),
+                                                      pair.rejected.strip().lower())) for pair in pairs),
             "run_together": sum(pair.dialogue is None and bool(pair.prompt) and not (
                 pair.prompt[-1].isspace() or pair.chosen[0].isspace()) for pair in pairs)}
 

@@ -103,6 +103,12 @@ def _warnings(found: dict[str, Any]) -> Iterator[str]:
         yield f"{repeats['equal']:,} rows have two texts that differ in case, punctuation or spacing only"
     if repeats["repeated"]:
         yield f"{repeats['repeated']:,} rows repeat an earlier row, and count again in training"
+    if repeats["tied"]:
+        yield (f"{repeats['tied']:,} rows have equal ratings (a margin of 0): which answer is the chosen "
+               "one is chance there; leave ties out")
+    if repeats["no_value"]:
+        yield (f"{repeats['no_value']:,} rows have an answer such as 'nan', 'None' or '#NAME?', which "
+               "programs write where a text is missing")
     if repeats["run_together"]:
         yield (f"{repeats['run_together']:,} rows have no space between prompt and answer, which are joined "
                "as they are: begin the answers with a space or a line feed, or call the prompt 'question'")

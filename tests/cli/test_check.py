@@ -79,7 +79,8 @@ def test_a_sound_file_has_no_warnings(check, found) -> None:
         assert cue["ci95"][0] < 0.5 < cue["ci95"][1]
     code, out, _ = check(content)
     assert code == 0
-    for part in ("pairs.jsonl", "240 explicit", content[0]["chosen"], "99 %", "No warnings", "test"):
+    for part in ("pairs.jsonl", "240 of prompt and answers", content[0]["chosen"], "99 %", "No warnings",
+                 "test"):
         assert part in out
 
 
@@ -115,6 +116,11 @@ SWAPPED = {"chosen": rows()[0]["rejected"], "rejected": rows()[0]["chosen"]}
         ([row | {"chosen": " Sure, " + row["chosen"]} for row in rows()], "begin with 'sure ",
          ("rows", "kept"), 240),
         (planted(7, prompt="", chosen="b", rejected=" c"), "", ("repeats", "run_together"), 0),
+        (planted(7, margin=0), "1 rows have equal ratings", ("repeats", "tied"), 1),
+        (planted(7, chosen_rating=4, rejected_rating=4), "1 rows have equal", ("repeats", "tied"), 1),
+        (planted(7, rejected=" NaN"), "1 rows have an answer such as 'nan'", ("repeats", "no_value"), 1),
+        (planted(7, chosen="#NAME?"), "such as", ("repeats", "no_value"), 1),
+        (planted(7, chosen=" None of them"), "", ("repeats", "no_value"), 0),
         (planted(7, chosen="good"), "1 rows have no space", ("repeats", "run_together"), 1),
         (rows(5), "leaves", ("rows", "kept"), 5),
     ],

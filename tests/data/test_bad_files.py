@@ -456,6 +456,7 @@ CSV_FILES: list[tuple[str, bytes, int, str, str]] = [
         "rename",
     ),
     ("column twice", b"chosen,rejected,chosen\na,b,c\n", 1, "occurs twice in the header", "rename"),
+    ("two files", b"chosen,rejected\na,b\nchosen,rejected\nc,d\n", 3, "repeats the header", "line out"),
     ("open quote", b'chosen,rejected\na,b\n"a,b\n', 3, "not valid CSV", "quote"),
     ("text after quote", b'chosen,rejected\n"a"x,b\n', 2, "not valid CSV", "quote"),
     ("latin-1", b"chosen,rejected\na,b\n\xe9,b\n", 3, "byte 0xe9 at position 1", "iconv"),

@@ -370,4 +370,6 @@ def _csv_row(header: list[str], record: list[str], place: Place) -> Mapping[str,
     if len(record) != len(header):
         problem = f"has {len(record)} columns, the header has {len(header)}"
         raise place.error(problem, "quote fields that hold the separator", value=record)
+    if [cell.strip() for cell in record] == header:
+        raise place.error("repeats the header, as files do that were put together", "take the line out")
     return dict(zip(header, record, strict=True))
