@@ -30,6 +30,20 @@ def at_home(text: str | os.PathLike[str]) -> str:
     return os.path.expanduser(text)
 
 
+def absolute(value: Any, home: Path | None = None) -> Any:
+    """A text that names a file or folder as its absolute path; what names none, such as a Hub id, as it is.
+
+    Args:
+        value: looked up from the current folder.
+        home: where the text was written; it is also looked up from there upwards.
+    """
+    if not isinstance(value, str):
+        return value
+    homes = () if home is None else (home.absolute(), *home.absolute().parents)
+    places = (folder / at_home(value) for folder in (Path.cwd(), *homes))
+    return next((os.path.abspath(place) for place in places if place.exists()), value)
+
+
 def _beside(target: Path) -> Path:
     """A hidden name next to ``target`` that no other process uses; the folder around it is made if needed."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,8 @@ def check(
     from rlhf_lite.pipeline import check_file
     from rlhf_lite.pipeline.commands import BUNDLED
 
-    config = load_settings(None, settings)
+    options = {"data.source": data, "model.name": None if model == BUNDLED else model}
+    config = load_settings(None, settings, **options)
     named = model or config.model.name
     config = config.on_file(at_home(data), model=None if named == BUNDLED else named)
     found = check_file(config, model=named is not None)

@@ -31,18 +31,28 @@ Precision = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="of the
                                                                     "processor has it")]
 
 ConfigT = TypeVar("ConfigT")
+# What is typed for a setting, where it is not called as the setting is.
+_TYPED = {"data.source": "the file", "model.name": "--model", "data.on_error": "--on-error"}
 
 
 def settings_from(load: Callable[[Path | None, Sequence[str]], ConfigT], path: Path | None,
                   overrides: Sequence[str] | None, **options: Path | str | int | None) -> ConfigT:
-    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
+    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess.
+
+    Args:
+        load: makes them of a file and overrides.
+        path: settings file.
+        overrides: ``key=value`` arguments.
+        **options: what was given for a setting as an option, by the setting's name.
+    """
     given = list(overrides or ())
     for key, value in options.items():
         if value is None:
             continue
         twice = [text for text in given if text.partition("=")[0].strip() == key]
         if twice:
-            raise ConfigError([f"command line: got --{key} {value} and {twice[0]}; give one of them"])
+            raise ConfigError([f"command line: got {_TYPED.get(key, f'--{key}')} {value} and {twice[0]}; "
+                               "give one of them"])
         given.append(f"{key}={value}")
     return load(path, given)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rlhf_lite.cli.options import (
-    OnError,
     Output,
     Resume,
     Seed,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 Phase = StrEnum("Phase", "sft reward ppo dpo evaluation")  # typer takes no list of Literal
 Method = Literal["ppo", "dpo", "both"]
+_ON_ERROR_HELP = "stop at a broken row (raise, the default), or skip and list it"
 
 
 def quickstart(
@@ -72,10 +72,11 @@ def dpo(
     """
     from rlhf_lite.pipeline.folder import SETTINGS, has_results, method_with_dpo
 
+    if own := [text for text in settings or () if text.partition("=")[0].strip() == "method"]:
+        raise ConfigError([f"command line: got {own[0]}, but dpo sets the method itself; leave it out"])
     there = has_results(output)
-    given = [*(settings or ()), f"method={method_with_dpo(output)}"]
-    given += [] if data is None else [f"data.source={data}"]
-    resolved = load_settings(config or (output / SETTINGS if there else None), given, seed=seed)
+    resolved = load_settings(config or (output / SETTINGS if there else None), settings, seed=seed,
+                             **{"data.source": data, "method": method_with_dpo(output)})
     _run(resolved, output, resume=resume or there)
 
 
@@ -101,10 +102,12 @@ def reward(
     data: Annotated[str, typer.Option("--data", help="preference file, datasets folder or Hub id")],
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the reward model")],
     model: Annotated[str | None, typer.Option("--model", help="folder or Hub id (default: SmolLM2)")] = None,
-    on_error: OnError = "raise", settings: Settings = None, resume: Resume = False,
+    on_error: Annotated[Literal["raise", "skip"] | None, typer.Option(help=_ON_ERROR_HELP)] = None,
+    settings: Settings = None, resume: Resume = False,
 ) -> None:
     """Train a reward model on a preference file."""
-    config = load_settings(None, [f"data.on_error={on_error}", *(settings or ())])
+    options = {"data.source": data, "model.name": model, "data.on_error": on_error}
+    config = load_settings(None, settings, **options)
     from rlhf_lite.pipeline import train_reward_file
 
     with resumable(output):

@@ -142,9 +142,9 @@ def _parse_override(model: type[BaseModel], text: str, problems: list[str]) -> t
         value = yaml.load(raw, Loader=_UniqueKeyLoader)
     except _NOT_YAML:  # the text itself; its type is checked later
         value = raw
-    # On the command line everything is text, so output=2024 and output=no mean those texts.
-    if value is not None and not isinstance(value, str) and _takes_only_text(field.annotation):
-        value = raw
+    # On the command line everything is text, so output=2024, output=no and output=a #1 mean those texts.
+    if value is not None and raw.lstrip()[:1] not in "'\"" and _takes_only_text(field.annotation):
+        value = raw.strip()
     return key, value
 
 

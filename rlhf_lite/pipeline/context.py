@@ -35,7 +35,7 @@ from rlhf_lite.data import SplitReport
 from rlhf_lite.data.chat import TemplateKind, write_template
 from rlhf_lite.data.row_counts import RowCounts, rows_line
 from rlhf_lite.errors import ConfigError, PhaseError
-from rlhf_lite.files import atomic_folder, fingerprint, write_json
+from rlhf_lite.files import absolute, atomic_folder, fingerprint, write_json
 from rlhf_lite.models.adapters import checksums
 from rlhf_lite.models.names import resolve_model
 from rlhf_lite.models.output import window_of
@@ -185,9 +185,9 @@ class Run:
         begun = [*self.output.glob(f"*/{PHASE_FILE}"), *self.output.glob("checkpoints/*/step-*")]
         if begun and self._state().get("split") != split.fingerprint:
             raise PhaseError(f"{self.output} was begun with another split of {split.source}: the file has "
-                             "changed since, or an older version divided it by prompts alone. What was "
-                             "trained there may have seen what is held out now: start anew with another "
-                             "--output")
+                             "changed since, or `rlhf-lite reward` divided it, or an older version, by "
+                             "prompts alone. What was trained there may have seen what is held out now: "
+                             "start anew with another --output")
         if self.is_main:
             write_json(self.output / STATE_FILE, self._state() | {"split": split.fingerprint})
             if self.visible:
@@ -221,8 +221,12 @@ class Run:
 
     def verify(self, phase: str) -> dict[str, Any]:
         """Check that a finished phase fits this run's model, tokenizer and settings."""
-        expected = self.identity | {"settings": self.settings(phase)}
-        if "weights" not in (read_phase(self.output / phase) or {}):
+        record, settings = read_phase(self.output / phase) or {}, self.settings(phase)
+        written = record.get("settings", {}).get("data", {})
+        settings["data"] |= {key: written[key] for key, value in settings["data"].items() if key in written
+                             and absolute(value, self.output) == absolute(written[key], self.output)}
+        expected = self.identity | {"settings": settings}
+        if "weights" not in record:
             del expected["weights"]  # earlier versions looked at the first rows of the embedding alone
         if phase in ("ppo", "dpo"):
             expected["reference"] = "sft" if self.finished("sft") else "base"

@@ -12,14 +12,17 @@ import yaml
 
 from rlhf_lite.checkpoint import PHASE_FILE, saved_steps
 from rlhf_lite.config import PipelineConfig
+from rlhf_lite.config.settings import Section
 from rlhf_lite.errors import PhaseError
-from rlhf_lite.files import remove_leftovers
+from rlhf_lite.files import absolute, remove_leftovers
 from rlhf_lite.outputs import held, require_folder
 from rlhf_lite.pipeline.context import STATE_FILE, Run, make_accelerator
 
 SETTINGS, METRICS, ERROR_LOG = "config.yaml", "metrics.json", "error.log"
 # The settings that are new when a run by one method becomes a run by both.
 _GROWN = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
+# What may be a path: a run goes on from whatever folder.
+_PLACES = ("model.name", "data.source", "data.prompts", "data.constitution", "feedback.judge")
 # Sections that are no phase's own: from the first phase that left something on, they stay as they are.
 _COMMON = ("seed", "output", "method", "model", "lora", "data", "checkpoint")
 
@@ -79,8 +82,10 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
     """Start or continue the run in a folder; never mix two runs.
 
     A run that left nothing yet, because it failed at once, is started anew. The settings of a phase that left
-    nothing, nor any phase after it, may change. A finished run may grow: with the method "both", the phases
-    that its first method did not plan are added, with settings of their own.
+    nothing, nor any phase after it, may change, and so may a method whose own phase left nothing. A finished
+    run may grow: with the method "both", the phases that its first method did not plan are added, with
+    settings of their own. The settings of a run that goes on are written down by :func:`write_settings`, once
+    everything has been checked: a command that is refused leaves the run as it was.
 
     Raises:
         PhaseError: if the folder holds a run and ``resume`` is not set, or one with other settings.
@@ -97,20 +102,36 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
         for name in ("metrics.jsonl", STATE_FILE, ERROR_LOG):
             (output / name).unlink(missing_ok=True)
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    config.save(saved)
+        write_settings(config, output)
+
+
+def write_settings(config: Section, output: Path) -> None:
+    """Write ``config.yaml``, with the files and folders that it names by their absolute paths."""
+    for section, _, name in (key.partition(".") for key in _PLACES):
+        part = getattr(config, section, None)
+        value = getattr(part, name, None)
+        if (found := absolute(value)) != value and value != "reviews":
+            config = config.model_copy(update={section: part.model_copy(update={name: found})})
+    config.save(output / SETTINGS)
 
 
 def _refuse_other_settings(config: PipelineConfig, output: Path) -> None:
     before = _flat(yaml.safe_load((output / SETTINGS).read_text(encoding="utf-8")))
     now = _flat(config.model_dump(mode="json"))
-    grown = _GROWN.get(before.get("method"), ()) if now.get("method") == "both" else ()
+    method = before.get("method")
+    grows = now.get("method") == "both" or (method != "both" and not _has(output, str(method)))
+    grown = _GROWN.get(method, ()) if grows else ()
     free = ("output", "checkpoint.", *grown, *_untouched(config, output))
     differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
                  for key in sorted(before)  # a setting that is newer than the run cannot differ
-                 if before.get(key) != now.get(key) and not key.startswith(free)]
+                 if not _same(key, before.get(key), now.get(key), output) and not key.startswith(free)]
     if differing:
         raise PhaseError(f"{output} was started with other settings: {'; '.join(differing)}. Resume with "
                          "the same settings, or start anew with another --output")
+
+
+def _same(key: str, before: Any, now: Any, output: Path) -> bool:
+    return before == now or (key in _PLACES and absolute(before, output) == absolute(now, output))
 
 
 def _untouched(config: PipelineConfig, output: Path) -> list[str]:
@@ -131,11 +152,11 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def method_with_dpo(output: Path) -> str:
-    """The method of a run to which DPO is added: "both" if it is there beside PPO.
+    """The method of a run to which DPO is added: "both" if it is there beside PPO, or the run plans both.
 
     Args:
         output: the folder of the run, or of a new one.
     """
     saved = output / SETTINGS
     before = yaml.safe_load(saved.read_text(encoding="utf-8")) if has_results(output) else {}
-    return "both" if before.get("method") in ("ppo", "both") else "dpo"
+    return "both" if before.get("method") == "both" or _has(output, "ppo") else "dpo"

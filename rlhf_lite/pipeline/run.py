@@ -18,7 +18,7 @@ from rlhf_lite.errors import PhaseError
 from rlhf_lite.files import write_json, write_text
 from rlhf_lite.pipeline.context import Run
 from rlhf_lite.pipeline.dpo import run_dpo
-from rlhf_lite.pipeline.folder import ERROR_LOG, METRICS, open_run
+from rlhf_lite.pipeline.folder import ERROR_LOG, METRICS, open_run, write_settings
 from rlhf_lite.pipeline.judging import run_evaluation
 from rlhf_lite.pipeline.phases import check_model, run_ppo, run_reward, run_sft
 from rlhf_lite.pipeline.plan import check_plan
@@ -92,6 +92,8 @@ def run_phases(run: Run, phases: Sequence[str], makers: Mapping[str, Callable[[R
     Raises:
         PhaseError: naming the phase, what went wrong and how to go on.
     """
+    if run.is_main:
+        write_settings(run.config, run.output)
     judged: dict[str, Any] = {}
     for phase in phases:
         with explained(run, phase):

@@ -90,7 +90,7 @@ def encode_examples(tokenizer, texts: Sequence[tuple[str, str]], *, max_tokens: 
 
 
 def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: int,
-                 template: Template | None = None) -> list[Example]:
+                 template: Template | None = None, counts: RowCounts | None = None) -> list[Example]:
     """Tokenise conversations for a loss on every turn of the assistant, and on nothing else.
 
     What the template writes before an answer belongs to the context, and what it writes to end the answer
@@ -100,8 +100,10 @@ def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: i
     Args:
         tokenizer: its chat template is used, or the plain transcript if it has none.
         chats: messages from the first to the last.
-        max_tokens: a longer conversation is cut on the right, and left out if no answer is in what remains.
+        max_tokens: a longer conversation is cut by ``formatting.fit_lengths``, all before its last answer is
+            the prompt. An answer that lost its beginning does not count.
         template: another template.
+        counts: takes down what was cut, and conversations without an answer.
 
     Raises:
         ValueError: if the template writes a conversation differently once it goes on, so that there is no
@@ -109,18 +111,30 @@ def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: i
     """
     # A model's own template writes every special token itself.
     raw, template = bool(template) or not tokenizer.chat_template, template or chat_template(tokenizer)
-    examples = []
+    rows = RowCounts() if counts is None else counts
+    examples, head = [], start_tokens(tokenizer)
     for chat in chats:
         ids: list[int] = []
-        counts: list[bool] = []
+        said: list[bool] = []
+        last = 0  # where the last answer starts
         for text, counted in _chat_pieces(chat, template):
             (piece,) = token_ids(tokenizer, [text], start=raw and not ids)
-            ids, counts = ids + piece, counts + [counted] * len(piece)
-        ids, counts = ids[:max_tokens], counts[:max_tokens]
-        first = counts.index(True) if True in counts else 0
-        if first:
-            rest = counts[first:]
-            examples.append(Example(ids[:first], ids[first:], None if all(rest) else rest))
+            last = len(ids) if counted else last
+            ids, said = ids + piece, said + [counted] * len(piece)
+        if not last:
+            rows.leave(EMPTY)
+            continue
+        before, after = fit_lengths(last, len(ids) - last, max_tokens)
+        rows.measure(len(ids))
+        rows.use(prompt_cut=before < last, answer_cut=last + after < len(ids))
+        said = said[last - before : last + after]
+        if before < last:  # an answer that stands first now may have lost its beginning
+            broken = said[:before].index(False) if False in said[:before] else before
+            said[:broken] = [False] * broken
+        ids = keep_end(ids[:last], before, head) + ids[last : last + after]
+        first = said.index(True)
+        rest = said[first:]
+        examples.append(Example(ids[:first], ids[first:], None if all(rest) else rest))
     return examples
 
 

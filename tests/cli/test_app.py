@@ -223,6 +223,12 @@ def test_ctrl_c_says_how_to_go_on(run: Run, calls: list[Any], monkeypatch: pytes
     [
         ["quickstart", "--seed", "1", "seed=2"],
         ["quickstart", "--output", "a", "output=b"],
+        ["reward", "--data", "d", "--output", "o", "--model", "m", "model.name=n"],
+        ["reward", "--data", "d", "--output", "o", "data.source=e"],
+        ["reward", "--data", "d", "--output", "o", "--on-error", "skip", "data.on_error=raise"],
+        ["reward", "--data", "d", "--output", "o", "reward.eval_min_gap=3"],
+        ["dpo", "--output", "o", "--data", "d", "data.source=e"],
+        ["dpo", "--output", "o", "method=ppo"],
         ["quickstart", "--seed", "-1"],
         ["pipeline"],
         ["pipeline", "--config", "missing.yaml"],

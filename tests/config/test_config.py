@@ -357,3 +357,10 @@ def test_every_settings_file_of_the_repository_loads() -> None:
             load_cai_config(path)
         elif "\narms:" not in path.read_text(encoding="utf-8"):  # sweeps: see pipeline/test_sweep.py
             load_config(path)
+
+
+def test_a_text_on_the_command_line_is_taken_as_it_stands():
+    """An option such as --data arrives here too: a file's name is no YAML."""
+    config = load_config(None, ["output=runs/a #1", "data.source=my: pairs #2.jsonl", "model.name=null"])
+    assert (config.output, config.data.source, config.model.name) == ("runs/a #1", "my: pairs #2.jsonl", None)
+    assert load_config(None, ["output='runs/a'"]).output == "runs/a"

@@ -31,7 +31,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 CHECKS: dict[str, Callable[[], None]] = {}
-HOME = Path(tempfile.mkdtemp(prefix="rlhf-lite-gpu-"))
+HOME = Path(tempfile.mkdtemp(prefix="gpu-", dir=Path(sys.argv[1]).parent))  # beside the results
 
 
 def check(function: Callable[[], None]) -> Callable[[], None]:

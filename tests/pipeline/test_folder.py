@@ -17,6 +17,8 @@ from rlhf_lite.errors import ConfigError, PhaseError, RlhfLiteError
 from rlhf_lite.outputs import held
 from rlhf_lite.pipeline import context, run_pipeline
 from rlhf_lite.pipeline.commands import train_reward_file
+from rlhf_lite.pipeline.folder import method_with_dpo, prepare_folder, write_settings
+from rlhf_lite.pipeline.run import planned_phases
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,3 +217,77 @@ def test_a_folder_is_free_again_after_a_failure(settings, tmp_path):
         run_pipeline(settings({"sft.batch_size": 5000}), output=folder, visible=False)
     with held(folder / ".run", pytest.fail):
         pass
+
+
+# --- From another folder, of an older version, and refused
+
+
+@pytest.fixture
+def relative(settings, base, data, tmp_path, monkeypatch):
+    """A run with SFT in ``tmp_path / "run"`` whose model and data were named by relative paths."""
+    shutil.copytree(base, tmp_path / "base")
+    shutil.copy(data, tmp_path / "pairs.jsonl")
+    monkeypatch.chdir(tmp_path)
+    config = settings({"model.name": "base", "data.source": "pairs.jsonl"})
+    run_pipeline(config, output=Path("run"), only=["sft"], visible=False)
+    return config
+
+
+def test_a_run_goes_on_from_another_folder(relative, tmp_path, monkeypatch):
+    saved = load_config("run/config.yaml", [])
+    assert (saved.model.name, saved.data.source) == (str(tmp_path / "base"), str(tmp_path / "pairs.jsonl"))
+    before = weights(tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run_pipeline(saved, output=Path("../run"), only=["sft"], resume=True, visible=False)
+    other = load_config(None, [f"data.source={tmp_path / 'other.jsonl'}", "data.max_tokens=24"])
+    shutil.copy(tmp_path / "pairs.jsonl", tmp_path / "other.jsonl")
+    with pytest.raises(PhaseError, match=r"data\.source was .*pairs\.jsonl', is .*other\.jsonl"):
+        run_pipeline(other, output=Path("../run"), only=["sft"], resume=True, visible=False)
+    # Earlier versions wrote what was typed.
+    text = (tmp_path / "run" / "config.yaml").read_text().replace(f"{tmp_path}/", "")
+    (tmp_path / "run" / "config.yaml").write_text(text)
+    for config in (saved, relative):
+        run_pipeline(config, output=tmp_path / "run", only=["sft"], resume=True, visible=False)
+        monkeypatch.chdir(tmp_path)
+    assert weights(tmp_path / "run") == before != {}
+
+
+def test_a_refused_command_leaves_a_run_as_it_was(relative, tmp_path):
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    slip = load_config("run/config.yaml", ["method=both", "dpo.loss=dop"])
+    with pytest.raises(ConfigError, match="dop"):
+        run_pipeline(slip, output=tmp_path / "run", resume=True, visible=False)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_dpo_beside_sft_or_a_reward_model_plans_no_ppo(relative, data, settings, tmp_path):
+    """The settings say "ppo" by default, but nobody ran it."""
+    assert method_with_dpo(tmp_path / "run") == "dpo"
+    changed = {"method": "dpo", "dpo.pairs": 8, "dpo.batch_size": 4}
+    dpo = load_config("run/config.yaml", [f"{key}={value}" for key, value in changed.items()])
+    assert planned_phases(dpo) == ("sft", "dpo", "evaluation")
+    run_pipeline(dpo, output=tmp_path / "run", resume=True, skip=["evaluation"], visible=False)
+    assert (tmp_path / "run" / "dpo").is_dir() and not (tmp_path / "run" / "ppo").exists()
+    train_reward_file(str(data), None, tmp_path / "rm", settings())
+    assert method_with_dpo(tmp_path / "rm") == "dpo"
+    before = (tmp_path / "rm" / "config.yaml").read_bytes()
+    with pytest.raises(PhaseError, match=r"another split of .*`rlhf-lite reward` divided it.*--output"):
+        run_pipeline(settings(changed), output=tmp_path / "rm", resume=True, visible=False)
+    assert (tmp_path / "rm" / "config.yaml").read_bytes() == before
+
+
+def test_a_run_of_an_older_version_resumes(tmp_path):
+    """Its settings, as they were written before the chat template and the limits of files."""
+    old = Path(__file__).with_name("older_config.yaml")
+    assert "template" not in old.read_text(encoding="utf-8")
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "phase.json").write_text("{}")
+    (tmp_path / "metrics.json").write_text("{}")
+    for config in (load_config(None, []), load_config(old, [])):
+        shutil.copy(old, tmp_path / "config.yaml")
+        prepare_folder(config, tmp_path, resume=True)
+        write_settings(config, tmp_path)
+        assert load_config(tmp_path / "config.yaml", []) == load_config(None, [])
+    with pytest.raises(PhaseError, match=r"data\.max_tokens was 40, is 48"):
+        prepare_folder(load_config(None, ["data.max_tokens=48"]), tmp_path, resume=True)

@@ -257,13 +257,29 @@ def test_chats_count_the_assistants_turns():
     assert sum(ours) == example.counted == len("hello/see you/")
 
 
-def test_chats_that_are_cut_and_chats_without_an_answer():
+@pytest.mark.parametrize(
+    ("max_tokens", "context", "answers"),
+    [
+        (47, "/[assistant]", "hello/see you/"),
+        (34, "ello/[user]bye/[assistant]", "see you/"),  # half an answer is no answer to learn
+        (24, "]bye/[assistant]", "see you/"),
+        (10, "stant]", "see "),
+    ],
+)
+def test_chats_that_are_cut_lose_their_beginning(max_tokens, context, answers):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    start = len("[system]be kind/[user]hi/[assistant]")
-    (cut,) = encode_chats(tokenizer, [CHAT], max_tokens=start + 3)
-    assert spoken(tokenizer, cut)[1] == "hel" and cut.counts is None
-    assert encode_chats(tokenizer, [CHAT, CHAT[:2]], max_tokens=start) == []
+    counts = RowCounts()
+    (cut,) = encode_chats(tokenizer, [CHAT], max_tokens=max_tokens, counts=counts)
+    assert spoken(tokenizer, cut) == (context, answers) and cut.size == max_tokens
+    assert (counts.used, counts.prompts_cut, counts.answers_cut) == (1, 1, answers == "see ")
+
+
+def test_chats_without_an_answer_and_without_a_template():
+    tokenizer, counts = byte_tokenizer(), RowCounts()
+    tokenizer.chat_template = TEMPLATE
+    assert encode_chats(tokenizer, [CHAT[:2]], max_tokens=99, counts=counts) == []
+    assert (counts.read, counts.used) == (1, 0)
     # Without a template of its own: the plain transcript.
     plain = byte_tokenizer()
     (example,) = encode_chats(plain, [CHAT[1:3]], max_tokens=99)
