@@ -227,7 +227,6 @@ def test_ctrl_c_says_how_to_go_on(run: Run, calls: list[Any], monkeypatch: pytes
         ["reward", "--data", "d", "--output", "o", "data.source=e"],
         ["reward", "--data", "d", "--output", "o", "--on-error", "skip", "data.on_error=raise"],
         ["reward", "--data", "d", "--output", "o", "reward.eval_min_gap=3"],
-        ["dpo", "--output", "o", "--data", "d", "data.source=e"],
         ["dpo", "--output", "o", "method=ppo"],
         ["quickstart", "--seed", "-1"],
         ["pipeline"],

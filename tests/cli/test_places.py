@@ -172,6 +172,12 @@ def test_what_the_system_refuses_is_one_message(call, monkeypatch, code, said):
     assert exit_code == 1 and said in err and "runs/x/config.yaml" in err and err.count("\n") == 1
 
 
+def test_letters_that_the_system_cannot_read_are_one_message(call):
+    """As Python hands on the bytes of a name in UTF-8 where the encoding is ASCII."""
+    code, err = call("quickstart", "--output", "caf\udcc3\udca9")
+    assert code == 2 and "PYTHONUTF8=1" in err and r"'caf\udcc3\udca9'" in err
+
+
 def test_a_name_is_not_read_as_markup(capsys, monkeypatch):
     from rlhf_lite.cli.printing import show_numbers
     from rlhf_lite.pipeline.context import bar

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
-from tiny_models import save_base, shake
+from tiny_models import byte_tokenizer, save_base, shake
 
+from rlhf_lite.data.chat import write_template
 from rlhf_lite.errors import ComparisonError, DataError, PhaseError
 from rlhf_lite.evaluation.gold import agreement_with_humans
 from rlhf_lite.evaluation.judges import ProfanityJudge
@@ -98,6 +100,21 @@ def test_names(home):
     assert [one.name for one in parse_models(models)] == ["a", "mine", "a (2)", "größer"]
     with pytest.raises(ComparisonError, match="two policies are called 'x'"):
         parse_models([f"x={home / 'a'}", f"x={home / 'b'}"])
+
+
+@pytest.mark.parametrize("kind", ["chat", "plain"])
+def test_an_adapter_that_learned_its_chat_template_is_asked_in_it(home, tmp_path, kind):
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<a>"
+    base = save_base(tmp_path / "base", tokenizer=tokenizer)
+    adapter = shutil.copytree(home / "run" / "sft" / "adapter", tmp_path / "adapter")
+    named = adapter / "adapter_config.json"
+    named.write_text(named.read_text().replace(str(home / "a"), str(base)))
+    write_template(adapter, kind)
+    found = evaluate_models([str(base), str(adapter)], str(home / "prompts.txt"), tmp_path / "out", limit=2,
+                            **OPTIONS)
+    assert found["settings"]["chat"] is (kind == "chat")
+    assert found["policies"]["adapter"]["template"] == {"chat": "chat", "plain": "none"}[kind]
 
 
 def test_adapters_of_one_base_share_a_network(home):
