@@ -55,7 +55,8 @@ def render_chats(preferences: Sequence[Preference], tokenizer: PreTrainedTokeniz
         try:
             chat = render_preference(_as_dialogue(preference), template)
         except Exception as error:  # templates raise what they like
-            raise DataError(f"conversation {number} does not fit the model's chat template: {error}",
+            told = error.__cause__ or error
+            raise DataError(f"conversation {number} does not fit the model's chat template: {told}",
                             file=source, fix="use data.template=plain") from error
         answers = (text.rstrip().removesuffix(end).rstrip() for text in (chat.chosen, chat.rejected))
         chosen, rejected = answers

@@ -88,13 +88,22 @@ def plain_text(messages: Sequence[Message], answer_next: bool = False) -> str:
 
 
 def chat_template(tokenizer: PreTrainedTokenizerBase) -> Template:
-    """The tokenizer's chat template as a function; the plain transcript if it has none."""
+    """The tokenizer's chat template as a function; the plain transcript if it has none.
+
+    The function raises a PhaseError where the template does not take a conversation.
+    """
     if not tokenizer.chat_template:
         return plain_text
 
     def render(messages: Sequence[Message], answer_next: bool) -> str:
         plain = [{"role": m.role, "content": m.content} for m in messages]
-        return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=answer_next))
+        options = {"tokenize": False, "add_generation_prompt": answer_next}
+        try:
+            return str(tokenizer.apply_chat_template(plain, **options))
+        except Exception as error:  # templates raise what they like
+            turns = ", ".join(m.role for m in messages)
+            raise PhaseError(f"the model's chat template does not take a conversation of the turns {turns} "
+                             f"({error}): go without the template, or take such turns out") from error
 
     return render
 

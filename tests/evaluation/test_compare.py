@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import byte_tokenizer, gpt2, llama, naive_logps, shake
 
 from rlhf_lite.data.collate import pad_left
-from rlhf_lite.errors import ComparisonError, OutputError
+from rlhf_lite.errors import ComparisonError, OutputError, PhaseError
 from rlhf_lite.evaluation.answers import Answers
 from rlhf_lite.evaluation.compare import compare, compare_policies, versus_baseline
 from rlhf_lite.evaluation.eval_policy import EvalPolicy, Network, PromptRows, encode_for
@@ -306,6 +306,13 @@ def test_empty_answers_are_judged_and_said(policies, monkeypatch):
     assert (entry["empty_fraction"], entry["cut_fraction"], entry["distinct_2"]) == (1.0, 0.0, None)
     assert entry["gold_reward"] == pytest.approx(np.mean([len(prompt) for prompt in PROMPTS]))
     assert "base: 5 of 5 answers are empty" in " ".join(found.metrics["problems"])
+
+
+def test_a_chat_template_that_refuses_a_prompt_is_one_message(policies):
+    strict = tokenizer()
+    strict.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(PhaseError, match=r"not take .*turns user \(System role not supported\): go without"):
+        encode_for(EvalPolicy("strict", policies[0].model, strict), ["Hi"], chat=True, max_new_tokens=4)
 
 
 def test_chat_uses_the_template_or_says_that_there_is_none(policies):
