@@ -31,12 +31,7 @@ def at_home(text: str | os.PathLike[str]) -> str:
 
 
 def absolute(value: Any, home: Path | None = None) -> Any:
-    """A text that names a file or folder as its absolute path; what names none, such as a Hub id, as it is.
-
-    Args:
-        value: looked up from the current folder.
-        home: where the text was written; it is also looked up from there upwards.
-    """
+    """A text that names a file or folder, from here or ``home`` upwards, as absolute path; else the text."""
     if not isinstance(value, str):
         return value
     homes = () if home is None else (home.absolute(), *home.absolute().parents)

@@ -81,7 +81,6 @@ def main() -> None:
     # People add --debug where the cursor is, at the end.
     debug = "--debug" in sys.argv[1:]
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    # What Python could not decode are surrogates, which no file, no tokenizer and no message can hold.
     if unread := [text for text in arguments if any("\ud800" <= char <= "\udfff" for char in text)]:
         red(f"Error: command line: {unread[0]!r} has letters that are not in this system's encoding "
             f"({sys.getfilesystemencoding()}): put PYTHONUTF8=1 in front of the command, or use ASCII")

@@ -31,20 +31,12 @@ Precision = Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="of the
                                                                     "processor has it")]
 
 ConfigT = TypeVar("ConfigT")
-# What is typed for a setting, where it is not called as the setting is.
 _TYPED = {"data.source": "the file", "model.name": "--model", "data.on_error": "--on-error"}
 
 
 def settings_from(load: Callable[[Path | None, Sequence[str]], ConfigT], path: Path | None,
                   overrides: Sequence[str] | None, **options: Path | str | int | None) -> ConfigT:
-    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess.
-
-    Args:
-        load: makes them of a file and overrides.
-        path: settings file.
-        overrides: ``key=value`` arguments.
-        **options: what was given for a setting as an option, by the setting's name.
-    """
+    """Settings with options such as --seed as overrides; giving one twice is an error, not a guess."""
     given = list(overrides or ())
     for key, value in options.items():
         if value is None:

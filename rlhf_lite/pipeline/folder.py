@@ -21,7 +21,6 @@ from rlhf_lite.pipeline.context import STATE_FILE, Run, make_accelerator
 SETTINGS, METRICS, ERROR_LOG = "config.yaml", "metrics.json", "error.log"
 # The settings that are new when a run by one method becomes a run by both.
 _GROWN = {"ppo": ("method", "dpo."), "dpo": ("method", "ppo.", "reward.")}
-# What may be a path: a run goes on from whatever folder.
 _PLACES = ("model.name", "data.source", "data.prompts", "data.constitution", "feedback.judge")
 # Sections that are no phase's own: from the first phase that left something on, they stay as they are.
 _COMMON = ("seed", "output", "method", "model", "lora", "data", "checkpoint")
@@ -82,10 +81,9 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
     """Start or continue the run in a folder; never mix two runs.
 
     A run that left nothing yet, because it failed at once, is started anew. The settings of a phase that left
-    nothing, nor any phase after it, may change, and so may a method whose own phase left nothing. A finished
-    run may grow: with the method "both", the phases that its first method did not plan are added, with
-    settings of their own. The settings of a run that goes on are written down by :func:`write_settings`, once
-    everything has been checked: a command that is refused leaves the run as it was.
+    nothing, nor any phase after it, may change, and so may a method whose phase left nothing. A finished run
+    may grow: with the method "both", the phases that it did not plan are added, with settings of their own.
+    A run that goes on gets its new settings once all is checked: a refused command leaves it as it was.
 
     Raises:
         PhaseError: if the folder holds a run and ``resume`` is not set, or one with other settings.
@@ -108,8 +106,7 @@ def prepare_folder(config: PipelineConfig, output: Path, *, resume: bool) -> Non
 def write_settings(config: Section, output: Path) -> None:
     """Write ``config.yaml``, with the files and folders that it names by their absolute paths."""
     for section, _, name in (key.partition(".") for key in _PLACES):
-        part = getattr(config, section, None)
-        value = getattr(part, name, None)
+        value = getattr(part := getattr(config, section, None), name, None)
         if (found := absolute(value)) != value and value != "reviews":
             config = config.model_copy(update={section: part.model_copy(update={name: found})})
     config.save(output / SETTINGS)
@@ -124,14 +121,11 @@ def _refuse_other_settings(config: PipelineConfig, output: Path) -> None:
     free = ("output", "checkpoint.", *grown, *_untouched(config, output))
     differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
                  for key in sorted(before)  # a setting that is newer than the run cannot differ
-                 if not _same(key, before.get(key), now.get(key), output) and not key.startswith(free)]
+                 if before[key] != now.get(key) and not key.startswith(free) and not (
+                     key in _PLACES and absolute(before[key], output) == absolute(now.get(key), output))]
     if differing:
         raise PhaseError(f"{output} was started with other settings: {'; '.join(differing)}. Resume with "
                          "the same settings, or start anew with another --output")
-
-
-def _same(key: str, before: Any, now: Any, output: Path) -> bool:
-    return before == now or (key in _PLACES and absolute(before, output) == absolute(now, output))
 
 
 def _untouched(config: PipelineConfig, output: Path) -> list[str]:

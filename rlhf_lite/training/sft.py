@@ -129,7 +129,7 @@ def encode_chats(tokenizer, chats: Sequence[Sequence[Message]], *, max_tokens: i
         rows.use(prompt_cut=before < last, answer_cut=last + after < len(ids))
         said = said[last - before : last + after]
         if before < last:  # an answer that stands first now may have lost its beginning
-            broken = said[:before].index(False) if False in said[:before] else before
+            broken = [*said[:before], False].index(False)
             said[:broken] = [False] * broken
         ids = keep_end(ids[:last], before, head) + ids[last : last + after]
         first = said.index(True)
