@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "rlhf_lite"
 MAX_LINES = 400
 # Of the whole package. Who brings a new room raises it by what the room needs, in the same commit.
-MAX_PACKAGE_LINES = 28_500
+MAX_PACKAGE_LINES = 28_600
 MAX_MODULES = 15
 
 # Top floor last. A module may import from its own room and from lower floors; rooms on one floor do
