@@ -138,7 +138,8 @@ def end_tokens(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[int
     A chat model often has two (end of turn, end of text), of which its tokenizer knows one; transformers'
     ``generate`` stops at all that ``generation_config.json`` lists.
     """
-    return list(dict.fromkeys([tokenizer.eos_token_id, *_listed_ends(model)]))
+    own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    return list(dict.fromkeys([*own, *_listed_ends(model)]))
 
 
 def _listed_ends(model: nn.Module) -> list[int]:
