@@ -36,7 +36,7 @@ $(STAMP): requirements.lock pyproject.toml
 book: $(STAMP) ## execute what is not fresh and build the site: _build/html/index.html
 	$(PY) tools/build_book.py $(ARGS)
 
-test: $(STAMP) ## everything: units, parity, mutations, all chapters, the built site in Chromium (15 minutes)
+test: $(STAMP) ## everything: units, parity, mutations, all chapters, the built site in Chromium (20 to 25 minutes)
 	$(PY) -m pytest $(SIDE_BY_SIDE) --durations=10 --durations-min=10 $(ARGS)
 
 check: lint ## lint and the quick tests: no chapter, no site, nothing slow (3 minutes)
