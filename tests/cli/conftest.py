@@ -13,7 +13,25 @@ from rlhf_lite import cli
 
 
 @pytest.fixture
-def recorded_command(monkeypatch, capsys, tmp_path) -> Callable[..., Callable[..., Any]]:
+def command_line(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str, str]]:
+    """Run ``rlhf-lite ARGUMENTS`` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/rlhf-lite", *arguments])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def recorded_command(monkeypatch, command_line) -> Callable[..., Callable[..., Any]]:
     """``recorded_command("cai", module, "run_cai", result)`` calls ``rlhf-lite cai ARGUMENTS``.
 
     The call returns (exit code, out, err, calls); with ``error=`` the recorder raises it.
@@ -31,18 +49,10 @@ def recorded_command(monkeypatch, capsys, tmp_path) -> Callable[..., Callable[..
         fake = types.ModuleType(module)
         setattr(fake, function, record)
         monkeypatch.setitem(sys.modules, module, fake)
-        monkeypatch.chdir(tmp_path)
 
         def call(*arguments, error=None):
             failure[:] = [error] if error else []
-            monkeypatch.setattr(sys, "argv", ["rlhf-lite", command, *arguments])
-            code = 0
-            try:
-                cli.main()
-            except SystemExit as stop:
-                code = int(stop.code or 0)
-            captured = capsys.readouterr()
-            return code, captured.out, captured.err, calls
+            return *command_line(command, *arguments), calls
 
         return call
 

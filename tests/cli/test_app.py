@@ -17,7 +17,6 @@ import pytest
 
 import rlhf_lite
 from rlhf_lite import errors
-from rlhf_lite.cli import app as cli
 from rlhf_lite.config import PipelineConfig
 from rlhf_lite.errors import AssetError, DataError, PhaseError
 
@@ -48,21 +47,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...], d
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run ``rlhf-lite ARGUMENTS`` in an empty folder: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["/somewhere/bin/rlhf-lite", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+def run(command_line: Run) -> Run:
+    """The command line under a short name."""
+    return command_line
 
 
 def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:

@@ -14,8 +14,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from tiny_models import save_base
 
-from rlhf_lite import cli
-
 Check = Callable[..., tuple[int, str, str]]
 GOOD, BAD = ("good", "fine", "nice", "cool"), ("dull", "poor", "drab", "lame")
 
@@ -33,21 +31,13 @@ def rows(n: int = 240) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Check:
+def check(monkeypatch: pytest.MonkeyPatch, command_line: Check) -> Check:
     """``check(rows, *options)`` writes the rows and checks them: (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "300")
 
     def call(content: list[dict[str, Any]], *options: str) -> tuple[int, str, str]:
         Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content), encoding="utf-8")
-        monkeypatch.setattr(sys, "argv", ["rlhf-lite", "check", "pairs.jsonl", *options])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
+        return command_line("check", "pairs.jsonl", *options)
 
     return call
 

@@ -16,21 +16,16 @@ from rlhf_lite.errors import PhaseError
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
+def call(command_line, tmp_path):
     """``call("reward", ...)`` types a command in an empty folder: (exit code, what it said on stderr)."""
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "settings.yaml").write_text("seed: 1\n")
     (tmp_path / "sweep.yaml").write_text("phases: [sft]\nseeds: [0]\narms: {a: []}\n")
-    monkeypatch.chdir(tmp_path)
 
     def typed(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["rlhf-lite", *arguments])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return int(stop.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
+        code, _, err = command_line(*arguments)
+        return code, err
 
     return typed
 
